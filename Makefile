@@ -1,0 +1,44 @@
+# Every goal sets up what it needs, on a machine that has only Python 3.11 or newer (with venv) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help venv test test-slow lint demo clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo       train, evaluate and try a captioner on generated clips; writes outputs/demo/"
+	@echo "make test       the tests"
+	@echo "make test-slow  the longer proofs"
+	@echo "make lint       ruff and mypy"
+	@echo "make venv       set up $(VENV), which all of these do first (PYTHON=python3.12 chooses the interpreter)"
+	@echo "make clean      remove build files and caches, but neither $(VENV) nor outputs/"
+
+venv: $(READY)
+
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,dev]'
+	touch $@
+
+# One thread a process: small models on few cores lose far more to waiting threads than they gain.
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+demo: $(READY)
+	$(BIN)/vidcap demo-data outputs/demo-data
+	$(BIN)/python train_hf.py recipes/demo.yaml
+	cd outputs/demo-data/test && ../../../$(BIN)/vidcap caption 00000.mp4 00001.mp4 00002.mp4 00003.gif --model ../../demo
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,6 @@
+"""Model -> Hub: a folder that loads anywhere, the proof that it does, its card, and the upload."""
+
+from .card import model_card
+from .exporter import ExportError, export_model, push_to_hub, verify_export
+
+__all__ = ["ExportError", "export_model", "model_card", "push_to_hub", "verify_export"]

@@ -1,0 +1,64 @@
+"""Frames -> features: one small adapter around an image backbone.
+
+`(B, T, C, H, W)` pixels become `(B, T, N, D)` features: every output stage's map is averaged to a grid of N cells, and the
+stages' channels are concatenated. Frames do not see each other here, so features of a frozen backbone can be stored
+per clip and played backwards.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoBackbone
+
+from .configuration_vidcap import VideoCaptionConfig
+
+
+class FrameCNN(nn.Module):
+    """A small CNN to train from scratch: per stage, a strided convolution and a residual one, with group norm.
+
+    Group norm has no running statistics, so a frame's features depend on that frame alone, in training too.
+    """
+
+    def __init__(self, hidden_sizes: list[int] | tuple[int, ...], num_channels: int = 3):
+        super().__init__()
+        sizes = [num_channels, *hidden_sizes]
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.down_norms = nn.ModuleList(nn.GroupNorm(8, size) for size in hidden_sizes)
+        self.residuals = nn.ModuleList(nn.Conv2d(size, size, 3, padding=1, groups=size) for size in hidden_sizes)
+        self.mixes = nn.ModuleList(nn.Conv2d(size, size, 1) for size in hidden_sizes)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor]:
+        maps = pixel_values
+        for down, norm, residual, mix in zip(self.downs, self.down_norms, self.residuals, self.mixes, strict=True):
+            maps = F.gelu(norm(down(maps)))
+            maps = maps + mix(F.gelu(residual(maps)))
+        return (maps,)
+
+
+class VideoBackbone(nn.Module):
+    """The configured image backbone, run on each frame; frozen ones stay in evaluation mode and take no gradient."""
+
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__()
+        self.grid = config.feature_grid
+        self.frozen = config.freeze_backbone
+        if config.backbone_config is None:
+            self.net = FrameCNN(config.cnn_hidden_sizes)
+        else:
+            self.net = AutoBackbone.from_config(config.backbone_config)
+        if self.frozen:
+            self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "VideoBackbone":
+        return super().train(mode and not self.frozen)
+
+    def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """`(B, T, C, H, W)` normalised pixels -> `(B, T, N, D)`, N = `feature_grid` squared, row by row."""
+        batch, frames = pixel_values_videos.shape[:2]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            # Channels last: twice as fast on CPU, and what GPUs want.
+            frames_first = pixel_values_videos.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            output = self.net(frames_first)
+            maps = output if isinstance(output, tuple) else output.feature_maps  # each (B*T, C, h, w)
+            cells = torch.cat([F.adaptive_avg_pool2d(each, self.grid) for each in maps], dim=1)  # (B*T, D, g, g)
+        return cells.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))  # (B, T, N, D)

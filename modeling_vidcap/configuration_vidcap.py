@@ -1,0 +1,144 @@
+"""What a video captioner is made of: sizes, the frame backbone, the parts of the loss.
+
+Every combination that cannot work is refused here, when the config is built.
+"""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class VideoCaptionConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`VideoCaptionModel`] and [`VideoCaptionForConditionalGeneration`].
+
+    Args:
+        vocab_size (`int`): Number of tokens of the captions' tokenizer.
+        hidden_size (`int`): Width of the video encoder and of the caption decoder.
+        intermediate_size (`int`): Width inside their feed-forward blocks.
+        num_attention_heads (`int`): Attention heads everywhere; must divide `hidden_size` into even head sizes.
+        encoder_layers (`int`): Self-attention layers over the video's tokens.
+        text_layers (`int`): First decoder layers, which see text only (the "unimodal" part of CoCa).
+        multimodal_layers (`int`): Decoder layers above them, with cross-attention to the video.
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*): Per-frame image backbone, anything that
+            `AutoBackbone.from_config` builds. `None` is the small CNN of this package, with `cnn_hidden_sizes`.
+        cnn_hidden_sizes (`list[int]`): Channels of the small CNN; each stage halves height and width.
+        freeze_backbone (`bool`): Keep the backbone's weights and statistics fixed. Its features can then be cached.
+        feature_size (`int`): Channels of the backbone's feature maps, summed over its output stages.
+        feature_grid (`int`): Each feature map is averaged to `feature_grid` x `feature_grid` cells.
+        spatial_tokens (`bool`): `True`: each cell of each frame is a token of its own. `False`: the cells of a frame
+            are concatenated into one token a frame, which keeps positions at a fraction of the cost.
+        num_frames (`int`): Frames a clip is sampled to by default; the model itself takes any number.
+        frame_interval (`float`): Seconds between frames, assumed only where no `video_times` are given.
+        min_time_period, max_time_period (`float`): Shortest and longest period, in seconds, of the rotary positions
+            in time.
+        max_position_embeddings (`int`): Longest caption in tokens.
+        dropout (`float`): Dropout on embeddings and on each block's output.
+        word_dropout (`float`): Share of the decoder's *input* words that training replaces by the unknown token, so
+            that the next word has to be read off the video (Bowman et al. 2016, https://arxiv.org/abs/1511.06349).
+        label_smoothing (`float`): Label smoothing of the caption loss.
+        contrastive_weight (`float`): Weight of the contrastive loss between clip and caption (CoCa,
+            https://arxiv.org/abs/2205.01917); 0 leaves it out.
+        projection_dim (`int`): Size of the shared space of clips and captions.
+        logit_scale_init_value (`float`): Start of the contrastive temperature, as ln(1 / temperature).
+        unk_token_id (`int`): The token that stands in for dropped words.
+    """
+
+    model_type = "vidcap"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone", optional=True)
+    }
+
+    vocab_size: int = 1000
+    hidden_size: int = 256
+    intermediate_size: int = 1024
+    num_attention_heads: int = 4
+    encoder_layers: int = 2
+    text_layers: int = 1
+    multimodal_layers: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    cnn_hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128, 256)
+    freeze_backbone: bool = False
+    feature_size: int = 256
+    feature_grid: int = 4
+    spatial_tokens: bool = False
+    num_frames: int = 16
+    frame_interval: float = 0.25
+    min_time_period: float = 0.25
+    max_time_period: float = 256.0
+
+    max_position_embeddings: int = 64
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    word_dropout: float = 0.4
+    label_smoothing: float = 0.1
+    contrastive_weight: float = 0.1
+    projection_dim: int = 256
+    logit_scale_init_value: float = 2.6592  # ln(1 / 0.07), as in CLIP
+    initializer_range: float = 0.02
+
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    unk_token_id: int = 3
+    decoder_start_token_id: int | None = 1
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"`hidden_size` {self.hidden_size} must be a multiple of 2 x `num_attention_heads` "
+                f"({2 * self.num_attention_heads}): rotary positions need heads of even size"
+            )
+        for name in ("dropout", "attention_dropout", "word_dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is a share in [0, 1), got {getattr(self, name)}")
+        for name in ("encoder_layers", "text_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` cannot be negative, got {getattr(self, name)}")
+        for name in ("multimodal_layers", "feature_grid", "num_frames", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.min_time_period < self.max_time_period:
+            raise ValueError(
+                f"0 < `min_time_period` < `max_time_period` is needed, got {self.min_time_period} and "
+                f"{self.max_time_period} seconds"
+            )
+        if self.pad_token_id == self.eos_token_id:
+            raise ValueError(
+                f"`pad_token_id` and `eos_token_id` are both {self.pad_token_id}: captions would never learn to end; "
+                "give the tokenizer a pad token of its own"
+            )
+        if self.backbone_config is None and self.feature_size != self.cnn_hidden_sizes[-1]:
+            raise ValueError(
+                f"`feature_size` {self.feature_size} differs from the last of `cnn_hidden_sizes` "
+                f"{self.cnn_hidden_sizes[-1]}: set them equal"
+            )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds the config; in the installed package, without the keys that lead to code inside a model's folder.
+
+        `pipeline()` prefers the folder's pipeline, which it may not run unasked, to the one that is registered.
+        """
+        if not cls.__module__.startswith("transformers_modules."):
+            config_dict = {key: config_dict[key] for key in config_dict if key not in ("auto_map", "custom_pipelines")}
+        return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Decoder layers in all: the text-only ones, then those that see the video."""
+        return self.text_layers + self.multimodal_layers
+
+
+__all__ = ["VideoCaptionConfig"]

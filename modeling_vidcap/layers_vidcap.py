@@ -1,0 +1,225 @@
+"""Attention, rotary positions on any real-valued axis, and the pre-norm blocks of encoder and decoder.
+
+Positions are real numbers: seconds for video tokens, token counts for text. In cross-attention the query stands at
+second zero and only the video's keys are rotated, so that a head can pick out a moment of the clip.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_vidcap import VideoCaptionConfig
+
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin, each (B, 1, L, head_dim)
+
+
+def rotary_rotation(
+    positions: torch.Tensor, head_dim: int, *, min_period: float, max_period: float, dtype: torch.dtype
+) -> Rotation:
+    """Cosines and sines that rotate a head's channel pairs by angles proportional to `positions`.
+
+    RoFormer (https://arxiv.org/abs/2104.09864) with periods spaced evenly in logarithm between the two given ones.
+
+    Args:
+        positions: `(B, L)`, in the unit of the periods (seconds or tokens).
+
+    Returns:
+        cos and sin, each `(B, 1, L, head_dim)`.
+    """
+    half = head_dim // 2
+    steps = torch.arange(half, device=positions.device, dtype=torch.float32) / max(half - 1, 1)
+    frequencies = 2 * torch.pi / (min_period * (max_period / min_period) ** steps)  # (half,)
+    angles = positions.float()[:, None, :, None] * frequencies  # (B, 1, L, half)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(states: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Rotates `states` `(B, heads, L, head_dim)`; channel i is paired with channel i + head_dim / 2."""
+    cos, sin = rotation
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out, for `attn_implementation="eager"` and `output_attentions=True`."""
+    scores = query @ key.transpose(2, 3) * scaling  # (B, heads, L, S)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.dropout(scores.softmax(dim=-1), p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class VideoCaptionAttention(nn.Module):
+    """Multi-head attention over itself or, given `key_value_states`, over the video; with an optional cache."""
+
+    def __init__(self, config: VideoCaptionConfig, *, layer_idx: int | None = None, is_causal: bool = False):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, L, head_dim)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        rotation: Rotation | None = None,
+        key_value_states: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        is_cross_attention = key_value_states is not None
+        query = self._heads(self.q_proj(hidden_states))
+        if rotation is not None and not is_cross_attention:
+            query = rotate(query, rotation)
+
+        cache: Cache | None = past_key_values
+        if isinstance(past_key_values, EncoderDecoderCache):
+            cache = past_key_values.cross_attention_cache if is_cross_attention else past_key_values.self_attention_cache
+        reuse = (
+            is_cross_attention
+            and isinstance(past_key_values, EncoderDecoderCache)
+            and past_key_values.is_updated.get(self.layer_idx, False)
+        )
+        if reuse:  # the video's keys and values do not change while a caption is written
+            key, value = cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+        else:
+            source = hidden_states if key_value_states is None else key_value_states
+            key, value = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
+            if rotation is not None:
+                key = rotate(key, rotation)
+            if cache is not None:
+                key, value = cache.update(key, value, self.layer_idx)
+                if is_cross_attention and isinstance(past_key_values, EncoderDecoderCache):
+                    past_key_values.is_updated[self.layer_idx] = True
+
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.out_proj(output.flatten(2)), weights
+
+
+class VideoCaptionMLP(nn.Sequential):
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__(
+            nn.Linear(config.hidden_size, config.intermediate_size),
+            ACT2FN[config.hidden_act],
+            nn.Linear(config.intermediate_size, config.hidden_size),
+        )
+
+
+class VideoCaptionEncoderLayer(GradientCheckpointingLayer):
+    """Pre-norm self-attention over all tokens of a clip, then a feed-forward block."""
+
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__()
+        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = VideoCaptionAttention(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VideoCaptionMLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotation: Rotation, **kwargs
+    ) -> torch.Tensor:
+        attended, _ = self.self_attn(
+            self.self_attn_norm(hidden_states), attention_mask=attention_mask, rotation=rotation, **kwargs
+        )
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+
+
+class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm causal self-attention, cross-attention to the whole clip (unless text-only), feed-forward block."""
+
+    def __init__(self, config: VideoCaptionConfig, layer_idx: int, *, sees_video: bool):
+        super().__init__()
+        self.sees_video = sees_video
+        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = VideoCaptionAttention(config, layer_idx=layer_idx, is_causal=True)
+        if sees_video:
+            self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.cross_attn = VideoCaptionAttention(config, layer_idx=layer_idx)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VideoCaptionMLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        rotation: Rotation,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_rotation: Rotation | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        attended, _ = self.self_attn(
+            self.self_attn_norm(hidden_states),
+            attention_mask=attention_mask,
+            rotation=rotation,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden_states = hidden_states + self.dropout(attended)
+        if self.sees_video:
+            attended, _ = self.cross_attn(
+                self.cross_attn_norm(hidden_states),
+                attention_mask=encoder_attention_mask,
+                rotation=encoder_rotation,
+                key_value_states=encoder_hidden_states,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+            hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+
+
+class VideoCaptionPooler(nn.Module):
+    """Attention pooling of a clip's tokens by one learned query, as CoCa's contrastive query."""
+
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.attention = VideoCaptionAttention(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        query = self.query.expand(hidden_states.shape[0], -1, -1)
+        pooled, _ = self.attention(query, attention_mask=attention_mask, key_value_states=hidden_states)
+        return self.norm(pooled).squeeze(1)  # (B, D)

@@ -1,0 +1,128 @@
+"""Clips -> captions in one call: `pipeline("video-captioning", model=...)`.
+
+Clips come in every form that the processor takes, one or many. Options are sorted by their names: those of `generate`
+go there, the rest to the processor; a name that neither knows is an error. Given up: captions of events within a clip.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+from transformers import GenerationConfig, Pipeline
+
+
+class VideoCaptioningPipeline(Pipeline):
+    """
+    Captions videos.
+
+    Example:
+
+    ```python
+    >>> import vidcap
+    >>> from transformers import pipeline
+
+    >>> captioner = pipeline("video-captioning", model="my-captioner")
+    >>> captioner("clip.mp4")
+    [{'generated_text': 'a red circle slides left and then grows'}]
+    >>> captioner(["clip.mp4", "clip.gif"], batch_size=2, num_beams=4)
+    [[{'generated_text': 'a red circle slides left and then grows'}], [{'generated_text': 'a star spins'}]]
+    ```
+    """
+
+    model: Any
+    processor: Any
+    _load_processor: Any = True
+    _load_tokenizer: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _pipeline_calls_generate = True
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """
+        Captions one clip or many.
+
+        Args:
+            inputs (`Any`): a clip: a path, URL, bytes, open binary file, array of 4 axes, `{"path", "bytes"}` dict,
+                Pillow image, or a list of frames (still Pillow images or arrays of 3 axes). Or many: a list, a 5-D
+                array, a dataset or a generator of clips.
+            batch_size (`int`, defaults to 1): clips a forward pass takes.
+            num_workers (`int`, defaults to 0): processes that read a list or a dataset of clips.
+            generate_kwargs (`dict`, *optional*): options of `generate`.
+            **kwargs: options of `generate` (`max_new_tokens`, `num_beams`, `num_return_sequences` ...) or of the
+                processor (`num_frames`, `size` ...).
+
+        Returns:
+            For a clip, a list of one `{"generated_text": caption}` for each returned sequence. For a list, a list of
+            these; for a dataset or a generator, an iterator over these.
+
+        Raises:
+            `VideoDecodeError`: if a clip cannot be read.
+            `TypeError`: for an unknown option.
+            `ValueError`: if there is no clip, or an option of `generate` is given twice.
+        """
+        if isinstance(inputs, (list, tuple)) and inputs and all(_is_frame(item) for item in inputs):
+            return super().__call__([inputs], **kwargs)[0]
+        if _ndim(inputs) == 5 or isinstance(inputs, tuple):
+            inputs = list(inputs)
+        if isinstance(inputs, list):
+            if not inputs:
+                raise ValueError("the list of clips is empty: pass at least one clip")
+            return super().__call__(inputs, **kwargs)
+        # A column of a data set: a sequence like a list, but not to be held in memory as a whole.
+        if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray, memoryview)):
+            return list(super().__call__((clip for clip in inputs), **kwargs))
+        return super().__call__(inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Saves the model and the processor, for processes that import this package.
+
+        A folder for others, which carries the code too, is written by `hub_card.export_model`.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+    def _sanitize_parameters(
+        self, generate_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        generation_names = {*vars(GenerationConfig()), "generation_config"}
+        generation = {name: options.pop(name) for name in list(options) if name in generation_names}
+        known = set(self.processor.video_processor.valid_kwargs.__annotations__)
+        if unknown := sorted(set(options) - known):
+            raise TypeError(
+                f"unknown option {', '.join(unknown)}: pass an option of `generate` (max_new_tokens, num_beams ...) "
+                f"or of the processor ({', '.join(sorted(known))})"
+            )
+        if twice := sorted(set(generation) & set(generate_kwargs or {})):
+            raise ValueError(f"{', '.join(twice)} is given directly and in generate_kwargs: keep one of them")
+        return options, {**(generate_kwargs or {}), **generation}, {}
+
+    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> Any:
+        # In a list, an array of several clips is refused; a lone array of 3 axes is refused outside of one.
+        videos = input_ if _is_frame(input_) else [input_]
+        inputs = dict(self.processor(videos=videos, **{**preprocess_parameters, "return_tensors": "pt"}))
+        inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.dtype)  # times stay exact in float32
+        return inputs
+
+    def _forward(self, input_tensors: Any, **forward_parameters: Any) -> Any:
+        options = self._prepare_generate_kwargs(forward_parameters, return_dict_in_generate=False)
+        sequences = self.model.generate(**input_tensors, **options)  # (B * R, L)
+        clips = input_tensors["pixel_values_videos"].shape[0]
+        return {"sequences": sequences.unflatten(0, (clips, -1))}  # (B, R, L), which a batch is split by
+
+    def postprocess(self, model_outputs: Any, **postprocess_parameters: Any) -> list[dict[str, str]]:
+        captions = self.processor.post_process_generation(model_outputs["sequences"][0])
+        return [{"generated_text": caption} for caption in captions]
+
+
+def _ndim(item: Any) -> int | None:
+    """Axes of an array or tensor; `None` for everything else, Pillow images and paths among it."""
+    return getattr(item, "ndim", None)
+
+
+def _is_frame(item: Any) -> bool:
+    """The rule by which the processor tells a list of frames from a list of clips, on which this file may not rely."""
+    return _ndim(item) == 3 or (isinstance(item, Image.Image) and not getattr(item, "is_animated", False))
+
+
+__all__ = ["VideoCaptioningPipeline"]

@@ -1,0 +1,253 @@
+"""`Seq2SeqTrainer` for captioners: evaluation by caption scores, a wall-clock budget, loss parts in the log."""
+
+import copy
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tqdm.auto import tqdm
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    ProgressCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
+    """transformers' arguments with the defaults of a small captioner, and a budget of time.
+
+    `warmup_steps` below 1 is a share of the run, as in transformers. Label smoothing is `label_smoothing` of the model's
+    config: the Trainer's own would drop the contrastive loss.
+    """
+
+    per_device_train_batch_size: int = 64
+    per_device_eval_batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    adam_beta2: float = 0.98
+    max_grad_norm: float = 1.0
+    num_train_epochs: float = 60.0
+    warmup_steps: float = 0.05
+    logging_steps: float = 50
+    eval_strategy: str = "epoch"
+    save_strategy: str = "best"
+    save_total_limit: int | None = 1
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "cider"
+    greater_is_better: bool | None = True
+    predict_with_generate: bool = True
+    remove_unused_columns: bool | None = False
+    disable_tqdm: bool | None = False
+    max_train_minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fit the whole schedule, feature extraction included, into this wall-clock time; then neither "
+            "epochs nor steps count."
+        },
+    )
+    evaluations: int = field(
+        default=6, metadata={"help": "With max_train_minutes: how often the validation split is captioned."}
+    )
+    early_stopping_patience: int = field(
+        default=10, metadata={"help": "Without max_train_minutes: evaluations without gain before training stops."}
+    )
+
+    def __post_init__(self):
+        if self.label_smoothing_factor:
+            raise ValueError("--label_smoothing_factor drops the contrastive loss; use --label_smoothing")
+        if self.max_train_minutes is not None:
+            if self.max_train_minutes <= 0:
+                raise ValueError(f"--max_train_minutes {self.max_train_minutes} must be above 0")
+            self.num_train_epochs = 1_000_000.0  # the clock ends the run
+            self.eval_strategy = "steps"
+            self.eval_steps = 1_000_000_000
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        super().__post_init__()
+
+
+class TimeBudget(TrainerCallback):
+    """Ends training when the clock says so, and evaluates at even shares of the time.
+
+    Args:
+        minutes: The budget.
+        started: `time.perf_counter()` when the run began; what was spent since, on features for one, counts.
+        evaluations: How many times the validation split is captioned, the end included.
+    """
+
+    def __init__(self, minutes: float, started: float, evaluations: int):
+        self.seconds = 60 * minutes
+        self.started = started
+        self.evaluations = max(1, evaluations)
+        self.evaluated = 0
+        self.evaluation_seconds = 0.0
+        self.progress = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.training_started = time.perf_counter()
+        if self.training_started - self.started >= self.seconds:
+            raise ValueError(
+                f"--max_train_minutes {self.seconds / 60:g} was used up by preparation "
+                f"({(self.training_started - self.started) / 60:.1f} min); decoded clips are kept, so that a second run starts at once"
+            )
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        now = time.perf_counter()
+        end = self.started + self.seconds - self.evaluation_seconds  # the last evaluation has to fit in
+        progress = (now - self.training_started) / max(end - self.training_started, 1e-9)
+        self.progress = min(1.0, _from_first_rank(progress, args.device))
+        if self.progress >= 1:
+            control.should_evaluate = control.should_training_stop = True
+        elif self.progress >= (self.evaluated + 1) / self.evaluations:
+            control.should_evaluate = True
+        if control.should_evaluate:
+            self.evaluated += 1
+            self.evaluation_started = time.perf_counter()
+
+    def on_evaluate(self, args, state, control, **kwargs) -> None:
+        self.evaluation_seconds = max(self.evaluation_seconds, time.perf_counter() - self.evaluation_started)
+
+
+class BudgetBar(ProgressCallback):
+    """The Trainer's progress bar, counting seconds of the budget where the number of steps is not known."""
+
+    def __init__(self, budget: TimeBudget):
+        super().__init__()
+        self.budget = budget
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.close()
+            self.training_bar = tqdm(total=round(self.budget.seconds), unit="s", desc="training", dynamic_ncols=True)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.training_bar is not None:
+            elapsed = min(round(time.perf_counter() - self.budget.started), self.training_bar.total)
+            self.training_bar.update(elapsed - self.training_bar.n)
+            self.training_bar.set_postfix(step=state.global_step, refresh=False)
+
+
+def _from_first_rank(value: float, device: torch.device) -> float:
+    """Clocks differ between ranks; all must stop at the same step."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    shared = torch.tensor(value, device=device)
+    dist.broadcast(shared, src=0)
+    return float(shared)
+
+
+class CaptionScores:
+    """`compute_metrics` of the Trainer: decodes what was generated and scores it against all references of each clip."""
+
+    def __init__(self, processor: Any, references: Sequence[Sequence[str]], score: Callable[..., dict[str, float]]):
+        self.processor = processor
+        self.references = references
+        self.score = score
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        pad = self.processor.tokenizer.pad_token_id
+        tokens = torch.as_tensor(prediction.predictions)
+        captions = self.processor.batch_decode(tokens.masked_fill(tokens < 0, pad), skip_special_tokens=True)
+        captions = [caption.strip() for caption in captions]
+        scores = self.score(captions, self.references)
+        logger.info("validation: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
+        for caption, references in list(zip(captions, self.references, strict=True))[:3]:
+            logger.info(f"  {caption!r}  (true: {references[0]!r})")
+        return {name: scores[name] for name in ("cider", "bleu4", "rougeL", "exact", "distinct")}
+
+
+class VideoCaptionTrainer(Seq2SeqTrainer):
+    """Trains a captioner.
+
+    Args:
+        references: All captions of each evaluation clip, in order; the scores are computed against them.
+        score: `(hypotheses, references) -> dict`, such as `vidcap.evaluation.score_captions`.
+        started: `time.perf_counter()` at the start of the run, for `max_train_minutes`.
+        eval_collator: Collator for evaluation, where no caption is drawn at random; by default the training one.
+        kwargs: As for `Seq2SeqTrainer`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        references: Sequence[Sequence[str]],
+        score: Callable[..., dict[str, float]],
+        started: float | None = None,
+        eval_collator: Callable | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.compute_metrics = CaptionScores(self.processing_class, references, score)
+        self.eval_collator = eval_collator or self.data_collator
+        self.budget: TimeBudget | None = None
+        self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        if self.args.max_train_minutes is not None:
+            began = time.perf_counter() if started is None else started
+            self.budget = TimeBudget(self.args.max_train_minutes, began, self.args.evaluations)
+            self.add_callback(self.budget)
+            if not self.args.disable_tqdm:
+                self.remove_callback(ProgressCallback)
+                self.add_callback(BudgetBar(self.budget))
+        elif self.args.early_stopping_patience > 0 and self.args.load_best_model_at_end:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Linear warm-up and cosine to zero over steps or, with a budget, over time."""
+        if self.budget is None:
+            self.args.lr_scheduler_type = "cosine"
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            budget, warmup = self.budget, min(self.args.warmup_steps, 0.5)
+
+            def factor(_: int) -> float:
+                # Before the first step ends no time has passed; a rate of zero would waste that step.
+                progress = max(budget.progress, 1e-3)
+                return min(1.0, progress / max(warmup, 1e-9)) * 0.5 * (1 + math.cos(math.pi * progress))
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, **kwargs):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            for name in ("caption_loss", "contrastive_loss"):
+                if outputs.get(name) is not None:
+                    self._loss_parts[name].append(outputs[name].detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, *args, **kwargs):
+        # The Trainer writes defaults such as max_length=20 into the model's generation config while it evaluates.
+        config = copy.deepcopy(self.model.generation_config)
+        try:
+            return super().prediction_step(model, *args, **kwargs)
+        finally:
+            self.model.generation_config = config
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs and self._loss_parts:
+            scale = self.args.gradient_accumulation_steps  # each micro-batch holds its share of the caption loss
+            for name, values in self._loss_parts.items():
+                mean = torch.stack(values).float().mean().item()
+                logs[name] = mean * scale if name == "caption_loss" else mean
+            self._loss_parts.clear()
+        super().log(logs, *args, **kwargs)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        training_collator, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training_collator

@@ -1,0 +1,19 @@
+"""Files and strings -> tensors: the public names of this room."""
+
+from .frame_sampling_vidcap import uniform_indices, uniform_time_indices
+from .processing_vidcap import VideoCaptionProcessor
+from .video_frames_vidcap import DecodeOptions, VideoDecodeError, VideoFrames
+from .video_io_vidcap import decode_video, split_batch
+from .video_processing_vidcap import VideoCaptionVideoProcessor
+
+__all__ = [
+    "DecodeOptions",
+    "VideoCaptionProcessor",
+    "VideoCaptionVideoProcessor",
+    "VideoDecodeError",
+    "VideoFrames",
+    "decode_video",
+    "split_batch",
+    "uniform_indices",
+    "uniform_time_indices",
+]

@@ -1,0 +1,60 @@
+"""Clips of one batch -> what the model takes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+IGNORED = -100  # the label that no loss counts
+
+
+@dataclass
+class VideoCaptionCollator:
+    """Stacks clips, draws one caption of each and makes its labels.
+
+    Clips with fewer frames than others are filled up with masked zeros. Frames that come as uint8 are scaled and normalised
+    here, so that workers pass a quarter of the bytes.
+
+    Args:
+        processor: Gives the tokenizer and the scale, mean and deviation of pixels.
+        max_length: Longest caption in tokens; a longer one loses its end, but never its EOS.
+        draw: Draw one of a clip's captions at random (training); otherwise the first is taken.
+    """
+
+    processor: Any
+    max_length: int = 64
+    draw: bool = False
+
+    def __call__(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Returns `pixel_values_videos` `(B, T, C, H, W)` or `video_features` `(B, T, N, D)`, `video_mask` and `video_times`
+        `(B, T)`, and `labels` `(B, L)`: the caption's tokens and EOS, then -100."""
+        batch = self.videos(clips)
+        captions = [clip["captions"] for clip in clips]
+        chosen = [int(torch.randint(len(each), ())) if self.draw and len(each) > 1 else 0 for each in captions]
+        tokens = self.processor.tokenizer(
+            [each[index] for each, index in zip(captions, chosen, strict=True)],
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        batch["labels"] = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, IGNORED)
+        return batch
+
+    def videos(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The batch without labels."""
+        names = [name for name in clips[0] if name.startswith(("video_", "pixel_values"))]
+        frames = max(len(clip["video_mask"]) for clip in clips)
+        batch = {name: torch.stack([_fill(clip[name], frames) for clip in clips]) for name in names}
+        pixels = batch.get("pixel_values_videos")
+        if pixels is not None and pixels.dtype == torch.uint8:
+            video_processor = self.processor.video_processor
+            mean = torch.tensor(video_processor.image_mean).view(-1, 1, 1)
+            std = torch.tensor(video_processor.image_std).view(-1, 1, 1)
+            batch["pixel_values_videos"] = (pixels.float() * video_processor.rescale_factor - mean) / std
+        return batch
+
+
+def _fill(tensor: torch.Tensor, frames: int) -> torch.Tensor:
+    missing = frames - len(tensor)
+    return tensor if missing == 0 else torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])

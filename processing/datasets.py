@@ -1,0 +1,221 @@
+"""A folder or Hub data set of captioned clips -> rows of one form, and rows -> tensors.
+
+A row is `{"video": {"path", "bytes"}, "file_name", "captions": [...], "caption_reversed"?, "kind"?}`.
+A local folder holds `train/metadata.jsonl`, `test/metadata.jsonl` and perhaps `validation/metadata.jsonl`, each line with
+`file_name` and `caption`, or a list under `captions` or `references` (the `videofolder` form of `datasets`). Its lines
+are read here, since their mistakes are to be named by file and line.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+
+from .feature_cache import ClipCache
+from .video_io_vidcap import VideoDecodeError
+
+CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence")
+OPTIONAL_COLUMNS = ("caption_reversed", "kind")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used, said in one line."""
+
+
+def load_clips(
+    dataset: str | Path, split: str, *, streaming: bool = False
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Loads one split as rows of the form above.
+
+    Args:
+        dataset: A local folder or a Hub id; only an id touches the network.
+        split: Its name, `train`, `validation` or `test`.
+        streaming: Return an `IterableDataset`.
+
+    Raises:
+        DatasetError: If the folder, the split, a metadata line or a caption is missing or broken.
+    """
+    folder = Path(dataset)
+    if folder.is_dir():
+        rows = datasets.Dataset.from_list(list(_read_metadata(folder, split)))
+        return rows.to_iterable_dataset() if streaming else rows
+    if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
+        raise DatasetError(f"{dataset}: no such folder; give a folder with {split}/metadata.jsonl, or a Hub id like user/name")
+    try:
+        rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
+        raise DatasetError(f"{dataset}: neither a local folder nor a Hub data set within reach ({_line(error)})") from error
+    return _from_hub(rows, str(dataset))
+
+
+def has_split(dataset: str | Path, split: str) -> bool:
+    """Whether a data set has that split."""
+    folder = Path(dataset)
+    if folder.is_dir():
+        return (folder / split / "metadata.jsonl").is_file()
+    if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
+        return False
+    return split in datasets.get_dataset_split_names(str(dataset))
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _read_metadata(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    path = folder / split / "metadata.jsonl"
+    if not path.is_file():
+        found = sorted(str(each.relative_to(folder)) for each in folder.glob("*/metadata.jsonl"))
+        raise DatasetError(
+            f"{folder}: no {split}/metadata.jsonl (found: {', '.join(found) or 'none'}); each of its lines holds a "
+            '"file_name" and a "caption"'
+        )
+    count = 0
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DatasetError(f"{where}: not JSON ({error.msg})") from error
+            if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
+                raise DatasetError(f'{where}: no "file_name"')
+            row = _row(record, where)
+            row["video"] = {"path": str(path.parent / record["file_name"]), "bytes": None}
+            count += 1
+            yield row
+    if not count:
+        raise DatasetError(f"{path}: no clips")
+
+
+def _row(record: dict[str, Any], where: str) -> dict[str, Any]:
+    column = next((name for name in CAPTION_COLUMNS if record.get(name) is not None), None)
+    if column is None:
+        raise DatasetError(f'{where}: no caption; put it under "caption", or several under "captions"')
+    captions = record[column] if isinstance(record[column], list) else [record[column]]
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip():
+            raise DatasetError(f"{where}: caption {caption!r} is empty or not text")
+    if not captions:
+        raise DatasetError(f"{where}: the list of captions is empty")
+    row: dict[str, Any] = {"file_name": record.get("file_name"), "captions": captions}
+    for name in OPTIONAL_COLUMNS:
+        row[name] = record.get(name)
+        if row[name] is not None and not isinstance(row[name], str):
+            raise DatasetError(f"{where}: {name} {row[name]!r} is not text")
+    return row
+
+
+def _from_hub(rows: Any, name: str) -> Any:
+    columns = rows.column_names or list(next(iter(rows)))
+    features = rows.features or {}
+    video = next((each for each in columns if isinstance(features.get(each), datasets.Video)), None)
+    video = video or next((each for each in ("video", "mp4", "gif", "webm") if each in columns), None)
+    if video is None or not any(each in columns for each in CAPTION_COLUMNS):
+        raise DatasetError(
+            f"{name}: needs a video column and a caption column ({', '.join(CAPTION_COLUMNS)}), has {', '.join(columns)}"
+        )
+    if isinstance(features.get(video), datasets.Video):
+        rows = rows.cast_column(video, datasets.Video(decode=False))
+
+    def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
+        clip = record[video] if isinstance(record[video], dict) else {"path": None, "bytes": record[video]}
+        row = _row(record, f"{name}, row {index}")
+        row["video"] = clip
+        row["file_name"] = row["file_name"] or clip.get("path") or f"row {index}"
+        return row
+
+    return rows.map(convert, with_indices=True, remove_columns=[each for each in columns if each != "video"])
+
+
+def split_off_validation(
+    rows: datasets.Dataset, *, share: float = 0.05, seed: int = 0
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Takes a random `share` of the clips (at least one) off the training rows, for validation."""
+    if len(rows) < 2:
+        raise DatasetError(f"{len(rows)} training clip: at least 2 are needed, one of them for validation")
+    parts = rows.train_test_split(test_size=max(1, round(share * len(rows))), seed=seed)
+    return parts["train"], parts["test"]
+
+
+class ClipDataset(torch.utils.data.Dataset):
+    """Rows as tensors: `video_features` or `pixel_values_videos`, `video_mask`, `video_times`, without a batch axis.
+
+    Args:
+        rows: From [`load_clips`].
+        cache: Where decoded clips are kept as uint8 frames or as a frozen backbone's features.
+    """
+
+    def __init__(self, rows: datasets.Dataset, cache: ClipCache):
+        self.rows = rows
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        return {**self.cache.load(row["video"]), "captions": row["captions"], "file_name": row["file_name"]}
+
+    def prepare(self, description: str, *, on_broken: Callable[[str, str], None] | None = None) -> "ClipDataset":
+        """Decodes every clip that the cache lacks, and collects those that cannot be decoded.
+
+        Args:
+            on_broken: Called with file name and reason of each broken clip, which is then left out of the returned data
+                set. Without it broken clips are an error that lists them all.
+        """
+        broken = self.cache.fill([row["video"] for row in self.rows], description)
+        if not broken:
+            return self
+        reasons = [(self.rows[index]["file_name"], reason) for index, reason in broken.items()]
+        if on_broken is None:
+            listing = "\n".join(f"  {reason}" for _, reason in reasons)
+            raise DatasetError(
+                f"{len(reasons)} of {len(self)} clips cannot be read; mend or remove them, or pass --skip_broken_clips:\n{listing}"
+            )
+        for file_name, reason in reasons:
+            on_broken(file_name, reason)
+        if len(broken) == len(self):
+            raise DatasetError(f"none of the {len(self)} clips can be read")
+        return ClipDataset(self.rows.select([i for i in range(len(self)) if i not in broken]), self.cache)
+
+
+class StreamedClips(torch.utils.data.IterableDataset):
+    """A stream of rows as tensors, decoded when they are asked for; nothing is stored.
+
+    Args:
+        on_broken: Called with file name and reason of each clip that cannot be read, which is then left out. Without it
+            the first one stops the run.
+    """
+
+    def __init__(
+        self, rows: datasets.IterableDataset, processor: Any, *, on_broken: Callable[[str, str], None] | None = None
+    ):
+        self.rows = rows
+        self.processor = processor
+        self.on_broken = on_broken
+
+    def set_epoch(self, epoch: int) -> None:
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self.rows:
+            try:
+                clip = self.processor.video_processor(row["video"], do_rescale=False, do_normalize=False)
+            except VideoDecodeError as error:
+                if self.on_broken is None:
+                    raise
+                self.on_broken(row["file_name"], str(error))
+                continue
+            yield {
+                **{name: value[0] for name, value in clip.items()},
+                "captions": row["captions"],
+                "file_name": row["file_name"],
+            }

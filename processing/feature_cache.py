@@ -1,0 +1,154 @@
+"""Decoded clips on disk: uint8 frames, or the features of a frozen backbone.
+
+One safetensors file a clip, named by the clip's content and kept in a folder named by everything else that shapes it
+(preprocessing, backbone weights, grid). Files appear by rename, so that a crash or a second writer leaves no half of one.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from .video_io_vidcap import VideoDecodeError
+
+Clip = dict[str, Any]  # {"path", "bytes"}
+
+
+def default_cache_folder() -> Path:
+    """`$VIDCAP_CACHE`, or `vidcap` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("VIDCAP_CACHE") or Path(home) / "vidcap")
+
+
+def content_hash(clip: Clip) -> str:
+    """SHA-256 of the clip's bytes.
+
+    Raises:
+        VideoDecodeError: If the file cannot be opened.
+    """
+    digest = hashlib.sha256()
+    if clip["bytes"] is not None:
+        digest.update(clip["bytes"])
+        return digest.hexdigest()
+    try:
+        with open(clip["path"], "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise VideoDecodeError(str(clip["path"]), error.strerror or str(error)) from error
+    return digest.hexdigest()
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 over the names and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ClipCache:
+    """Clips as tensors, decoded once.
+
+    Args:
+        folder: Root of the cache, shared between runs.
+        video_processor: Decodes and resizes.
+        encode: A frozen backbone, `(1, T, C, H, W)` normalised pixels -> `(1, T, N, D)` features, which are then stored as
+            float16. Without it the frames themselves are stored, as uint8 (the collator normalises them).
+        backbone: The module behind `encode`, whose weights name the folder.
+        settings: Whatever else shapes the features, such as the grid.
+        workers: Threads that decode and encode, one clip each; by default one a core. Each computes on its own core, which
+            needs no waiting for one another as sharing every operation out would.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        video_processor: Any,
+        *,
+        encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        backbone: torch.nn.Module | None = None,
+        settings: dict[str, Any] | None = None,
+        workers: int | None = None,
+    ):
+        self.video_processor = video_processor
+        self.encode = encode
+        self.workers = workers or os.cpu_count() or 1
+        self.options = {} if encode else {"do_rescale": False, "do_normalize": False}
+        described = {
+            "processor": {k: v for k, v in video_processor.to_dict().items() if "auto_map" not in k},
+            "options": self.options,
+            "backbone": weights_hash(backbone) if backbone is not None else None,
+            "settings": settings or {},
+        }
+        key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.folder = Path(folder) / key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._hashes: dict[str, str] = {}
+
+    def path(self, clip: Clip) -> Path:
+        """Where a clip's tensors are, or will be."""
+        if clip["bytes"] is not None:
+            return self.folder / f"{content_hash(clip)}.safetensors"
+        if clip["path"] not in self._hashes:  # hashed once a run: files are not expected to change while training
+            self._hashes[clip["path"]] = content_hash(clip)
+        return self.folder / f"{self._hashes[clip['path']]}.safetensors"
+
+    def load(self, clip: Clip) -> dict[str, torch.Tensor]:
+        """The clip's tensors; decodes it where they are not stored yet.
+
+        Raises:
+            VideoDecodeError: If it has to be decoded and cannot be.
+        """
+        path = self.path(clip)
+        if not path.is_file():
+            self._store(path, self._decode(clip))
+        return load_file(path)
+
+    def fill(self, clips: list[Clip], description: str) -> dict[int, str]:
+        """Decodes what is missing, with a progress bar; returns the reasons of the clips that cannot be read, by index."""
+
+        def ensure(clip: Clip) -> str | None:
+            try:
+                path = self.path(clip)
+                if not path.is_file():
+                    self._store(path, self._decode(clip))
+            except VideoDecodeError as error:
+                return str(error)
+            return None
+
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                results = list(tqdm(pool.map(ensure, clips), description, total=len(clips), unit="clip"))
+            finally:
+                pool.shutdown(cancel_futures=True)
+                torch.set_num_threads(threads)
+        return {index: reason for index, reason in enumerate(results) if reason is not None}
+
+    def _decode(self, clip: Clip) -> dict[str, torch.Tensor]:
+        batch = self.video_processor(clip, return_tensors="pt", **self.options)
+        return {name: value[0] for name, value in batch.items()}
+
+    def _store(self, path: Path, decoded: dict[str, torch.Tensor]) -> None:
+        tensors = dict(decoded)
+        if self.encode is not None:
+            pixels = tensors.pop("pixel_values_videos")
+            tensors["video_features"] = self.encode(pixels[None])[0].to(torch.float16)
+        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, name)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise

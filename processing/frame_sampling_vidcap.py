@@ -1,0 +1,78 @@
+"""Which frames of a clip to look at: pure functions on presentation times, no files and no pixels.
+
+Sampling is uniform over time. A frame stays on screen from its own presentation time to that of the next one; the
+wanted moments are spread evenly from the middle of the first frame's stay to the middle of the last one's, and at each
+of them the frame on screen is taken. The first and the last frame are therefore always seen, a frame that is held for
+long is taken as often as its time on screen deserves, and at a constant frame rate this is plain rounding of evenly
+spread indices.
+
+A clip and the same clip played backwards give the same frames: index `i` of the one is index `total - 1 - i` of the
+other. All arithmetic is on integers, so that this holds exactly. The one case no rule can serve is an odd `num_frames`
+on an even number of equally long frames, where the exact middle falls between two frames (the later one is taken).
+
+Given up: sampling by frames per second and random segments.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+
+def uniform_indices(total: int, num_frames: int | None) -> list[int]:
+    """
+    Spreads `num_frames` indices over a clip of equally long frames.
+
+    Args:
+        total (`int`): number of frames in the clip, at least 1.
+        num_frames (`int`, *optional*): how many to take; `None` takes all. 1 gives the middle frame.
+
+    Returns:
+        `list[int]`: ascending indices; all of `range(total)` when the clip has no more than `num_frames` frames.
+
+    Raises:
+        `ValueError`: if `total` or `num_frames` is less than 1.
+    """
+    return uniform_time_indices(range(total), total, num_frames)
+
+
+def uniform_time_indices(starts: Sequence[int], end: int, num_frames: int | None) -> list[int]:
+    """
+    Spreads `num_frames` moments over the time of a clip and takes the frame on screen at each.
+
+    Args:
+        starts (`Sequence[int]`): ascending presentation time of every frame, in any integer unit.
+        end (`int`): the time at which the last frame leaves the screen, in the same unit.
+        num_frames (`int`, *optional*): how many to take; `None` takes all. 1 gives the frame at half time.
+
+    Returns:
+        `list[int]`: ascending indices into `starts`. A clip with no more than `num_frames` frames gives every frame
+        once; a longer one gives exactly `num_frames`, where a frame that is held for long may come more than once.
+
+    Raises:
+        `ValueError`: if there is no frame or `num_frames` is less than 1.
+    """
+    total = len(starts)
+    if total < 1:
+        raise ValueError("cannot sample from a clip without frames")
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames={num_frames}: pass at least 1, or None for all frames")
+    if num_frames is None or total <= num_frames:
+        return list(range(total))
+
+    # Twice the middle of the first and of the last frame's stay, to stay within integers.
+    first = starts[0] + starts[1]
+    last = starts[-1] + end
+    if num_frames == 1:
+        first = last = starts[0] + end
+    steps = max(num_frames - 1, 1)
+
+    indices = []
+    for step in range(num_frames):
+        # The wanted moment is `moment / scale`. A frame whose stay begins exactly there is taken in the second half
+        # only, which makes the picks of the reversed clip the mirror image of these.
+        moment, scale = first * steps + (last - first) * step, 2 * steps
+        if 2 * step < num_frames - 1:
+            begun = bisect_left(starts, -(-moment // scale))
+        else:
+            begun = bisect_right(starts, moment // scale)
+        indices.append(min(max(begun - 1, 0), total - 1))
+    return indices

@@ -1,0 +1,330 @@
+"""The command line, called as a user calls it: on files, with status, standard output and standard error."""
+
+import json
+import os
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import vidcap
+from tests.media import texture, write_animation, write_video
+from tests.tiny import tiny_model, tiny_processor
+from vidcap import doctor
+from vidcap.cli import main
+from vidcap.loading import is_path
+from vidcap.subtitles import timestamp
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("captioner")
+    model = tiny_model()
+    model.generation_config.max_new_tokens = 6
+    model.save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[str]:
+    """Two seconds of video, one second of animation."""
+    frames = texture(40, 48, 64)
+    return [
+        str(write_video(tmp_path / "two seconds.mp4", frames, rate=20)),
+        str(write_animation(tmp_path / "one.gif", frames[10:20], 100)),
+    ]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Runs a command that must fail with status 1 and returns its one line."""
+    assert main(list(argv)) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    return one_error(output.err)
+
+
+def one_error(text: str) -> str:
+    lines = text.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("vidcap: error: "), text
+    return lines[0]
+
+
+def misused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Runs a command that must end with status 2 and returns its one line."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(argv))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+# ---- caption ----------------------------------------------------------------
+
+
+def test_captions_are_those_of_the_processor_and_generate(captioner, clips, capsys) -> None:
+    model, processor = tiny_model(), tiny_processor()
+    tokens = model.generate(**processor(videos=clips), max_new_tokens=6)
+    expected = processor.post_process_generation(tokens)
+    assert expected[0] != expected[1]
+    for batch_size in ("1", "16"):
+        assert main(["caption", *clips, "--model", captioner, "--batch_size", batch_size]) == 0
+        output = capsys.readouterr()
+        assert output.out.splitlines() == [f"{clip}: {text}" for clip, text in zip(clips, expected, strict=True)]
+        assert output.err == ""
+
+
+def test_bad_files_are_reported_and_the_others_captioned(captioner, clips, tmp_path, capsys) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "letter.gif").write_text("Dear reader")
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(Path(clips[0]).read_bytes()[:900])
+    bad = [str(tmp_path / "empty.mp4"), str(tmp_path / "letter.gif"), str(cut), str(tmp_path / "missing.mp4")]
+    files = [bad[0], clips[0], *bad[1:], clips[1]]
+    assert main(["caption", *files, "--model", captioner, "--format", "json"]) == 1
+    output = capsys.readouterr()
+    errors = output.err.splitlines()
+    assert [line.split(": ")[2] for line in errors] == bad
+    assert "empty" in errors[0] and "no such file" in errors[3]
+    rows = json.loads(output.out)
+    assert [row["file"] for row in rows] == files
+    assert {row["file"]: row["seconds"] for row in rows if "error" not in row} == pytest.approx(
+        {clips[0]: 2.0, clips[1]: 1.0}, abs=0.01
+    )
+    assert all(row["caption"] is None and row["error"] for row in rows if row["file"] in bad)
+    assert all(row["caption"] for row in rows if row["file"] in clips)
+
+    assert main(["caption", *files, "--model", captioner]) == 1
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == clips
+
+
+def test_subtitles_last_as_long_as_the_clip(captioner, clips, tmp_path, capsys) -> None:
+    assert main(["caption", clips[0], "--model", captioner]) == 0
+    caption = capsys.readouterr().out.strip().split(": ")[1]
+    target = tmp_path / "clip.vtt"
+    assert main(["caption", clips[0], "--model", captioner, "--format", "vtt", "--output", str(target)]) == 0
+    assert capsys.readouterr().out == ""
+    assert target.read_text() == f"WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n{caption}\n"
+    assert main(["caption", clips[0], "--model", captioner, "--format", "srt"]) == 0
+    assert capsys.readouterr().out == f"1\n00:00:00,000 --> 00:00:02,000\n{caption}\n"
+    assert timestamp(3599.9996) == "01:00:00.000" and timestamp(360_061.25) == "100:01:01.250"
+
+    # A bad clip leaves an earlier file as it was, and nothing else behind.
+    before = sorted(tmp_path.iterdir())
+    error = refused(capsys, "caption", "no.mp4", "--model", captioner, "--format", "vtt", "--output", str(target))
+    assert "no.mp4" in error
+    assert target.read_text().startswith("WEBVTT") and sorted(tmp_path.iterdir()) == before
+
+
+def test_options_reach_the_reader_and_the_search(captioner, clips, capsys) -> None:
+    argv = ["caption", clips[0], "--model", captioner]
+    assert main([*argv, "--max_new_tokens", "1"]) == 0
+    assert len(capsys.readouterr().out.split(": ")[1].split()) <= 1
+    assert main([*argv, "--num_frames", "2", "--num_beams", "2"]) == 0
+    capsys.readouterr()
+    assert "max_frame_pixels" in refused(capsys, *argv, "--max_frame_pixels", "100")
+    assert "max_clip_frames" in refused(capsys, *argv, "--max_clip_frames", "10")
+
+
+# ---- models that cannot be used ---------------------------------------------
+
+
+def test_models_that_cannot_be_used_are_explained_in_one_line(captioner, clips, tmp_path, capsys) -> None:
+    def error(model: Path | str) -> str:
+        return refused(capsys, "caption", clips[0], "--model", str(model))
+
+    assert "no such folder" in error(tmp_path / "nowhere")
+    assert "no such folder" in error("./nowhere")
+    assert "no such folder" in error("nowhere")
+    assert "no config.json" in error(tmp_path)
+    other = tmp_path / "bert"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    assert "a model of type 'bert'" in error(other)
+    (other / "config.json").write_text('{"model_type": ')
+    assert "damaged" in error(other)
+    assert "someone/captioner" in error("someone/captioner")  # a Hub id, and the tests are offline
+
+    for missing, word in (("processor_config.json", "processor"), ("model.safetensors", "model.safetensors")):
+        folder = tmp_path / f"without {missing}"
+        folder.mkdir()
+        for file in Path(captioner).iterdir():
+            if file.name != missing:
+                os.link(file, folder / file.name)
+        assert word in error(folder)
+
+    folder = tmp_path / "half"
+    folder.mkdir()
+    for file in Path(captioner).iterdir():
+        if file.name != "model.safetensors":
+            os.link(file, folder / file.name)
+    weights = load_file(Path(captioner) / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "encoder" not in k}, folder / "model.safetensors", {"format": "pt"})
+    assert "the weights do not fill the model" in error(folder)
+    (folder / "model.safetensors").write_bytes(b"\0" * 100)
+    assert "weights cannot be loaded" in error(folder)
+
+
+def test_what_is_a_path_and_what_a_hub_id(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not is_path("someone/captioner")
+    (tmp_path / "outputs").mkdir()
+    for name in ("outputs/demo", "/tmp/x", "./x", "../x", "~/x", "a/b/c", "x", "someone/", "a\\b"):
+        assert is_path(name), name
+
+
+# ---- evaluate ---------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    frames = texture(40, 48, 64)
+    captions = {
+        "train": ["a dog runs", "a cat sleeps", "a cat sleeps"],
+        "test": ["a dog", "a cat", "a dog", "a circle"],
+    }
+    for split, sentences in captions.items():
+        (folder / split).mkdir(parents=True)
+        rows = []
+        for index, sentence in enumerate(sentences):
+            write_animation(folder / split / f"{index}.gif", frames[10 * index :][:10], 100)
+            row = {
+                "file_name": f"{index}.gif",
+                "caption": sentence,
+                "kind": "animal" if "circle" not in sentence else "shape",
+            }
+            rows.append(json.dumps({**row, "caption_reversed": "a god" if sentence == "a dog" else None}) + "\n")
+        (folder / split / "metadata.jsonl").write_text("".join(rows))
+    return folder
+
+
+def test_evaluate_writes_report_page_and_predictions(captioner, dataset, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("VIDCAP_CACHE", str(tmp_path / "cache"))
+    output, predictions = tmp_path / "scores.json", tmp_path / "predictions.jsonl"
+    argv = ["evaluate", "--model", captioner, "--dataset", str(dataset), "--output", str(output)]
+    assert main([*argv, "--predictions", str(predictions)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table] == [
+        "cider", "scores", "other_clip", "reversed", "most_frequent", "exact_reversed",
+    ]  # fmt: skip
+
+    report = json.loads(output.read_text())
+    assert report["clips"] == 4 and report["skipped_clips"] == []
+    assert set(report["by_kind"]) == {"animal", "shape"} and report["by_kind"]["animal"]["clips"] == 3
+    assert report["parameters"] == tiny_model().num_parameters()
+    assert report["peak_rss_mb"] > 100 and report["versions"]["vidcap"] == vidcap.__version__
+    lines = [json.loads(line) for line in predictions.read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == ["0.gif", "1.gif", "2.gif", "3.gif"]
+    assert [line["references"] for line in lines] == [["a dog"], ["a cat"], ["a dog"], ["a circle"]]
+    # The most frequent caption of train is "a cat sleeps", which is true of no test clip.
+    assert report["controls"]["most_frequent"]["exact"] == 0
+    assert report["scores"] == vidcap.evaluation.score_captions(
+        [line["hypothesis"] for line in lines], [line["references"] for line in lines]
+    )
+    test_clips = [str(dataset / "test" / line["file_name"]) for line in lines]
+    assert main(["caption", *test_clips, "--model", captioner, "--format", "json"]) == 0
+    captions = [row["caption"] for row in json.loads(capsys.readouterr().out)]
+    assert captions == [line["hypothesis"] for line in lines]
+    assert any(line["backwards"] != line["hypothesis"] for line in lines)
+    page = output.with_suffix(".html").read_text()
+    assert page.count("<figure") == 4 and "3.gif" in page
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "cache", "data", "predictions.jsonl", "scores.html", "scores.json",
+    }  # fmt: skip
+
+
+def test_evaluate_stops_at_broken_clips_unless_told_to_skip_them(captioner, dataset, tmp_path, capsys) -> None:
+    (dataset / "test" / "1.gif").write_bytes(b"GIF89a")
+    (dataset / "test" / "2.gif").unlink()
+    output = tmp_path / "report.json"
+    argv = ["evaluate", "--model", captioner, "--dataset", str(dataset), "--output", str(output)]
+    argv += ["--feature_cache", str(tmp_path / "cache"), "--train_split", "nothing"]
+    assert main(argv) == 1
+    errors = capsys.readouterr().err
+    assert "2 of 4 clips" in errors and "1.gif" in errors and "2.gif" in errors and "Traceback" not in errors
+    assert not output.exists() and not output.with_suffix(".html").exists()
+    assert main([*argv, "--skip_broken_clips"]) == 0
+    report = json.loads(output.read_text())
+    assert report["clips"] == 2 and [each["file_name"] for each in report["skipped_clips"]] == ["1.gif", "2.gif"]
+    assert "most_frequent" not in report["controls"]
+    assert "control most_frequent is left out" in capsys.readouterr().err
+    assert main([*argv, "--limit", "1"]) == 0
+    assert json.loads(output.read_text())["clips"] == 1
+
+
+def test_evaluate_explains_data_it_cannot_use(captioner, dataset, tmp_path, capsys) -> None:
+    output = str(tmp_path / "report.json")
+    argv = ["evaluate", "--model", captioner, "--output", output, "--dataset"]
+    assert "no such folder" in refused(capsys, *argv, str(tmp_path / "nothing"))
+    assert "no validation/metadata.jsonl" in refused(capsys, *argv, str(dataset), "--split", "validation")
+    (dataset / "test" / "metadata.jsonl").write_text('{"file_name": "0.gif", "caption": "a dog"}\n{"file_name"\n')
+    assert "line 2: not JSON" in refused(capsys, *argv, str(dataset))
+    assert not Path(output).exists()
+
+
+# ---- the rest ---------------------------------------------------------------
+
+
+def test_wrong_usage_is_one_line_and_status_2(captioner, clips, tmp_path, capsys) -> None:
+    assert "unrecognized arguments: --modle" in misused(capsys, "caption", clips[0], "--model", "x", "--modle", "x")
+    assert "--num_b" in misused(capsys, "caption", clips[0], "--model", "x", "--num_b", "3")  # no abbreviations
+    assert "--model" in misused(capsys, "caption", clips[0])
+    assert "invalid choice: 'sing'" in misused(capsys, "sing")
+    assert "COMMAND" in misused(capsys)
+    assert "'0' is not a whole number" in misused(capsys, "caption", clips[0], "--model", "x", "--batch_size", "0")
+    assert "takes one clip, got 2" in misused(capsys, "caption", *clips, "--model", "x", "--format", "srt")
+    assert "no such folder" in misused(capsys, "caption", clips[0], "--model", "x", "--output", "no/where/x.txt")
+    options = ["--model", captioner, "--dataset", str(tmp_path), "--output", str(tmp_path / "report.txt")]
+    assert "must end in .json" in misused(capsys, "evaluate", *options)
+
+
+def test_a_traceback_appears_on_request_only(clips, tmp_path, capsys, monkeypatch) -> None:
+    argv = ["caption", clips[0], "--model", str(tmp_path / "nowhere")]
+    assert "Traceback" not in refused(capsys, *argv)
+    with pytest.raises(ValueError, match="no such folder"):
+        main([*argv, "--debug"])
+    monkeypatch.setenv("VIDCAP_DEBUG", "1")
+    with pytest.raises(ValueError, match="no such folder"):
+        main(argv)
+
+
+def test_demo_data_and_push(tmp_path, capsys) -> None:
+    folder = tmp_path / "demo"
+    argv = ["demo-data", str(folder), "--train", "4", "--validation", "0", "--test", "4", "--size", "32"]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"{folder}: 4 train, 0 validation, 4 test clips\n"
+    assert len((folder / "train" / "metadata.jsonl").read_text().splitlines()) == 4
+    assert "empty it or name another" in refused(capsys, *argv, "--seed", "1")
+    assert "not an exported folder" in refused(capsys, "push", str(tmp_path), "someone/captioner")
+
+
+def test_doctor_says_what_works_and_what_is_missing(capsys, monkeypatch) -> None:
+    assert main(["doctor", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["problems"] == [] and set(found["decodes"].values()) == {"ok"}
+    assert found["versions"]["vidcap"] == vidcap.__version__
+    assert main(["doctor"]) == 0
+    assert re.search(r"mp4 +ok", capsys.readouterr().out)
+
+    monkeypatch.setattr(doctor, "NEEDED", (*doctor.NEEDED, "no-such-package"))
+    monkeypatch.setitem(doctor.CONTAINERS, "gif", lambda path: path.write_bytes(b"GIF89a"))
+    assert main(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert "pip install no-such-package" in output and "cannot decode gif" in output
+
+
+def test_doctor_knows_the_packages_of_setup_cfg() -> None:
+    setup = ConfigParser()
+    setup.read(Path(__file__).parents[1] / "setup.cfg")
+
+    def names(text: str) -> list[str]:
+        return [re.split("[<>=]", line)[0] for line in text.split()]
+
+    assert names(setup["options"]["install_requires"]) == list(doctor.NEEDED)
+    for extra, packages in doctor.EXTRAS.items():
+        assert names(setup["options.extras_require"][extra]) == list(packages)
+    assert setup["metadata"]["version"] == vidcap.__version__

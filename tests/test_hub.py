@@ -1,0 +1,66 @@
+"""Exported folder -> Hub -> a process without this package, against a server that speaks the Hub's protocol."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hub_card import ExportError, export_model, push_to_hub
+from hub_card import probe as probe_module
+from hub_card.probe import probe
+from tests.hub_server import HubServer
+from tests.tiny import tiny_model, tiny_processor
+
+ROOT = Path(__file__).resolve().parents[1]
+PUSH = "import sys; from hub_card import push_to_hub; print(push_to_hub(sys.argv[1], sys.argv[2], private=True))"
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_model(tiny_model(), tiny_processor(), tmp_path_factory.mktemp("export"))
+
+
+def push(hub: HubServer, folder: Path, repo_id: str, home: Path, **options: str | None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", PUSH, str(folder), repo_id]
+    return subprocess.run(command, cwd=ROOT, env=hub.environment(home, **options), capture_output=True, text=True)
+
+
+def test_a_pushed_model_loads_by_its_id_and_captions_the_same(hub: HubServer, exported: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in exported.iterdir()}
+    (exported / "checkpoint-1").mkdir()
+    (exported / "checkpoint-1" / "model.safetensors").write_bytes(b"a checkpoint")
+    (exported / "training_args.bin").write_bytes(b"a pickle")
+
+    run = push(hub, exported, "tester/captioner", tmp_path / "author")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == f"{hub.url}/tester/captioner"
+    assert hub.files("tester/captioner") == files  # checkpoints and pickles stay behind
+
+    result = tmp_path / "result.json"
+    environment = hub.environment(tmp_path / "stranger", token=None)
+    command = [sys.executable, "-I", probe_module.__file__, "tester/captioner", str(result)]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found, expected = json.loads(result.read_text()), probe(str(exported), trust_remote_code=False)
+    assert found["captions"] == expected["captions"]
+    assert len(set(found["captions"])) == 2  # one caption for every clip would prove nothing
+    assert all(math.isclose(*pair, abs_tol=1e-4) for pair in zip(found["logits"], expected["logits"], strict=True))
+
+
+def test_a_refused_push_and_a_folder_that_is_no_export(hub: HubServer, exported: Path, tmp_path: Path) -> None:
+    run = push(hub, exported, "tester/refused", tmp_path / "home", token="hf_wrong")
+    assert run.returncode == 1
+    assert "401" in run.stderr
+    assert ("model", "tester/refused") not in hub.repositories
+    with pytest.raises(ExportError, match="config.json.*run export_model"):
+        push_to_hub(tmp_path, "tester/empty")

@@ -1,0 +1,186 @@
+"""The model's promises: cache, padding, masks, positions, losses."""
+
+import pytest
+import torch
+
+from modeling_vidcap.losses_vidcap import caption_loss, contrastive_loss
+from modeling_vidcap.modeling_vidcap import drop_words, shift_right
+from tests.tiny import tiny_config, tiny_model
+
+LABELS = torch.tensor([[5, 6, 7, 8, 2], [9, 4, 2, -100, -100]])
+
+
+def clips(batch: int = 2, frames: int = 5) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {
+        "pixel_values_videos": torch.randn(batch, frames, 3, 32, 32),
+        "video_mask": torch.ones(batch, frames, dtype=torch.long),
+        "video_times": torch.arange(frames).expand(batch, -1) * 0.2,
+    }
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["frame_tokens", "cell_tokens"])
+def model(request):
+    return tiny_model(spatial_tokens=request.param)
+
+
+def test_generation_with_and_without_cache_gives_equal_tokens(model):
+    for options in ({"num_beams": 1}, {"num_beams": 3}):
+        cached, full = (
+            model.generate(**clips(), **options, min_new_tokens=12, max_new_tokens=12, use_cache=use_cache)
+            for use_cache in (True, False)
+        )
+        assert torch.equal(cached, full)
+        assert len(set(cached[0].tolist())) > 2, "a constant caption would prove nothing"
+
+
+def test_prefill_equals_token_by_token(model):
+    ids = torch.tensor([[1, 5, 6, 7], [1, 9, 4, 8]])
+    whole = model(**clips(), decoder_input_ids=ids).logits
+    past, steps = None, []
+    for position in range(ids.shape[1]):
+        output = model(**clips(), decoder_input_ids=ids[:, position : position + 1], past_key_values=past)
+        past = output.past_key_values
+        steps.append(output.logits)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_masked_frames_change_nothing(model):
+    ids = torch.tensor([[1, 5, 6], [1, 9, 4]])
+    inputs = clips()
+    longer = {
+        "pixel_values_videos": torch.cat([inputs["pixel_values_videos"], torch.randn(2, 3, 3, 32, 32)], dim=1),
+        "video_mask": torch.cat([inputs["video_mask"], torch.zeros(2, 3, dtype=torch.long)], dim=1),
+        "video_times": torch.cat([inputs["video_times"], torch.full((2, 3), 9.0)], dim=1),
+    }
+    torch.testing.assert_close(
+        model(**longer, decoder_input_ids=ids).logits, model(**inputs, decoder_input_ids=ids).logits, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(model.get_video_features(**longer), model.get_video_features(**inputs))
+    unmasked = dict(longer, video_mask=torch.ones_like(longer["video_mask"]))
+    assert not torch.allclose(model.get_video_features(**unmasked), model.get_video_features(**inputs), atol=1e-3)
+
+
+def test_every_word_sees_every_frame(model):
+    """The first life of this project hid later frames from earlier words."""
+    inputs = clips(batch=1)
+    pixels = inputs["pixel_values_videos"].requires_grad_()
+    model(**inputs, decoder_input_ids=torch.tensor([[1, 5, 6]])).logits[0, 0].square().sum().backward()
+    assert (pixels.grad.abs().sum(dim=(2, 3, 4)) > 0).all()
+
+
+def test_order_and_times_of_frames_matter(model):
+    inputs = clips(batch=1)
+    plain = model.get_video_features(**inputs)
+    turned = dict(inputs, pixel_values_videos=inputs["pixel_values_videos"].flip(1))
+    slower = dict(inputs, video_times=inputs["video_times"] * 3)
+    assert not torch.allclose(model.get_video_features(**turned), plain, atol=1e-4)
+    assert not torch.allclose(model.get_video_features(**slower), plain, atol=1e-4)
+
+
+def test_features_replace_pixels(model):
+    inputs = clips()
+    features = model.get_encoder().backbone(inputs.pop("pixel_values_videos"))
+    captions = model.generate(**clips(), max_new_tokens=8, min_new_tokens=8)
+    assert torch.equal(model.generate(video_features=features, **inputs, max_new_tokens=8, min_new_tokens=8), captions)
+    encoded = model.get_encoder()(**clips())
+    assert torch.equal(model.generate(encoder_outputs=encoded, max_new_tokens=8, min_new_tokens=8), captions)
+
+
+def test_wrong_shapes_are_named(model):
+    with pytest.raises(ValueError, match=r"\(2, 3, 32, 32\)"):
+        model.get_video_features(torch.zeros(2, 3, 32, 32))
+    with pytest.raises(ValueError, match="7 cells of size 5"):
+        model.get_video_features(video_features=torch.zeros(1, 2, 7, 5))
+
+
+def test_caption_padding_changes_nothing(model):
+    longer = torch.cat([LABELS, torch.full((2, 3), -100)], dim=1)
+    short, padded = model(**clips(), labels=LABELS), model(**clips(), labels=longer)
+    torch.testing.assert_close(padded.loss, short.loss)
+    torch.testing.assert_close(padded.contrastive_loss, short.contrastive_loss)
+    ids = LABELS.masked_fill(LABELS == -100, 0)
+    torch.testing.assert_close(model.get_text_features(ids), model.get_text_features(torch.nn.functional.pad(ids, (0, 4))))
+
+
+def test_summary_token_reads_the_whole_caption(model):
+    changed = LABELS.clone()
+    changed[:, 0] = 10
+    for other in (changed, LABELS.flip(1)):
+        kept, moved = (model.get_text_features(each.clamp(min=0)) for each in (LABELS, other))
+        assert not torch.allclose(kept, moved, atol=1e-4)
+
+
+def test_captions_end_because_eos_is_a_label():
+    config = tiny_config()
+    assert shift_right(LABELS, config).tolist() == [[1, 5, 6, 7, 8], [1, 9, 4, 2, 0]]
+    logits = torch.zeros(2, 5, config.vocab_size)
+    at_eos = logits.clone()
+    at_eos[0, 4, 2] = at_eos[1, 2, 2] = 9.0
+    assert caption_loss(at_eos, LABELS) < caption_loss(logits, LABELS) - 0.3
+    at_padding = logits.clone()
+    at_padding[1, 3:, 0] = 9.0
+    assert torch.equal(caption_loss(at_padding, LABELS), caption_loss(logits, LABELS))
+
+
+def test_word_dropout_keeps_start_and_padding_and_stops_at_inference():
+    config = tiny_config(word_dropout=0.5)
+    torch.manual_seed(0)
+    ids = torch.tensor([[1] + [7] * 200 + [0] * 20])
+    dropped = drop_words(ids, config)[0]
+    assert dropped[0] == 1 and (dropped[201:] == 0).all()
+    assert 60 < (dropped == config.unk_token_id).sum() < 140
+    model = tiny_model(word_dropout=0.5)
+    first, second = (model(**clips(), labels=LABELS).loss for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_contrastive_loss_follows_its_formula():
+    torch.manual_seed(0)
+    video, text, scale = torch.randn(3, 4), torch.randn(3, 4), torch.tensor(1.3)
+    ids = torch.tensor([[4, 2], [5, 2], [4, 2]])  # the first and the last caption are the same text
+    similarity = torch.zeros(3, 3)
+    for i in range(3):
+        for j in range(3):
+            similarity[i, j] = torch.cosine_similarity(video[i], text[j], dim=0) * scale.exp()
+    expected = 0.0
+    for logits in (similarity, similarity.T):
+        log_probability = logits.log_softmax(dim=1)
+        expected -= (log_probability[0, [0, 2]].mean() + log_probability[1, 1] + log_probability[2, [0, 2]].mean()) / 6
+    torch.testing.assert_close(contrastive_loss(video, text, scale, ids), expected)
+    torch.testing.assert_close(contrastive_loss(5 * video, text, scale, ids), expected)
+    assert torch.isfinite(contrastive_loss(video, text, torch.tensor(50.0), ids)), "the temperature is clamped"
+
+
+def test_frozen_backbone_takes_no_gradient_and_stays_in_evaluation():
+    model = tiny_model(freeze_backbone=True).train()
+    model(**clips(), labels=LABELS).loss.backward()
+    backbone = model.get_encoder().backbone
+    assert not any(module.training for module in backbone.modules())
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_eager_and_sdpa_attention_agree(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    eager = type(model).from_pretrained(tmp_path, attn_implementation="eager").eval()
+    torch.testing.assert_close(
+        eager(**clips(), labels=LABELS).logits, model(**clips(), labels=LABELS).logits, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_size": 30, "num_attention_heads": 4}, "`hidden_size` 30"),
+        ({"word_dropout": 1.0}, "`word_dropout`"),
+        ({"pad_token_id": 2}, "never learn to end"),
+        ({"feature_size": 7}, "`feature_size` 7"),
+        ({"min_time_period": 9.0, "max_time_period": 1.0}, "min_time_period"),
+        ({"multimodal_layers": 0}, "multimodal_layers"),
+    ],
+)
+def test_configs_that_cannot_work_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**options)

@@ -1,0 +1,322 @@
+"""Train a video captioner on a folder or Hub data set of captioned clips.
+
+    python train_hf.py --dataset FOLDER --output_dir DIR
+    python train_hf.py --dataset FOLDER --output_dir DIR --max_train_minutes 6
+    python train_hf.py recipes/demo.yaml --dataset FOLDER --output_dir DIR
+    python train_hf.py --dataset user/name --output_dir DIR --streaming --max_steps 10000 --push_to_hub
+    torchrun --nproc_per_node 2 train_hf.py --dataset FOLDER --output_dir DIR
+
+`DIR` then loads by `AutoModel.from_pretrained`, `pipeline("video-captioning")` and `vidcap caption --model DIR`; scores and
+controls on the test split are in `DIR/report.json` and `DIR/report.html`. A YAML file gives the same arguments.
+"""
+
+import copy
+import dataclasses
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoTokenizer, GenerationConfig, HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+import vidcap
+from hub_card.exporter import export_model, push_to_hub
+from modeling_vidcap.precision import faster_in_bf16
+from modeling_vidcap.pretrained_backbones import PIXEL_MEAN, PIXEL_STD, backbone_settings, load_backbone_weights
+from modeling_vidcap.training_vidcap import VideoCaptionTrainer, VideoCaptionTrainingArguments
+from processing.captions import train_tokenizer
+from processing.collator import VideoCaptionCollator
+from processing.datasets import ClipDataset, StreamedClips, has_split, load_clips, split_off_validation
+from processing.feature_cache import ClipCache, default_cache_folder
+from vidcap.evaluation import score_captions
+from vidcap.evaluation.evaluate import evaluate_model
+from vidcap.evaluation.report import plot_history, write_report
+
+logger = logging.get_logger("vidcap")
+RECIPES = Path(__file__).parent / "recipes"
+STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data are streamed
+
+
+@dataclass
+class DataArguments:
+    dataset: str = field(metadata={"help": "Folder in videofolder form, or a Hub data set id."})
+    recipe: str | None = field(default=None, metadata={"help": "Name of a file in recipes/, without .yaml."})
+    train_split: str = "train"
+    validation_split: str = field(
+        default="validation", metadata={"help": "If the data have no such split, 5 % of train take its place."}
+    )
+    test_split: str = field(default="test", metadata={"help": "Scored once, at the end, if it exists."})
+    streaming: bool = field(default=False, metadata={"help": "Read clips as they come and store nothing."})
+    skip_broken_clips: bool = field(default=False, metadata={"help": "Leave out clips that cannot be read; list them."})
+    max_validation_clips: int = field(default=500, metadata={"help": "Clips captioned at each evaluation."})
+    feature_cache: str | None = field(
+        default=None, metadata={"help": "Folder of decoded clips and features [$VIDCAP_CACHE or ~/.cache/vidcap]."}
+    )
+    decoding_workers: int | None = field(default=None, metadata={"help": "Threads that decode clips [one a core]."})
+
+
+@dataclass
+class ModelArguments:
+    backbone: str = field(default="efficientnet_lite0", metadata={"help": "efficientnet_lite0 (frozen) or cnn."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id; by default made of the captions."})
+    max_vocab_size: int = field(default=10_000, metadata={"help": "Words of a tokenizer made of the captions."})
+    max_caption_length: int = field(default=64, metadata={"help": "In tokens."})
+    image_size: int = field(default=160, metadata={"help": "Side of the square that whole frames are fitted into."})
+    num_frames: int = 16
+    feature_grid: int = field(default=3, metadata={"help": "Cells a side that a frame's features are averaged to."})
+    spatial_tokens: bool = field(default=False, metadata={"help": "Each cell a token; by default each frame is one."})
+    hidden_size: int = 256
+    intermediate_size: int = 1024
+    num_attention_heads: int = 4
+    encoder_layers: int = 2
+    text_layers: int = 1
+    multimodal_layers: int = 2
+    dropout: float = 0.1
+    word_dropout: float = 0.4
+    label_smoothing: float = 0.1
+    contrastive_weight: float = 0.1
+    num_beams: int = field(default=1, metadata={"help": "Beams of `generate`, saved with the model."})
+
+
+Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments]
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Command line, on top of a YAML file given first or by --recipe."""
+    parser = HfArgumentParser((DataArguments, ModelArguments, VideoCaptionTrainingArguments), prog="train_hf.py")
+    recipe = None
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        recipe, argv = Path(argv[0]), argv[1:]
+    elif "--recipe" in argv[:-1]:
+        recipe = RECIPES / f"{argv[argv.index('--recipe') + 1]}.yaml"
+    if recipe is not None:
+        if not recipe.is_file():
+            parser.error(f"{recipe}: no such recipe")
+        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            parser.error(f"{recipe}: not a list of `name: value` lines")
+        argv = [part for name, value in settings.items() for part in (f"--{name}", str(value))] + argv
+    return parser.parse_args_into_dataclasses(argv)  # type: ignore[return-value]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one training; errors of the user's making become one line and status 1."""
+    started = time.perf_counter()
+    data, model_args, args = parse(sys.argv[1:] if argv is None else argv)
+    logging.set_verbosity_info() if os.environ.get("VIDCAP_VERBOSE") else logger.setLevel("INFO")
+    try:
+        train(data, model_args, args, started)
+    except (ValueError, ImportError, OSError) as error:
+        if os.environ.get("VIDCAP_DEBUG"):
+            raise
+        print(f"train_hf.py: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(data: DataArguments, model_args: ModelArguments, args: VideoCaptionTrainingArguments, started: float) -> None:
+    set_seed(args.seed)
+    skipped: list[dict[str, str]] = []
+
+    def skip(file_name: str, reason: str) -> None:
+        skipped.append({"file_name": file_name, "reason": reason})
+
+    on_broken = skip if data.skip_broken_clips else None
+    train_rows, validation_rows = load_training_rows(data, args)
+    sample = train_rows.take(STREAM_SAMPLE) if data.streaming else train_rows
+    captions = [caption for row in sample.select_columns(["captions"]) for caption in row["captions"]]
+    processor, model = build(model_args, captions)
+    logger.info(f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}")
+
+    cache = make_cache(data, model, processor, args.device)
+    validation = ClipDataset(validation_rows, cache).prepare("validation clips", on_broken=on_broken)
+    if data.streaming:
+        clips: Any = StreamedClips(train_rows, processor, on_broken=on_broken)
+    else:
+        clips = ClipDataset(train_rows, cache).prepare("training clips", on_broken=on_broken)
+
+    collator = VideoCaptionCollator(processor, max_length=model_args.max_caption_length, draw=True)
+    eval_collator = dataclasses.replace(collator, draw=False)
+    choose_precision(args, model, eval_collator, validation)
+    trainer = VideoCaptionTrainer(
+        model=model,
+        args=args,
+        train_dataset=clips,
+        eval_dataset=validation,
+        data_collator=collator,
+        eval_collator=eval_collator,
+        processing_class=processor,
+        references=validation.rows["captions"],
+        score=score_captions,
+        started=started,
+    )
+    training_started = time.perf_counter()
+    last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
+    resume = last if args.resume_from_checkpoint in ("True", "true", "last") else args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=resume)
+    trained = time.perf_counter()
+    if not trainer.is_world_process_zero():
+        return
+
+    report: dict[str, Any] = {"train_seconds": trained - (started if args.max_train_minutes else training_started)}
+    examples: list[Any] = []
+    if has_split(data.dataset, data.test_split):
+        rows = load_clips(data.dataset, data.test_split)
+        test = ClipDataset(rows, cache).prepare("test clips", on_broken=on_broken)
+        evaluation = evaluate_model(trainer.model, processor, test, train_captions=captions)
+        report |= evaluation.report
+        examples = evaluation.examples
+    else:
+        logger.info(f"no {data.test_split} split: the report holds no scores")
+    history = trainer.state.log_history
+    report |= {
+        "total_seconds": time.perf_counter() - started,
+        "steps": trainer.state.global_step,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "parameters": model.num_parameters(),
+        "skipped_clips": skipped,
+        "arguments": {**dataclasses.asdict(data), **dataclasses.asdict(model_args), **chosen(args)},
+    }
+    directory = export_model(trainer.model, processor, args.output_dir, facts=report)
+    write_report(directory, report, examples=examples, history=history)
+    plot_history(history, directory / "training_curve.png")
+    (directory / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    if skipped:
+        logger.warning(f"{len(skipped)} clips could not be read and were left out; they are listed in report.json")
+    logger.info(f"model and report: {directory}")
+    if args.push_to_hub:
+        repo_id = args.hub_model_id or Path(args.output_dir).name
+        logger.info(f"pushed: {push_to_hub(directory, repo_id, private=args.hub_private_repo, token=args.hub_token)}")
+
+
+def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments) -> tuple[Any, Any]:
+    """Rows to train on, and rows to choose the best checkpoint by."""
+    import datasets
+
+    rows = load_clips(data.dataset, data.train_split, streaming=data.streaming)
+    if data.streaming and args.max_steps <= 0 and args.max_train_minutes is None:
+        raise ValueError("a stream has no known length: give --max_steps or --max_train_minutes")
+    if has_split(data.dataset, data.validation_split):
+        validation = load_clips(data.dataset, data.validation_split, streaming=data.streaming)
+    elif data.streaming:
+        raise ValueError(f"a stream cannot give up a share of itself: name a --validation_split, {data.validation_split!r} is missing")
+    else:
+        rows, validation = split_off_validation(rows, seed=args.seed)
+        logger.info(f"no {data.validation_split} split: {len(validation)} of {len(rows) + len(validation)} clips of train serve")
+    if data.streaming:
+        validation = datasets.Dataset.from_list(list(validation.take(data.max_validation_clips)))
+        return rows.shuffle(seed=args.seed, buffer_size=1000, max_buffer_input_shards=1), validation
+    if len(validation) > data.max_validation_clips:
+        validation = validation.shuffle(seed=args.seed).select(range(data.max_validation_clips))
+    return rows, validation
+
+
+def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
+    """Processor and model for these captions."""
+    if model_args.tokenizer is None:
+        tokenizer = train_tokenizer(
+            captions, vocab_size=model_args.max_vocab_size, max_length=model_args.max_caption_length
+        )
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer)
+    video_processor = vidcap.VideoCaptionVideoProcessor(
+        num_frames=model_args.num_frames,
+        size={"height": model_args.image_size, "width": model_args.image_size},
+        image_mean=list(PIXEL_MEAN),
+        image_std=list(PIXEL_STD),
+    )
+    processor = vidcap.VideoCaptionProcessor(video_processor=video_processor, tokenizer=tokenizer)
+    own = {each.name for each in dataclasses.fields(vidcap.VideoCaptionConfig)}
+    sizes = {name: value for name, value in dataclasses.asdict(model_args).items() if name in own}
+    config = vidcap.VideoCaptionConfig(
+        **(sizes | backbone_settings(model_args.backbone, grid=model_args.feature_grid)),
+        vocab_size=len(tokenizer),
+        max_position_embeddings=model_args.max_caption_length,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        decoder_start_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        unk_token_id=tokenizer.unk_token_id,
+    )
+    model = vidcap.VideoCaptionForConditionalGeneration(config)
+    logger.info(load_backbone_weights(model.model.encoder.backbone, config))
+    model.generation_config = GenerationConfig(
+        max_new_tokens=model_args.max_caption_length,
+        num_beams=model_args.num_beams,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        decoder_start_token_id=config.decoder_start_token_id,
+        suppress_tokens=[config.unk_token_id, config.bos_token_id],
+    )
+    return processor, model
+
+
+def make_cache(data: DataArguments, model: Any, processor: Any, device: torch.device) -> ClipCache:
+    """Features of a frozen backbone, or else decoded frames, kept on disk."""
+    folder = data.feature_cache or default_cache_folder()
+    if not model.config.freeze_backbone:
+        return ClipCache(folder, processor.video_processor, workers=data.decoding_workers)
+    backbone = copy.deepcopy(model.model.encoder.backbone).to(device, memory_format=torch.channels_last).eval()
+    size = processor.video_processor.size
+    probe = torch.zeros(1, model.config.num_frames, 3, size["height"], size["width"], device=device)
+
+    @torch.inference_mode()
+    def work() -> Any:
+        return backbone(probe)
+
+    bf16 = faster_in_bf16(work, device)
+
+    @torch.inference_mode()
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return backbone(pixels.to(device)).cpu()
+
+    settings = {"grid": model.config.feature_grid, "bf16": bf16}
+    return ClipCache(
+        folder,
+        processor.video_processor,
+        encode=encode,
+        backbone=backbone,
+        settings=settings,
+        workers=data.decoding_workers,
+    )
+
+
+def choose_precision(
+    args: VideoCaptionTrainingArguments, model: Any, collator: VideoCaptionCollator, clips: ClipDataset
+) -> None:
+    """Turns on bf16 autocast where a training step is faster with it, unless a precision was asked for."""
+    if args.bf16 or args.fp16 or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        return
+    size = args.per_device_train_batch_size
+    batch = collator([clips[index % len(clips)] for index in range(size)])
+    model.to(args.device).train()
+    batch = {name: value.to(args.device) for name, value in batch.items()}
+    args.bf16 = faster_in_bf16(lambda: model(**batch).loss.backward(), args.device)
+    model.zero_grad()
+    logger.info(f"precision of training: {'bf16 autocast' if args.bf16 else 'fp32'}")
+
+
+def chosen(args: VideoCaptionTrainingArguments) -> dict[str, Any]:
+    """The training arguments that differ from their defaults, for the report; secrets and paths of the machine stay out."""
+    return {
+        each.name: value
+        for each in dataclasses.fields(args)
+        if isinstance(value := getattr(args, each.name), int | float | str | bool)
+        and value != each.default
+        and "token" not in each.name
+        and not each.name.endswith("_dir")
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""The command `vidcap`.
+
+Status 0 on success, 2 on wrong usage, 1 on a failure that is explained in one line, 130 when interrupted. A traceback
+appears with `--debug` or `VIDCAP_DEBUG=1` only. Results go to the standard output, all else to the standard error.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors on one line, without the usage of thirty options above them; options are never abbreviated."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The arguments, by default those of the process.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: With status 2 on wrong usage, 0 after `--help` and `--version`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    debug = bool(os.environ.get("VIDCAP_DEBUG"))
+    try:
+        if argv[:1] == ["train"]:
+            from train_hf import main as train
+
+            return train(argv[1:])
+        arguments = build_parser().parse_args(argv)
+        debug |= arguments.debug
+        _check_outputs(arguments)
+        if not debug:
+            _quieten()
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("vidcap: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"vidcap: error: {_explain(error)}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options; what a command needs is imported when it runs."""
+    parser = _Parser(prog="vidcap", description="Small video-captioning models: train, evaluate, share, run.")
+    parser.add_argument("--version", action="version", version=f"vidcap {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    model = _Parser(add_help=False)
+    model.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
+    model.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    model.add_argument("--batch_size", type=_positive, default=16, metavar="N", help="clips captioned at once [16]")
+    model.add_argument("--num_beams", type=_positive, metavar="N", help="beams of the search [the model's own]")
+    model.add_argument("--max_new_tokens", type=_positive, metavar="N", help="longest caption [the model's own]")
+
+    caption = commands.add_parser(
+        "caption",
+        parents=[model],
+        help="caption videos",
+        description="Caption videos and animated images. A clip that cannot be read is reported, the others are "
+        "captioned; the status is then 1.",
+    )
+    caption.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
+    caption.add_argument(
+        "--format",
+        choices=("text", "json", "vtt", "srt"),
+        default="text",
+        help="text: `CLIP: caption` lines; json: one list; vtt, srt: subtitles of a single clip [text]",
+    )
+    caption.add_argument("--output", type=Path, metavar="FILE", help="write there, not to the standard output")
+    caption.add_argument("--num_frames", type=_positive, metavar="N", help="frames taken of a clip [the model's own]")
+    caption.add_argument("--max_frame_pixels", type=_positive, metavar="N", help="refuse clips with larger frames")
+    caption.add_argument("--max_clip_frames", type=_positive, metavar="N", help="refuse clips with more frames")
+    caption.set_defaults(run=_caption)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[model],
+        help="score a model on a data set",
+        description="Caption a split and score it, with controls that show whether captions are owed to the videos. "
+        "A page with pictures, of the same name with the ending .html, appears beside the report.",
+    )
+    evaluate.add_argument("--dataset", required=True, metavar="FOLDER_OR_ID", help="folder with SPLIT/metadata.jsonl")
+    evaluate.add_argument("--split", default="test", help="[test]")
+    evaluate.add_argument("--output", required=True, type=Path, metavar="REPORT.json", help="the report")
+    evaluate.add_argument("--predictions", type=Path, metavar="FILE.jsonl", help="write each clip's captions")
+    evaluate.add_argument(
+        "--train_dataset", metavar="FOLDER_OR_ID", help="where the most frequent caption comes from [--dataset]"
+    )
+    evaluate.add_argument("--train_split", default="train", help="its split [train]")
+    evaluate.add_argument("--skip_broken_clips", action="store_true", help="leave out, and list, unreadable clips")
+    evaluate.add_argument("--limit", type=_positive, metavar="N", help="the first N clips only")
+    evaluate.add_argument(
+        "--feature_cache", type=Path, metavar="DIR", help="decoded clips [$VIDCAP_CACHE or ~/.cache/vidcap]"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    commands.add_parser("train", help="train a model; see vidcap train --help")
+
+    doctor = commands.add_parser("doctor", help="what is installed, what decodes, what is missing")
+    doctor.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
+    doctor.set_defaults(run=_doctor)
+
+    demo = commands.add_parser("demo-data", help="draw a captioned data set to try things on")
+    demo.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    for split, count in (("train", 3000), ("validation", 100), ("test", 512)):
+        demo.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"clips [{count}]")
+    demo.add_argument("--seed", type=int, default=0, help="[0]")
+    demo.add_argument("--size", type=int, default=64, metavar="PX", help="side of the frames [64]")
+    demo.set_defaults(run=_demo_data)
+
+    push = commands.add_parser("push", help="upload a trained model to the Hub")
+    push.add_argument("directory", type=Path, metavar="DIR", help="output folder of a training run")
+    push.add_argument("repo_id", metavar="USER/NAME", help="created if need be")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.set_defaults(run=_push)
+
+    for command in (caption, evaluate, doctor, demo, push):
+        command.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Mistakes that would otherwise show after minutes of work."""
+    parser = _Parser(prog="vidcap")
+    for name in ("output", "predictions"):
+        path = getattr(arguments, name, None)
+        if path is not None and not path.parent.is_dir():
+            parser.error(f"--{name} {path}: no such folder: {path.parent}")
+        if path is not None and path.is_dir():
+            parser.error(f"--{name} {path} is a folder; name a file")
+    if arguments.run is _evaluate and arguments.output.suffix != ".json":
+        parser.error(f"--output {arguments.output}: the report's name must end in .json")
+    if arguments.run is _caption and arguments.format in ("vtt", "srt") and len(arguments.clips) > 1:
+        parser.error(f"--format {arguments.format} takes one clip, got {len(arguments.clips)}")
+
+
+def _quieten() -> None:
+    """The libraries' progress bars and warnings are not for people who only want captions."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _explain(error: Exception) -> str:
+    """One line for the user; several where the error is a list of files."""
+    from processing.datasets import DatasetError
+
+    if isinstance(error, DatasetError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    message = " ".join(str(error).split())
+    if isinstance(error, (ValueError, OSError, ImportError, RuntimeError)) and message:
+        return message
+    return f"unexpected {type(error).__name__}: {message} (VIDCAP_DEBUG=1 shows where)"
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    from .commands_caption import run
+
+    return run(arguments)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from .commands_evaluate import run
+
+    return run(arguments)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import json
+
+    from .doctor import diagnose
+
+    diagnosis = diagnose()
+    as_json = arguments.format == "json"
+    print(json.dumps(diagnosis.as_dict(), indent=2) if as_json else diagnosis.as_text(), end="\n" if as_json else "")
+    return 1 if diagnosis.problems else 0
+
+
+def _demo_data(arguments: argparse.Namespace) -> int:
+    from .demo_data import generate_demo_data
+
+    counts = generate_demo_data(
+        arguments.folder,
+        train=arguments.train,
+        validation=arguments.validation,
+        test=arguments.test,
+        seed=arguments.seed,
+        size=arguments.size,
+    )
+    print(f"{arguments.folder}: {', '.join(f'{count} {split}' for split, count in counts.items())} clips")
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from hub_card.exporter import push_to_hub
+
+    print(push_to_hub(arguments.directory, arguments.repo_id, private=arguments.private or None))
+    return 0

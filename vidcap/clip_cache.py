@@ -1,0 +1,38 @@
+"""The cache that fits a model: features where its backbone is frozen, decoded frames otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_vidcap.precision import faster_in_bf16
+from processing.feature_cache import ClipCache, default_cache_folder
+
+
+def open_clip_cache(model: Any, processor: Any, *, folder: str | Path | None = None, workers: int = 2) -> ClipCache:
+    """Opens the part of the cache that belongs to this backbone and this way of reading clips.
+
+    Args:
+        model: The captioner, on the device that shall compute features.
+        processor: Its processor.
+        folder: Root of the cache; by default `$VIDCAP_CACHE` or `~/.cache/vidcap`.
+        workers: Processes that decode.
+    """
+    folder = folder or default_cache_folder()
+    if not model.config.freeze_backbone:
+        return ClipCache(folder, processor.video_processor, workers=workers)
+    backbone, device = model.model.encoder.backbone.eval(), model.device
+    size = processor.video_processor.size
+    probe = torch.zeros(1, model.config.num_frames, 3, size["height"], size["width"], device=device)
+    with torch.inference_mode():
+        bf16 = faster_in_bf16(lambda: backbone(probe), device)
+
+    @torch.inference_mode()
+    def encode(pixels: torch.Tensor) -> torch.Tensor:  # (1, T, C, H, W) -> (1, T, N, D)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return backbone(pixels.to(device)).cpu()
+
+    settings = {"grid": model.config.feature_grid, "bf16": bf16}
+    return ClipCache(
+        folder, processor.video_processor, encode=encode, backbone=backbone, settings=settings, workers=workers
+    )

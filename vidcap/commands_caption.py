@@ -1,0 +1,93 @@
+"""`vidcap caption`: clips -> captions on the standard output or in a file.
+
+Clips are decoded as their batch comes up, so that memory does not grow with their number. A clip that cannot be read
+is reported and left out; the others are captioned. Given up: captions before the last clip is done.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from processing import VideoDecodeError, decode_video
+from processing.video_processing_vidcap import INTERPOLATIONS
+
+from .captioning import caption_clips
+from .files import write_atomically
+from .loading import load_captioner
+from .subtitles import FORMATS, CaptionedClip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Captions `arguments.clips`; the status is 1 if one of them could not be read."""
+    model, processor = load_captioner(arguments.model, device=arguments.device)
+    video_processor = processor.video_processor
+    for name in ("num_frames", "max_frame_pixels", "max_clip_frames"):
+        if (value := getattr(arguments, name)) is not None:
+            setattr(video_processor, name, value)
+    results = [CaptionedClip(clip) for clip in arguments.clips]
+
+    def readable() -> Iterator[dict[str, Any]]:
+        for result in tqdm(results, "captioning", unit="clip", disable=not sys.stderr.isatty()):
+            try:
+                item, result.seconds = read_clip(result.file, video_processor)
+            except VideoDecodeError as error:
+                result.error = error.reason
+                tqdm.write(f"vidcap: error: {error}", file=sys.stderr)
+                continue
+            yield item
+
+    captions = caption_clips(
+        model, processor, readable(), batch_size=arguments.batch_size, **generation_options(arguments)
+    )
+    read = [result for result in results if result.error is None]
+    for result, caption in zip(read, captions, strict=True):
+        result.caption = caption
+    if read or arguments.format == "json":
+        text = FORMATS[arguments.format](results)
+        if arguments.output is None:
+            sys.stdout.write(text)
+        else:
+            write_atomically(arguments.output, text)
+    return 0 if len(read) == len(results) else 1
+
+
+def read_clip(source: str, video_processor: Any) -> tuple[dict[str, Any], float]:
+    """Reads a clip as the video processor does, and tells its duration, which a processor's output does not hold.
+
+    Args:
+        source: Path or URL.
+        video_processor: [`VideoCaptionVideoProcessor`].
+
+    Returns:
+        `pixel_values_videos` `(T, 3, H, W)` as uint8, which the collator normalises, `video_mask` and `video_times`
+        `(T,)`; and the duration in seconds.
+
+    Raises:
+        VideoDecodeError: If it cannot be read.
+    """
+    size = video_processor.size
+    clip = decode_video(
+        source,
+        num_frames=video_processor.num_frames if video_processor.do_sample_frames else None,
+        fit=(size["height"], size["width"]) if video_processor.do_resize else None,
+        interpolation=INTERPOLATIONS[video_processor.resample],
+        frame_rate=video_processor.frame_rate,
+        threads=video_processor.decoding_threads,
+        max_frame_pixels=video_processor.max_frame_pixels,
+        max_clip_frames=video_processor.max_clip_frames,
+        max_download_bytes=video_processor.max_download_bytes,
+    )
+    pixels = video_processor(
+        clip.frames, do_sample_frames=False, do_rescale=False, do_normalize=False, input_data_format="channels_first"
+    )["pixel_values_videos"]  # (1, T, 3, H, W)
+    item = {"pixel_values_videos": pixels[0], "video_mask": clip.mask.long(), "video_times": clip.times}
+    return item, clip.duration
+
+
+def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about `generate`; the rest is the model's own generation config."""
+    options = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens")}
+    return {name: value for name, value in options.items() if value is not None}

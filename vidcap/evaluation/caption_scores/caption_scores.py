@@ -1,0 +1,40 @@
+"""The package's caption scores as a module for `evaluate`.
+
+    evaluate.load("PATH/TO/vidcap/evaluation/caption_scores").compute(predictions=[...], references=[[...], ...])
+
+The module is copied to a cache before it is imported, so `vidcap` must be installed; `evaluate` finds what a module
+needs by reading its import lines, which therefore stand one to a line.
+"""
+
+from typing import Literal
+
+import datasets
+import evaluate
+
+from vidcap.evaluation import score_captions
+
+
+class CaptionScores(evaluate.Metric):
+    """CIDEr-D, BLEU-1 to BLEU-4, ROUGE-L (all times 100), exact matches and distinct captions (shares)."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description=score_captions.__doc__,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Value("string"),
+                    "references": datasets.Sequence(datasets.Value("string")),
+                }
+            ),
+        )
+
+    def _compute(
+        self,
+        *,
+        predictions: list[str],
+        references: list[list[str]],
+        tokenizer: Literal["ptb", "whitespace"] = "ptb",
+    ) -> dict[str, float]:
+        return score_captions(predictions, references, tokenizer=tokenizer)

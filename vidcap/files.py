@@ -1,0 +1,19 @@
+"""Files that appear complete or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], content: str) -> None:
+    """Writes a UTF-8 text file; an earlier file of that name is replaced at the very end, or kept if writing fails.
+
+    Args:
+        path: The file; its folder must exist.
+        content: What it shall hold.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        unfinished = Path(scratch) / path.name
+        unfinished.write_text(content, encoding="utf-8")
+        os.replace(unfinished, path)
