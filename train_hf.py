@@ -51,7 +51,7 @@ class DataArguments:
     recipe: str | None = field(default=None, metadata={"help": "Name of a file in recipes/, without .yaml."})
     train_split: str = "train"
     validation_split: str = field(
-        default="validation", metadata={"help": "If the data have no such split, 5 % of train take its place."}
+        default="validation", metadata={"help": "If the data have no such split, 5 %% of train take its place."}
     )
     test_split: str = field(default="test", metadata={"help": "Scored once, at the end, if it exists."})
     streaming: bool = field(default=False, metadata={"help": "Read clips as they come and store nothing."})

@@ -49,14 +49,15 @@ def model_card(facts: Mapping[str, Any]) -> str:
     Args:
         facts (`Mapping`): the contents of `report.json` (`scores`, `controls`, `parameters`, `train_seconds`,
             `total_seconds`, `peak_rss_mb`, `versions`) and, all optional: `repo_id`, `license` (an identifier of the
-            Hub), `language`, `dataset` (a Hub id, a name or a folder, of which the last part is told), `backbone`,
-            `num_frames`, `arguments` (the training arguments, of which known ones are shown). Other keys are ignored.
+            Hub), `language`, `backbone`, `num_frames`, `arguments` (the training arguments, of which known ones are
+            shown) and, there or among the facts, `dataset` (a Hub id, a name, or a folder, of which the last part is
+            told). Other keys are ignored.
 
     Returns:
         `str`: Markdown with YAML metadata on top. Scores and controls stand in a table, the settings in a list.
     """
     repo_id, backbone = facts.get("repo_id"), facts.get("backbone")
-    dataset = _dataset(facts.get("dataset"))
+    dataset = _dataset(facts.get("dataset") or (facts.get("arguments") or {}).get("dataset"))
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="video-text-to-text",

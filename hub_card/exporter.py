@@ -212,10 +212,11 @@ def _exported(directory: str | os.PathLike[str]) -> Path:
 def _known(model: PreTrainedModel) -> dict[str, Any]:
     """Facts for the card that the model itself knows."""
     backbone = model.config.backbone_config
+    name = "" if backbone is None else backbone.to_dict().get("backbone", "")  # the name of a timm model
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_frames": model.config.num_frames,
-        "backbone": "a small CNN" if backbone is None else backbone.model_type,
+        "backbone": "small_cnn" if backbone is None else f"{backbone.model_type} {name}".strip(),
     }
 
 

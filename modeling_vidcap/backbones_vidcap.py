@@ -14,24 +14,29 @@ from .configuration_vidcap import VideoCaptionConfig
 
 
 class FrameCNN(nn.Module):
-    """A small CNN to train from scratch: per stage, a strided convolution and a residual one, with group norm.
+    """A small CNN to train from scratch: patches of 4 x 4 pixels, then stages of one residual convolution each, halving
+    height and width between them.
 
     Group norm has no running statistics, so a frame's features depend on that frame alone, in training too.
     """
 
     def __init__(self, hidden_sizes: list[int] | tuple[int, ...], num_channels: int = 3):
         super().__init__()
-        sizes = [num_channels, *hidden_sizes]
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.down_norms = nn.ModuleList(nn.GroupNorm(8, size) for size in hidden_sizes)
-        self.residuals = nn.ModuleList(nn.Conv2d(size, size, 3, padding=1, groups=size) for size in hidden_sizes)
-        self.mixes = nn.ModuleList(nn.Conv2d(size, size, 1) for size in hidden_sizes)
+        pairs = zip(hidden_sizes, hidden_sizes[1:], strict=False)
+        self.downs = nn.ModuleList(
+            [
+                nn.Conv2d(num_channels, hidden_sizes[0], 4, stride=4),
+                *(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs),
+            ]
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(8, size) for size in hidden_sizes)
+        self.residuals = nn.ModuleList(nn.Conv2d(size, size, 3, padding=1) for size in hidden_sizes)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor]:
         maps = pixel_values
-        for down, norm, residual, mix in zip(self.downs, self.down_norms, self.residuals, self.mixes, strict=True):
-            maps = F.gelu(norm(down(maps)))
-            maps = maps + mix(F.gelu(residual(maps)))
+        for down, norm, residual in zip(self.downs, self.norms, self.residuals, strict=True):
+            maps = down(maps)
+            maps = maps + residual(F.gelu(norm(maps)))
         return (maps,)
 
 

@@ -25,7 +25,8 @@ class VideoCaptionConfig(PreTrainedConfig):
         multimodal_layers (`int`): Decoder layers above them, with cross-attention to the video.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*): Per-frame image backbone, anything that
             `AutoBackbone.from_config` builds. `None` is the small CNN of this package, with `cnn_hidden_sizes`.
-        cnn_hidden_sizes (`list[int]`): Channels of the small CNN; each stage halves height and width.
+        cnn_hidden_sizes (`list[int]`): Channels of the small CNN's stages, at 1/4, 1/8, 1/16 ... of the frame's size;
+            multiples of 8.
         freeze_backbone (`bool`): Keep the backbone's weights and statistics fixed. Its features can then be cached.
         feature_size (`int`): Channels of the backbone's feature maps, summed over its output stages.
         feature_grid (`int`): Each feature map is averaged to `feature_grid` x `feature_grid` cells.
@@ -64,9 +65,9 @@ class VideoCaptionConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
 
     backbone_config: dict | PreTrainedConfig | None = None
-    cnn_hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128, 256)
+    cnn_hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128)
     freeze_backbone: bool = False
-    feature_size: int = 256
+    feature_size: int = 128
     feature_grid: int = 4
     spatial_tokens: bool = False
     num_frames: int = 16

@@ -38,6 +38,14 @@ class VideoCaptioningPipeline(Pipeline):
     _load_feature_extractor: Any = False
     _pipeline_calls_generate = True
 
+    def __init__(self, model: Any, **kwargs: Any):
+        if model.config.model_type != "vidcap":
+            raise ValueError(
+                f"{model.name_or_path or type(model).__name__} is a model of type {model.config.model_type}: pass a "
+                "video captioner (type vidcap), as `vidcap train` makes it"
+            )
+        super().__init__(model=model, **kwargs)
+
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """
         Captions one clip or many.

@@ -41,6 +41,7 @@ from .video_frames_vidcap import (
 # Accurate rounding and full chroma cost little on small frames and bring swscale close to "convert, then resize".
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 UNINDEXED = ("mpeg", "mpegts")  # their times are searched for: a jump lands anywhere near the wanted one
+SHOWING_NOTHING = ("mpeg4", "vp8", "vp9")  # codecs in which a packet may rightly have no frame of its own
 INTERPOLATIONS = {"bilinear": Interpolation.BILINEAR | _EXACT, "bicubic": Interpolation.BICUBIC | _EXACT}
 
 
@@ -118,7 +119,10 @@ def read_video_file(file: IO[bytes], source: str, options: DecodeOptions) -> Vid
                 pass  # the plain way tells a file that is unusual from one that is damaged
         return list(_read_plainly(file, source, index, wanted, options))
 
-    return sample_clip(source, Timeline(index.stamps, index.end, float(index.tick)), read, options)
+    try:
+        return sample_clip(source, Timeline(index.stamps, index.end, float(index.tick)), read, options)
+    except av.FFmpegError as error:
+        raise VideoDecodeError(source, f"damaged: it cannot be decoded ({error.strerror})") from error
 
 
 def _open(file: IO[bytes]) -> InputContainer:
@@ -142,14 +146,17 @@ def _video_stream(container: InputContainer, source: str, options: DecodeOptions
     return streams[0]
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet | None]:
+def _packets(container: InputContainer, stream: VideoStream, source: str) -> Iterator[Packet | None]:
     """
     The packets that hold data, then `None` for the decoder to give out what it holds back. An AVI has empty packets
     that mean "the last frame once more", which a decoder would take for the end.
     """
-    for packet in container.demux(stream):
-        if packet.size:
-            yield packet
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except IndexError as error:  # PyAV's answer to a packet of a stream that was not there at the start
+        raise VideoDecodeError(source, "damaged: a new stream begins in the middle of it") from error
     yield None
 
 
@@ -160,7 +167,7 @@ def _index_file(file: IO[bytes], source: str, options: DecodeOptions) -> _Index:
     latest, stay = 0, 0
     with _open(file) as container:
         stream = _video_stream(container, source, options)
-        for packet in _packets(container, stream):
+        for packet in _packets(container, stream, source):
             if packet is None:
                 break
             if packet.is_keyframe and packet.pts is not None:
@@ -204,7 +211,7 @@ def _read_fast(
         context, paint = stream.codec_context, _Painter(stream, source, options)
         keys = index.keys[:1] if container.format.name in UNINDEXED else index.keys
         target, furthest, entered = keys[0], keys[0], False
-        for packet in _packets(container, stream):
+        for packet in _packets(container, stream, source):
             if packet is not None:
                 if packet.pts is None:
                     raise _Missed
@@ -235,14 +242,15 @@ def _read_plainly(
     file: IO[bytes], source: str, index: _Index, wanted: list[int], options: DecodeOptions
 ) -> Iterator[torch.Tensor]:
     """
-    Decodes everything from the start up to the last of the ascending times `wanted`. A time without a frame of its own
-    belongs to a packet that shows nothing (a VP8 reference frame): the frame before it is on screen then.
+    Decodes everything from the start up to the last of the ascending times `wanted`. Where a packet shows nothing, as
+    some codecs have it, the frame before it is on screen.
     """
     pending, count, failed = deque(wanted), 0, False
     shown: VideoFrame | None = None
 
     def sound(frame: VideoFrame | None) -> VideoFrame:
-        if frame is None or frame.is_corrupt or (failed and frame is shown):
+        repeats = frame is shown and (failed or stream.codec_context.name not in SHOWING_NOTHING)
+        if frame is None or frame.is_corrupt or repeats:
             number, at = bisect_left(index.stamps, pending[0]) + 1, (pending[0] - index.stamps[0]) * float(index.tick)
             raise VideoDecodeError(
                 source,
@@ -254,7 +262,7 @@ def _read_plainly(
     with _open(file) as container:
         stream = _video_stream(container, source, options)
         paint = _Painter(stream, source, options)
-        for packet in _packets(container, stream):
+        for packet in _packets(container, stream, source):
             try:
                 frames = stream.codec_context.decode(packet)
             except av.FFmpegError:
@@ -271,9 +279,9 @@ def _read_plainly(
                     return
                 shown = frame
                 count += 1
-    while pending:
-        yield paint(sound(shown))
-        pending.popleft()
+        while pending:
+            yield paint(sound(shown))
+            pending.popleft()
 
 
 class _Painter:

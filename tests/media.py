@@ -166,6 +166,17 @@ def damage(path: Path, start: float, stop: float) -> Path:
     return broken
 
 
+def spoil_packet(path: Path, number: int, start: float = 0.0) -> Path:
+    """Sets the bytes of one packet of a video to zero, from a share of it on, in place."""
+    with av.open(str(path)) as container:
+        packet = bytes(list(container.demux(video=0))[number])
+    data = path.read_bytes()
+    assert data.count(packet) == 1
+    kept = packet[: int(len(packet) * start)]
+    path.write_bytes(data.replace(packet, kept.ljust(len(packet), b"\0")))
+    return path
+
+
 def move_header_first(path: Path) -> Path:
     """Writes an MP4 again in the order for streaming, header before pictures, so that a cut file still opens."""
     streamed = path.with_name(f"streamed_{path.name}")

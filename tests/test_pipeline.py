@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import pipeline
+from transformers import ResNetConfig, ResNetModel, pipeline
 
 from modeling_vidcap import VideoCaptioningPipeline
 from modeling_vidcap.pipeline_vidcap import _is_frame
@@ -160,5 +160,8 @@ def test_what_cannot_be_captioned_says_so(captioner: Any, tmp_path: Path) -> Non
         captioner(CLIPS[0][0])
     with pytest.raises(ValueError, match="list of clips is empty"):
         captioner([])
-    with pytest.raises(ValueError, match="vidcap train"):
+    with pytest.raises(ValueError, match="no default model: .*vidcap train"):
         pipeline("video-captioning")
+    other = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    with pytest.raises(ValueError, match="ResNetModel is a model of type resnet"):
+        pipeline("video-captioning", model=other, processor=captioner.processor)

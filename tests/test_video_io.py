@@ -1,11 +1,7 @@
-"""Any input -> the right frames, at the right times, in the right colours; bad input -> one clear line."""
+"""Any input -> the right frames, at the right times, in the right colours."""
 
-import http.server
 import io
-import pickle
 import tempfile
-import threading
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,36 +29,6 @@ def clip(folder: Path) -> Path:
     return media.write_video(folder / "clip.mp4", media.shades(COUNT), rate=RATE)
 
 
-@pytest.fixture(scope="module")
-def server(folder: Path, clip: Path) -> Iterator[SimpleNamespace]:
-    """Serves the folder on this machine and notes what is asked for; /broken ends early, /endless never."""
-    asked: list[str] = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(folder))
-
-        def do_GET(self):
-            asked.append(self.path)
-            if self.path not in ("/broken", "/endless"):
-                return super().do_GET()
-            self.send_response(200)
-            if self.path == "/broken":
-                self.send_header("Content-Length", "100000")
-            self.end_headers()
-            self.wfile.write(clip.read_bytes())
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield SimpleNamespace(url=f"http://127.0.0.1:{httpd.server_port}", asked=asked)
-        httpd.shutdown()
-        thread.join()
-
-
 def assert_uniform(decoded: VideoFrames, rate: float = RATE, count: int = COUNT) -> None:
     """The decoded frames are the 16 evenly spread ones of `count`, at their times."""
     expected = uniform_indices(count, 16)
@@ -85,8 +51,10 @@ def test_uniform_indices_are_spread_and_symmetric(num_frames):
         elif num_frames > 1:
             assert picks[0] == 0 and picks[-1] == total - 1
             assert all(abs(pick - step * (total - 1) / (num_frames - 1)) <= 0.5 for step, pick in enumerate(picks))
-        if not (num_frames % 2 and total % 2 == 0):  # no exact middle to take
-            assert picks == [total - 1 - pick for pick in reversed(picks)]
+        mirrored = [total - 1 - pick for pick in reversed(picks)]
+        if num_frames % 2 and total % 2 == 0 and total > num_frames:  # there is no frame in the exact middle
+            del picks[num_frames // 2], mirrored[num_frames // 2]
+        assert picks == mirrored
 
 
 def test_sampling_follows_time():
@@ -150,6 +118,44 @@ def test_jumps_and_left_out_frames_change_nothing(tmp_path, name, gop):
         picks = uniform_indices(180, num_frames)
         assert torch.equal(decoded.frames, everything.frames[picks])
         assert torch.equal(decoded.times, everything.times[picks])
+
+
+class CountingFile(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    count = 0
+
+    def read(self, size=-1, /):
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+def test_what_lies_between_is_jumped_over(tmp_path):
+    path = media.write_video(tmp_path / "a.mp4", media.texture(180), gop=10)
+    file = CountingFile(path.read_bytes())
+    decode_video(file, num_frames=2)
+    assert file.count < 1.8 * path.stat().st_size  # once through for the times, then the beginning and the end
+    file.count = 0
+    decode_video(file, num_frames=60)
+    assert file.count < 2.5 * path.stat().st_size  # no way back
+
+
+@pytest.mark.parametrize("start", [0.0, 0.8])  # the decoder gives no frame, or one with a hole that it marks
+def test_only_wanted_frames_must_be_sound(tmp_path, start):
+    frames = [
+        np.where(noise > 128, grey, grey - 2)
+        for noise, grey in zip(media.texture(COUNT), media.shades(COUNT, 120, 160), strict=True)
+    ]
+    path = media.write_video(tmp_path / "a.mkv", frames, gop=1, b_frames=0)
+    media.spoil_packet(path, 20, start)
+    for num_frames in (3, None):
+        with pytest.raises(
+            VideoDecodeError, match=r"damaged: frame 21 of 40, at 1\.00 s, cannot be decoded; 20 frames"
+        ):
+            decode_video(path, num_frames=num_frames)
+    assert 20 in uniform_indices(COUNT, 3) and 20 not in uniform_indices(COUNT, 16)
+    assert_uniform(decode_video(path))
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
@@ -318,11 +324,6 @@ def test_kinds_of_files(folder, clip, kind):
         source.close()
 
 
-def test_url(server):
-    assert_uniform(decode_video(f"{server.url}/clip.mp4"))
-    assert server.asked == ["/clip.mp4"]
-
-
 def frames_of(kind: str):
     grey = np.stack(media.shades(COUNT))
     alpha = np.concatenate([grey, np.full_like(grey[..., :1], 255)], axis=-1)
@@ -392,146 +393,3 @@ def test_split_batch(tmp_path, clip):
     assert len(split_batch(np.zeros((3, 2, 8, 8, 3), np.uint8))) == 3
     with pytest.raises(ValueError, match="empty list"):
         split_batch([])
-
-
-# Bad input
-
-
-def write_bad(kind: str, folder: Path, clip: Path):
-    shades = media.shades(COUNT)
-    streamed = media.move_header_first(clip)
-    if kind == "empty":
-        (folder / "empty.mp4").touch()
-        return folder / "empty.mp4"
-    if kind == "text":
-        (folder / "notes.txt").write_text("a red square slides left\n" * 40)  # FFmpeg draws a .txt as a video
-        return folder / "notes.txt"
-    if kind == "no images":
-        (folder / "nothing").mkdir()
-        return folder / "nothing"
-    return {
-        "missing": lambda: folder / "missing.mp4",
-        "other scheme": lambda: "s3://bucket/clip.mp4",
-        "other machine": lambda: "file://elsewhere/clip.mp4",
-        "cut mp4": lambda: media.cut(streamed, 0.6),
-        "cut mp4 without header": lambda: media.cut(clip, 0.6),
-        "cut mkv": lambda: media.cut(media.write_video(folder / "a.mkv", shades), 0.6),
-        "cut webm": lambda: media.cut(media.write_video(folder / "a.webm", shades, codec="libvpx"), 0.6),
-        "cut avi": lambda: media.cut(media.write_video(folder / "a.avi", shades, codec="mpeg4"), 0.6),
-        "cut gif": lambda: media.cut(media.write_animation(folder / "a.gif", shades, 50), 0.6),
-        "cut webp": lambda: media.cut(media.write_animation(folder / "a.webp", shades, 50), 0.6),
-        "cut apng": lambda: media.cut(media.write_animation(folder / "a.png", shades, 50), 0.6),
-        "damaged mp4": lambda: media.damage(
-            media.move_header_first(media.write_video(folder / "a.mp4", media.texture(COUNT))), 0.5, 0.8
-        ),
-        "damaged gif": lambda: media.damage(media.write_animation(folder / "a.gif", shades, 50), 0.5, 0.8),
-        "no frames": lambda: media.write_empty_video(folder / "a.mkv"),
-        "only sound": lambda: media.write_sound(folder / "a.wav"),
-        "text file object": lambda: io.StringIO("text"),
-        "number": lambda: 3,
-        "three axes": lambda: np.zeros((4, 8, 8), np.uint8),
-        "no channels": lambda: np.zeros((4, 8, 8, 2), np.uint8),
-        "either channels": lambda: np.zeros((4, 3, 8, 3), np.uint8),
-        "no array frames": lambda: np.zeros((0, 8, 8, 3), np.uint8),
-        "floats to 255": lambda: np.full((4, 8, 8, 3), 200.0),
-        "large integers": lambda: np.full((4, 8, 8, 3), 300),
-        "frames of two sizes": lambda: [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)],
-        "list of paths": lambda: ["a.mp4", "b.mp4"],
-        "dict of video": lambda: {"video": "a.mp4"},
-    }[kind]()
-
-
-@pytest.mark.parametrize(
-    "kind, reason",
-    [
-        ("missing", "no such file"),
-        ("empty", "the file is empty"),
-        ("text", "not a video"),
-        ("no images", "no images"),
-        ("other scheme", "s3:// is not fetched"),
-        ("other machine", "'elsewhere'"),
-        ("cut mp4", r"truncated: \d+ of 40 frames can be read"),
-        ("cut mp4 without header", "truncated: no frame can be read"),
-        ("cut mkv", r"truncated: \d+ frames can be read"),
-        ("cut webm", r"truncated: \d+ frames can be read"),
-        ("cut avi", r"truncated: \d+ of 40 frames can be read"),
-        ("cut gif", r"truncated: the file ends after 2\d complete frames"),
-        ("cut webp", r"truncated: the file ends after 2\d complete frames"),
-        ("cut apng", r"truncated: the file ends after 2\d complete frames"),
-        ("damaged mp4", r"damaged: frame \d+ of 40, at \d\.\d\d s, cannot be decoded"),
-        ("damaged gif", "damaged|truncated"),
-        ("no frames", "no frames"),
-        ("only sound", "not a video: there is only sound"),
-        ("text file object", "binary mode"),
-        ("number", "not a kind of video"),
-        ("three axes", "4 axes"),
-        ("no channels", "1, 3 or 4 channels"),
-        ("either channels", "input_data_format"),
-        ("no array frames", "no frames"),
-        ("floats to 255", r"\[0, 1\]"),
-        ("large integers", r"\[0, 255\]"),
-        ("frames of two sizes", "differ in size"),
-        ("list of paths", "a list that is one clip"),
-        ("dict of video", "'path' or 'bytes'"),
-    ],
-)
-def test_bad_input_is_one_clear_line(tmp_path, clip, capfd, kind, reason):
-    copy = tmp_path / clip.name
-    copy.write_bytes(clip.read_bytes())
-    source = write_bad(kind, tmp_path, copy)
-    with pytest.raises(VideoDecodeError, match=reason) as caught:
-        decode_video(source)
-    assert "\n" not in str(caught.value) and str(caught.value).startswith(caught.value.source)
-    assert capfd.readouterr().err == ""  # FFmpeg's own messages do not reach the terminal
-    again = pickle.loads(pickle.dumps(caught.value))
-    assert (again.source, again.reason) == (caught.value.source, caught.value.reason)
-
-
-@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
-def test_limits(tmp_path, name):
-    path = tmp_path / name
-    if name == "a.mp4":
-        media.write_video(path, media.shades(COUNT))
-    else:
-        media.write_animation(path, media.shades(COUNT), 50)
-    with pytest.raises(VideoDecodeError, match="3072 pixels, the limit is 3071; raise max_frame_pixels"):
-        decode_video(path, max_frame_pixels=3071)
-    with pytest.raises(VideoDecodeError, match="more than 39 frames.*raise max_clip_frames"):
-        decode_video(path, max_clip_frames=39)
-    assert len(decode_video(path, max_frame_pixels=3072, max_clip_frames=40).frames) == 16
-
-
-@pytest.mark.parametrize(
-    "path, options, reason",
-    [
-        ("missing.mp4", {}, "the server answers 404"),
-        ("broken", {}, r"the connection broke after \d+ of 100000 bytes"),
-        ("clip.mp4", {"max_download_bytes": 100}, "more than 100 bytes.*raise max_download_bytes"),
-        ("endless", {"max_download_bytes": 100}, "more than 100 bytes.*raise max_download_bytes"),
-    ],
-)
-def test_bad_urls(server, path, options, reason):
-    with pytest.raises(VideoDecodeError, match=reason):
-        decode_video(f"{server.url}/{path}", **options)
-
-
-def test_no_server():
-    with pytest.raises(VideoDecodeError, match="cannot be fetched"):
-        decode_video("http://127.0.0.1:9/clip.mp4", timeout=5.0)
-
-
-def test_a_playlist_fetches_nothing(tmp_path, server):
-    before = list(server.asked)
-    playlist = tmp_path / "clip.m3u8"
-    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{server.url}/a.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(VideoDecodeError, match="not a video"):
-        decode_video(playlist)
-    assert server.asked == before
-
-
-def test_unknown_and_wrong_options(clip):
-    with pytest.raises(TypeError, match="num_frame"):
-        decode_video(clip, num_frame=8)
-    for options in ({"num_frames": 0}, {"frame_rate": 0}, {"interpolation": "nearest"}):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            decode_video(clip, **options)

@@ -169,13 +169,15 @@ def _quieten() -> None:
 
 def _explain(error: Exception) -> str:
     """One line for the user; several where the error is a list of files."""
-    from processing.datasets import DatasetError
-
-    if isinstance(error, DatasetError):
+    # Its error exists only where the module was imported; to import it here would need packages of an extra.
+    data = sys.modules.get("processing.datasets")
+    if data is not None and isinstance(error, data.DatasetError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     message = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError):
+        return f"{message}; run: pip install 'vidcap[train,evaluate]'"
     if isinstance(error, (ValueError, OSError, ImportError, RuntimeError)) and message:
         return message
     return f"unexpected {type(error).__name__}: {message} (VIDCAP_DEBUG=1 shows where)"

@@ -110,7 +110,7 @@ def diagnose() -> Diagnosis:
 
     with tempfile.TemporaryDirectory() as folder:
         decodes = {name: _try_container(Path(folder) / f"clip.{name}", write) for name, write in CONTAINERS.items()}
-    broken = [name for name, result in decodes.items() if not result]
+    broken = [name for name, result in decodes.items() if result != "ok"]
     if broken:
         problems.append(f"cannot decode {', '.join(broken)}; run: pip install --force-reinstall av Pillow")
     return Diagnosis(versions, decodes, _devices(), _backbone(versions), _environment(), problems, notes)
