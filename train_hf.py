@@ -6,11 +6,10 @@
     python train_hf.py --dataset user/name --output_dir DIR --streaming --max_steps 10000 --push_to_hub
     torchrun --nproc_per_node 2 train_hf.py --dataset FOLDER --output_dir DIR
 
-`DIR` then loads by `AutoModel.from_pretrained`, `pipeline("video-captioning")` and `vidcap caption --model DIR`; scores and
-controls on the test split are in `DIR/report.json` and `DIR/report.html`. A YAML file gives the same arguments.
+`DIR` then loads by `AutoModel.from_pretrained`, `pipeline("video-captioning")` and `vidcap caption --model DIR`;
+scores and controls on the test split are in `DIR/report.json` and `DIR/report.html`. A YAML file gives the same arguments.
 """
 
-import copy
 import dataclasses
 import json
 import os
@@ -21,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from transformers import AutoTokenizer, GenerationConfig, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -35,7 +33,7 @@ from modeling_vidcap.training_vidcap import VideoCaptionTrainer, VideoCaptionTra
 from processing.captions import train_tokenizer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset, StreamedClips, has_split, load_clips, split_off_validation
-from processing.feature_cache import ClipCache, default_cache_folder
+from vidcap.clip_cache import open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.evaluate import evaluate_model
 from vidcap.evaluation.report import plot_history, write_report
@@ -55,7 +53,9 @@ class DataArguments:
     )
     test_split: str = field(default="test", metadata={"help": "Scored once, at the end, if it exists."})
     streaming: bool = field(default=False, metadata={"help": "Read clips as they come and store nothing."})
-    skip_broken_clips: bool = field(default=False, metadata={"help": "Leave out clips that cannot be read; list them."})
+    skip_broken_clips: bool = field(
+        default=False, metadata={"help": "Leave out clips that cannot be read; list them."}
+    )
     max_validation_clips: int = field(default=500, metadata={"help": "Clips captioned at each evaluation."})
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder of decoded clips and features [$VIDCAP_CACHE or ~/.cache/vidcap]."}
@@ -66,13 +66,19 @@ class DataArguments:
 @dataclass
 class ModelArguments:
     backbone: str = field(default="efficientnet_lite0", metadata={"help": "efficientnet_lite0 (frozen) or cnn."})
-    tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id; by default made of the captions."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
+    )
     max_vocab_size: int = field(default=10_000, metadata={"help": "Words of a tokenizer made of the captions."})
     max_caption_length: int = field(default=64, metadata={"help": "In tokens."})
     image_size: int = field(default=160, metadata={"help": "Side of the square that whole frames are fitted into."})
     num_frames: int = 16
     feature_grid: int = field(default=3, metadata={"help": "Cells a side that a frame's features are averaged to."})
+    thumbnail_size: int = field(
+        default=5, metadata={"help": "Pixels a side that each cell keeps of the frame itself."}
+    )
     spatial_tokens: bool = field(default=False, metadata={"help": "Each cell a token; by default each frame is one."})
+    motion: bool = field(default=True, metadata={"help": "Show each token its difference from the frame before."})
     hidden_size: int = 256
     intermediate_size: int = 1024
     num_attention_heads: int = 4
@@ -91,7 +97,10 @@ Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments]
 
 def parse(argv: list[str]) -> Arguments:
     """Command line, on top of a YAML file given first or by --recipe."""
-    parser = HfArgumentParser((DataArguments, ModelArguments, VideoCaptionTrainingArguments), prog="train_hf.py")
+    parser = HfArgumentParser(
+        [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
+        prog="train_hf.py",
+    )
     recipe = None
     if argv and argv[0].endswith((".yaml", ".yml")):
         recipe, argv = Path(argv[0]), argv[1:]
@@ -104,14 +113,20 @@ def parse(argv: list[str]) -> Arguments:
         if not isinstance(settings, dict):
             parser.error(f"{recipe}: not a list of `name: value` lines")
         argv = [part for name, value in settings.items() for part in (f"--{name}", str(value))] + argv
-    return parser.parse_args_into_dataclasses(argv)  # type: ignore[return-value]
+    try:
+        *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except ValueError as error:
+        parser.error(str(error))
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}")
+    return tuple(arguments)  # type: ignore[return-value]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one training; errors of the user's making become one line and status 1."""
     started = time.perf_counter()
     data, model_args, args = parse(sys.argv[1:] if argv is None else argv)
-    logging.set_verbosity_info() if os.environ.get("VIDCAP_VERBOSE") else logger.setLevel("INFO")
+    logging.set_verbosity_info() if os.environ.get("VIDCAP_VERBOSE") else logger.setLevel(logging.INFO)
     try:
         train(data, model_args, args, started)
     except (ValueError, ImportError, OSError) as error:
@@ -122,7 +137,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def train(data: DataArguments, model_args: ModelArguments, args: VideoCaptionTrainingArguments, started: float) -> None:
+def train(
+    data: DataArguments, model_args: ModelArguments, args: VideoCaptionTrainingArguments, started: float
+) -> None:
+    assert args.output_dir is not None  # transformers sets a default
     set_seed(args.seed)
     skipped: list[dict[str, str]] = []
 
@@ -134,9 +152,12 @@ def train(data: DataArguments, model_args: ModelArguments, args: VideoCaptionTra
     sample = train_rows.take(STREAM_SAMPLE) if data.streaming else train_rows
     captions = [caption for row in sample.select_columns(["captions"]) for caption in row["captions"]]
     processor, model = build(model_args, captions)
-    logger.info(f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}")
+    logger.info(
+        f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}"
+    )
 
-    cache = make_cache(data, model, processor, args.device)
+    model.to(args.device)
+    cache = open_clip_cache(model, processor, folder=data.feature_cache, workers=data.decoding_workers)
     validation = ClipDataset(validation_rows, cache).prepare("validation clips", on_broken=on_broken)
     if data.streaming:
         clips: Any = StreamedClips(train_rows, processor, on_broken=on_broken)
@@ -171,7 +192,7 @@ def train(data: DataArguments, model_args: ModelArguments, args: VideoCaptionTra
     if has_split(data.dataset, data.test_split):
         rows = load_clips(data.dataset, data.test_split)
         test = ClipDataset(rows, cache).prepare("test clips", on_broken=on_broken)
-        evaluation = evaluate_model(trainer.model, processor, test, train_captions=captions)
+        evaluation = evaluate_model(model, processor, test, train_captions=captions)
         report |= evaluation.report
         examples = evaluation.examples
     else:
@@ -183,9 +204,14 @@ def train(data: DataArguments, model_args: ModelArguments, args: VideoCaptionTra
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "parameters": model.num_parameters(),
         "skipped_clips": skipped,
-        "arguments": {**dataclasses.asdict(data), **dataclasses.asdict(model_args), **chosen(args)},
+        "arguments": {
+            **dataclasses.asdict(data),
+            "dataset": Path(data.dataset).name,
+            **dataclasses.asdict(model_args),
+            **chosen(args),
+        },
     }
-    directory = export_model(trainer.model, processor, args.output_dir, facts=report)
+    directory = export_model(model, processor, args.output_dir, facts=report)
     write_report(directory, report, examples=examples, history=history)
     plot_history(history, directory / "training_curve.png")
     (directory / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
@@ -207,10 +233,12 @@ def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments)
     if has_split(data.dataset, data.validation_split):
         validation = load_clips(data.dataset, data.validation_split, streaming=data.streaming)
     elif data.streaming:
-        raise ValueError(f"a stream cannot give up a share of itself: name a --validation_split, {data.validation_split!r} is missing")
+        raise ValueError(
+            f"a stream cannot give up a share: name a --validation_split, there is no {data.validation_split!r}"
+        )
     else:
         rows, validation = split_off_validation(rows, seed=args.seed)
-        logger.info(f"no {data.validation_split} split: {len(validation)} of {len(rows) + len(validation)} clips of train serve")
+        logger.info(f"no {data.validation_split} split: {len(validation)} training clips serve")
     if data.streaming:
         validation = datasets.Dataset.from_list(list(validation.take(data.max_validation_clips)))
         return rows.shuffle(seed=args.seed, buffer_size=1000, max_buffer_input_shards=1), validation
@@ -221,6 +249,7 @@ def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments)
 
 def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
     """Processor and model for these captions."""
+    tokenizer: Any
     if model_args.tokenizer is None:
         tokenizer = train_tokenizer(
             captions, vocab_size=model_args.max_vocab_size, max_length=model_args.max_caption_length
@@ -260,37 +289,6 @@ def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
     return processor, model
 
 
-def make_cache(data: DataArguments, model: Any, processor: Any, device: torch.device) -> ClipCache:
-    """Features of a frozen backbone, or else decoded frames, kept on disk."""
-    folder = data.feature_cache or default_cache_folder()
-    if not model.config.freeze_backbone:
-        return ClipCache(folder, processor.video_processor, workers=data.decoding_workers)
-    backbone = copy.deepcopy(model.model.encoder.backbone).to(device, memory_format=torch.channels_last).eval()
-    size = processor.video_processor.size
-    probe = torch.zeros(1, model.config.num_frames, 3, size["height"], size["width"], device=device)
-
-    @torch.inference_mode()
-    def work() -> Any:
-        return backbone(probe)
-
-    bf16 = faster_in_bf16(work, device)
-
-    @torch.inference_mode()
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return backbone(pixels.to(device)).cpu()
-
-    settings = {"grid": model.config.feature_grid, "bf16": bf16}
-    return ClipCache(
-        folder,
-        processor.video_processor,
-        encode=encode,
-        backbone=backbone,
-        settings=settings,
-        workers=data.decoding_workers,
-    )
-
-
 def choose_precision(
     args: VideoCaptionTrainingArguments, model: Any, collator: VideoCaptionCollator, clips: ClipDataset
 ) -> None:
@@ -301,13 +299,15 @@ def choose_precision(
     batch = collator([clips[index % len(clips)] for index in range(size)])
     model.to(args.device).train()
     batch = {name: value.to(args.device) for name, value in batch.items()}
+    if args.device.type == "cpu":
+        model.set_attn_implementation({"": "eager"})
     args.bf16 = faster_in_bf16(lambda: model(**batch).loss.backward(), args.device)
     model.zero_grad()
     logger.info(f"precision of training: {'bf16 autocast' if args.bf16 else 'fp32'}")
 
 
 def chosen(args: VideoCaptionTrainingArguments) -> dict[str, Any]:
-    """The training arguments that differ from their defaults, for the report; secrets and paths of the machine stay out."""
+    """The training arguments that differ from their defaults, for the report; no secrets, no paths of the machine."""
     return {
         each.name: value
         for each in dataclasses.fields(args)

@@ -1,8 +1,8 @@
 """Frames -> features: one small adapter around an image backbone.
 
-`(B, T, C, H, W)` pixels become `(B, T, N, D)` features: every output stage's map is averaged to a grid of N cells, and the
-stages' channels are concatenated. Frames do not see each other here, so features of a frozen backbone can be stored
-per clip and played backwards.
+`(B, T, C, H, W)` pixels become `(B, T, N, D)` features: every output stage's map is averaged to a grid of N cells, and
+the stages' channels are concatenated, perhaps with a thumbnail of the cell itself. Frames do not see each other here,
+so features of a frozen backbone can be stored per clip and played backwards.
 """
 
 import torch
@@ -14,8 +14,8 @@ from .configuration_vidcap import VideoCaptionConfig
 
 
 class FrameCNN(nn.Module):
-    """A small CNN to train from scratch: patches of 4 x 4 pixels, then stages of one residual convolution each, halving
-    height and width between them.
+    """A small CNN to train from scratch: patches of 4 x 4 pixels, then stages of one residual convolution each, which
+    halve height and width between them.
 
     Group norm has no running statistics, so a frame's features depend on that frame alone, in training too.
     """
@@ -46,6 +46,7 @@ class VideoBackbone(nn.Module):
     def __init__(self, config: VideoCaptionConfig):
         super().__init__()
         self.grid = config.feature_grid
+        self.thumbnail_size = config.thumbnail_size
         self.frozen = config.freeze_backbone
         if config.backbone_config is None:
             self.net = FrameCNN(config.cnn_hidden_sizes)
@@ -65,5 +66,9 @@ class VideoBackbone(nn.Module):
             frames_first = pixel_values_videos.flatten(0, 1).contiguous(memory_format=torch.channels_last)
             output = self.net(frames_first)
             maps = output if isinstance(output, tuple) else output.feature_maps  # each (B*T, C, h, w)
-            cells = torch.cat([F.adaptive_avg_pool2d(each, self.grid) for each in maps], dim=1)  # (B*T, D, g, g)
+            parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T, D_i, g, g)
+            if self.thumbnail_size:
+                thumbnail = F.adaptive_avg_pool2d(frames_first, self.grid * self.thumbnail_size)
+                parts.append(F.pixel_unshuffle(thumbnail, self.thumbnail_size))  # (B*T, 3 k k, g, g)
+            cells = torch.cat(parts, dim=1)
         return cells.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))  # (B, T, N, D)

@@ -30,8 +30,11 @@ class VideoCaptionConfig(PreTrainedConfig):
         freeze_backbone (`bool`): Keep the backbone's weights and statistics fixed. Its features can then be cached.
         feature_size (`int`): Channels of the backbone's feature maps, summed over its output stages.
         feature_grid (`int`): Each feature map is averaged to `feature_grid` x `feature_grid` cells.
+        thumbnail_size (`int`): Pixels a side that each cell keeps of the frame itself, behind the backbone's features;
+            colours and small movements survive there that an ImageNet backbone has learnt to ignore. 0 leaves it out.
         spatial_tokens (`bool`): `True`: each cell of each frame is a token of its own. `False`: the cells of a frame
             are concatenated into one token a frame, which keeps positions at a fraction of the cost.
+        motion (`bool`): Show each token its difference from the frame before, ahead of attention.
         num_frames (`int`): Frames a clip is sampled to by default; the model itself takes any number.
         frame_interval (`float`): Seconds between frames, assumed only where no `video_times` are given.
         min_time_period, max_time_period (`float`): Shortest and longest period, in seconds, of the rotary positions
@@ -69,7 +72,9 @@ class VideoCaptionConfig(PreTrainedConfig):
     freeze_backbone: bool = False
     feature_size: int = 128
     feature_grid: int = 4
+    thumbnail_size: int = 0
     spatial_tokens: bool = False
+    motion: bool = True
     num_frames: int = 16
     frame_interval: float = 0.25
     min_time_period: float = 0.25
@@ -85,11 +90,11 @@ class VideoCaptionConfig(PreTrainedConfig):
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07), as in CLIP
     initializer_range: float = 0.02
 
-    pad_token_id: int | None = 0
+    pad_token_id: int = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     unk_token_id: int = 3
-    decoder_start_token_id: int | None = 1
+    decoder_start_token_id: int = 1
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
     use_cache: bool = True
@@ -135,6 +140,11 @@ class VideoCaptionConfig(PreTrainedConfig):
         if not cls.__module__.startswith("transformers_modules."):
             config_dict = {key: config_dict[key] for key in config_dict if key not in ("auto_map", "custom_pipelines")}
         return super().from_dict(config_dict, **kwargs)
+
+    @property
+    def thumbnail_features(self) -> int:
+        """Values of the thumbnail in each cell."""
+        return 3 * self.thumbnail_size**2
 
     @property
     def num_hidden_layers(self) -> int:

@@ -5,6 +5,7 @@ second zero and only the video's keys are rotated, so that a head can pick out a
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ def eager_attention_forward(
 class VideoCaptionAttention(nn.Module):
     """Multi-head attention over itself or, given `key_value_states`, over the video; with an optional cache."""
 
-    def __init__(self, config: VideoCaptionConfig, *, layer_idx: int | None = None, is_causal: bool = False):
+    def __init__(self, config: VideoCaptionConfig, *, layer_idx: int = 0, is_causal: bool = False):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
@@ -97,14 +98,13 @@ class VideoCaptionAttention(nn.Module):
         if rotation is not None and not is_cross_attention:
             query = rotate(query, rotation)
 
-        cache: Cache | None = past_key_values
-        if isinstance(past_key_values, EncoderDecoderCache):
-            cache = past_key_values.cross_attention_cache if is_cross_attention else past_key_values.self_attention_cache
-        reuse = (
-            is_cross_attention
-            and isinstance(past_key_values, EncoderDecoderCache)
-            and past_key_values.is_updated.get(self.layer_idx, False)
-        )
+        cache: Any = past_key_values
+        reuse = False
+        if isinstance(past_key_values, EncoderDecoderCache) and is_cross_attention:
+            cache = past_key_values.cross_attention_cache
+            reuse = past_key_values.is_updated.get(self.layer_idx, False)
+        elif isinstance(past_key_values, EncoderDecoderCache):
+            cache = past_key_values.self_attention_cache
         if reuse:  # the video's keys and values do not change while a caption is written
             key, value = cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
         else:
@@ -140,6 +140,26 @@ class VideoCaptionMLP(nn.Sequential):
             ACT2FN[config.hidden_act],
             nn.Linear(config.intermediate_size, config.hidden_size),
         )
+
+
+class VideoCaptionMotion(nn.Module):
+    """Lets each token see what changed since the frame before: a feed-forward block over it and that difference.
+
+    Attention has to learn which frames are neighbours; here movement is an input from the first step.
+    """
+
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fc_in = nn.Linear(2 * config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc_out = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, T, N, D)` -> the same shape; the first frame has no change."""
+        normed = self.norm(hidden_states)
+        change = torch.cat([torch.zeros_like(normed[:, :1]), normed[:, 1:] - normed[:, :-1]], dim=1)
+        return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat([normed, change], dim=-1))))
 
 
 class VideoCaptionEncoderLayer(GradientCheckpointingLayer):

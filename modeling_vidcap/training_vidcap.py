@@ -28,8 +28,8 @@ logger = logging.get_logger(__name__)
 class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     """transformers' arguments with the defaults of a small captioner, and a budget of time.
 
-    `warmup_steps` below 1 is a share of the run, as in transformers. Label smoothing is `label_smoothing` of the model's
-    config: the Trainer's own would drop the contrastive loss.
+    `warmup_steps` below 1 is a share of the run, as in transformers. Label smoothing is `label_smoothing` of the
+    model's config: the Trainer's own would drop the contrastive loss.
     """
 
     per_device_train_batch_size: int = 64
@@ -48,7 +48,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     metric_for_best_model: str | None = "cider"
     greater_is_better: bool | None = True
     predict_with_generate: bool = True
-    remove_unused_columns: bool | None = False
+    remove_unused_columns: bool = False
     disable_tqdm: bool | None = False
     max_train_minutes: float | None = field(
         default=None,
@@ -99,7 +99,8 @@ class TimeBudget(TrainerCallback):
         if self.training_started - self.started >= self.seconds:
             raise ValueError(
                 f"--max_train_minutes {self.seconds / 60:g} was used up by preparation "
-                f"({(self.training_started - self.started) / 60:.1f} min); decoded clips are kept, so that a second run starts at once"
+                f"({(self.training_started - self.started) / 60:.1f} min); decoded clips are kept, so that a second "
+                "run starts at once"
             )
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -149,7 +150,7 @@ def _from_first_rank(value: float, device: torch.device) -> float:
 
 
 class CaptionScores:
-    """`compute_metrics` of the Trainer: decodes what was generated and scores it against all references of each clip."""
+    """`compute_metrics` of the Trainer: decodes what was generated and scores it against all references."""
 
     def __init__(self, processor: Any, references: Sequence[Sequence[str]], score: Callable[..., dict[str, float]]):
         self.processor = processor
@@ -178,6 +179,8 @@ class VideoCaptionTrainer(Seq2SeqTrainer):
         eval_collator: Collator for evaluation, where no caption is drawn at random; by default the training one.
         kwargs: As for `Seq2SeqTrainer`.
     """
+
+    args: VideoCaptionTrainingArguments
 
     def __init__(
         self,
@@ -216,12 +219,13 @@ class VideoCaptionTrainer(Seq2SeqTrainer):
                 progress = max(budget.progress, 1e-3)
                 return min(1.0, progress / max(warmup, 1e-9)) * 0.5 * (1 + math.cos(math.pi * progress))
 
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            chosen: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, **kwargs):
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             for name in ("caption_loss", "contrastive_loss"):
                 if outputs.get(name) is not None:

@@ -12,8 +12,8 @@ IGNORED = -100  # the label that no loss counts
 class VideoCaptionCollator:
     """Stacks clips, draws one caption of each and makes its labels.
 
-    Clips with fewer frames than others are filled up with masked zeros. Frames that come as uint8 are scaled and normalised
-    here, so that workers pass a quarter of the bytes.
+    Clips with fewer frames than others are filled up with masked zeros. Frames that come as uint8 are scaled and
+    normalised here, so that workers pass a quarter of the bytes.
 
     Args:
         processor: Gives the tokenizer and the scale, mean and deviation of pixels.
@@ -26,8 +26,8 @@ class VideoCaptionCollator:
     draw: bool = False
 
     def __call__(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Returns `pixel_values_videos` `(B, T, C, H, W)` or `video_features` `(B, T, N, D)`, `video_mask` and `video_times`
-        `(B, T)`, and `labels` `(B, L)`: the caption's tokens and EOS, then -100."""
+        """Returns `pixel_values_videos` `(B, T, C, H, W)` or `video_features` `(B, T, N, D)`, `video_mask` and
+        `video_times` `(B, T)`, and `labels` `(B, L)`: the caption's tokens and EOS, then -100."""
         batch = self.videos(clips)
         captions = [clip["captions"] for clip in clips]
         chosen = [int(torch.randint(len(each), ())) if self.draw and len(each) > 1 else 0 for each in captions]

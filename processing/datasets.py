@@ -1,9 +1,9 @@
 """A folder or Hub data set of captioned clips -> rows of one form, and rows -> tensors.
 
 A row is `{"video": {"path", "bytes"}, "file_name", "captions": [...], "caption_reversed"?, "kind"?}`.
-A local folder holds `train/metadata.jsonl`, `test/metadata.jsonl` and perhaps `validation/metadata.jsonl`, each line with
-`file_name` and `caption`, or a list under `captions` or `references` (the `videofolder` form of `datasets`). Its lines
-are read here, since their mistakes are to be named by file and line.
+A local folder holds `train/metadata.jsonl`, `test/metadata.jsonl` and perhaps `validation/metadata.jsonl`, each line
+with `file_name` and `caption`, or a list under `captions` or `references` (the `videofolder` form of `datasets`). Its
+lines are read here, since their mistakes are to be named by file and line.
 """
 
 import json
@@ -20,6 +20,7 @@ from .video_io_vidcap import VideoDecodeError
 
 CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence")
 OPTIONAL_COLUMNS = ("caption_reversed", "kind")
+MAX_KEPT_BYTES = 1 << 30  # of decoded clips that a data set holds in memory; the rest is read from the cache each time
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 
 
@@ -45,11 +46,15 @@ def load_clips(
         rows = datasets.Dataset.from_list(list(_read_metadata(folder, split)))
         return rows.to_iterable_dataset() if streaming else rows
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
-        raise DatasetError(f"{dataset}: no such folder; give a folder with {split}/metadata.jsonl, or a Hub id like user/name")
+        raise DatasetError(
+            f"{dataset}: no such folder; give a folder with {split}/metadata.jsonl, or a Hub id like user/name"
+        )
     try:
         rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
-        raise DatasetError(f"{dataset}: neither a local folder nor a Hub data set within reach ({_line(error)})") from error
+        raise DatasetError(
+            f"{dataset}: neither a local folder nor a Hub data set within reach ({_line(error)})"
+        ) from error
     return _from_hub(rows, str(dataset))
 
 
@@ -120,7 +125,7 @@ def _from_hub(rows: Any, name: str) -> Any:
     video = video or next((each for each in ("video", "mp4", "gif", "webm") if each in columns), None)
     if video is None or not any(each in columns for each in CAPTION_COLUMNS):
         raise DatasetError(
-            f"{name}: needs a video column and a caption column ({', '.join(CAPTION_COLUMNS)}), has {', '.join(columns)}"
+            f"{name}: no video or no caption column ({', '.join(CAPTION_COLUMNS)}), has {', '.join(columns)}"
         )
     if isinstance(features.get(video), datasets.Video):
         rows = rows.cast_column(video, datasets.Video(decode=False))
@@ -156,20 +161,30 @@ class ClipDataset(torch.utils.data.Dataset):
     def __init__(self, rows: datasets.Dataset, cache: ClipCache):
         self.rows = rows
         self.cache = cache
+        self._kept: dict[int, dict[str, Any]] = {}
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        return {**self.cache.load(row["video"]), "captions": row["captions"], "file_name": row["file_name"]}
+        if index not in self._kept:
+            row = self.rows[index]
+            tensors = self.cache.load(row["video"])
+            clip = {**tensors, "captions": row["captions"], "file_name": row["file_name"]}
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            if self._kept_bytes + size > MAX_KEPT_BYTES:
+                return clip
+            self._kept[index] = clip
+            self._kept_bytes += size
+        return self._kept[index]
 
     def prepare(self, description: str, *, on_broken: Callable[[str, str], None] | None = None) -> "ClipDataset":
         """Decodes every clip that the cache lacks, and collects those that cannot be decoded.
 
         Args:
-            on_broken: Called with file name and reason of each broken clip, which is then left out of the returned data
-                set. Without it broken clips are an error that lists them all.
+            on_broken: Called with file name and reason of each broken clip, which is then left out of the returned
+                data set. Without it broken clips are an error that lists them all.
         """
         broken = self.cache.fill([row["video"] for row in self.rows], description)
         if not broken:
@@ -178,7 +193,8 @@ class ClipDataset(torch.utils.data.Dataset):
         if on_broken is None:
             listing = "\n".join(f"  {reason}" for _, reason in reasons)
             raise DatasetError(
-                f"{len(reasons)} of {len(self)} clips cannot be read; mend or remove them, or pass --skip_broken_clips:\n{listing}"
+                f"{len(reasons)} of {len(self)} clips cannot be read; mend or remove them, or pass "
+                f"--skip_broken_clips:\n{listing}"
             )
         for file_name, reason in reasons:
             on_broken(file_name, reason)
@@ -191,8 +207,8 @@ class StreamedClips(torch.utils.data.IterableDataset):
     """A stream of rows as tensors, decoded when they are asked for; nothing is stored.
 
     Args:
-        on_broken: Called with file name and reason of each clip that cannot be read, which is then left out. Without it
-            the first one stops the run.
+        on_broken: Called with file name and reason of each clip that cannot be read, which is then left out. Without
+            it the first one stops the run.
     """
 
     def __init__(

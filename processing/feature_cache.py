@@ -1,7 +1,7 @@
 """Decoded clips on disk: uint8 frames, or the features of a frozen backbone.
 
 One safetensors file a clip, named by the clip's content and kept in a folder named by everything else that shapes it
-(preprocessing, backbone weights, grid). Files appear by rename, so that a crash or a second writer leaves no half of one.
+(preprocessing, backbone weights, grid). Files appear by rename, so that a crash or a second writer leaves no half one.
 """
 
 import hashlib
@@ -62,12 +62,12 @@ class ClipCache:
     Args:
         folder: Root of the cache, shared between runs.
         video_processor: Decodes and resizes.
-        encode: A frozen backbone, `(1, T, C, H, W)` normalised pixels -> `(1, T, N, D)` features, which are then stored as
-            float16. Without it the frames themselves are stored, as uint8 (the collator normalises them).
+        encode: A frozen backbone, `(1, T, C, H, W)` normalised pixels -> `(1, T, N, D)` features, which then
+            are stored as float16. Without it the frames themselves are stored, as uint8 (the collator normalises them).
         backbone: The module behind `encode`, whose weights name the folder.
         settings: Whatever else shapes the features, such as the grid.
-        workers: Threads that decode and encode, one clip each; by default one a core. Each computes on its own core, which
-            needs no waiting for one another as sharing every operation out would.
+        workers: Threads that decode and encode, one clip each; by default one a core. Each computes on its own core,
+            which needs no waiting for one another as sharing every operation out would.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ClipCache:
         return load_file(path)
 
     def fill(self, clips: list[Clip], description: str) -> dict[int, str]:
-        """Decodes what is missing, with a progress bar; returns the reasons of the clips that cannot be read, by index."""
+        """Decodes what is missing, with a progress bar; returns why clips cannot be read, by their index."""
 
         def ensure(clip: Clip) -> str | None:
             try:

@@ -77,7 +77,7 @@ def test_splits_share_no_pair_and_no_order(seed):
         assert {shape for _, shape in pairs} <= {shape for _, shape in train_pairs}
     assert len(COLOURS) >= 6 and len(SHAPES) >= 5 and len(INVERSE) >= 8
     for place in (0, 1):  # each action in each place, with four partners
-        assert sorted(order[place] for order in train_orders) == sorted(list(INVERSE) * 4)
+        assert sorted(order[place] for order in train_orders) == sorted(list(INVERSE) * 6)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -100,12 +100,12 @@ def test_captions_are_true_forwards_and_backwards(split):
         middle = frames[masks].reshape(-1, 3)
         assert (np.abs(middle.astype(int) - COLOURS[spec.colour]).max(axis=-1) <= 8).mean() > 0.5
         combinations.add((spec.colour, spec.shape, spec.actions))
-    assert len(combinations) > 140 or split == "validation"  # validation has only 52 to show
+    assert len(combinations) > 140 or split != "train"  # the others have about 50 to show
     assert {split for split in SPLITS if (spec.colour, spec.shape) in plan_splits(5)[split][0]} == {split}
 
 
 def test_reversed_caption_is_the_inverse_of_the_second_action_then_of_the_first():
-    spec = next(spec for spec in draw_specs("train", 500) if (spec.colour, spec.shape) == ("orange", "star"))
+    spec = replace(draw_specs("train", 1)[0], colour="orange", shape="star")
     captions = {
         ("slides left", "grows"): "shrinks and then slides right",
         ("spins", "slides up"): "slides down and then spins",
@@ -136,8 +136,8 @@ def test_folder_holds_what_the_metadata_says(folder):
             if path.suffix == ".mp4":  # equal neighbouring frames of a GIF are merged
                 assert frames.shape == drawn.shape
             assert frames[0].shape == drawn[0].shape
-            assert np.abs(frames[0].astype(int) - drawn[0]).mean() < 5
-            assert np.abs(frames[-1].astype(int) - drawn[-1]).mean() < 5
+            assert np.abs(frames[0].astype(int) - drawn[0]).mean() < 8
+            assert np.abs(frames[-1].astype(int) - drawn[-1]).mean() < 8
             assert (np.abs(np.diff(frames.astype(int), axis=0)).max(axis=(1, 2, 3)) > 15).sum() >= 5  # it moves
     assert suffixes.count(".gif") == sum(COUNTS.values()) // 4
 

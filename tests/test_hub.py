@@ -58,9 +58,12 @@ def test_a_pushed_model_loads_by_its_id_and_captions_the_same(hub: HubServer, ex
 
 
 def test_a_refused_push_and_a_folder_that_is_no_export(hub: HubServer, exported: Path, tmp_path: Path) -> None:
-    run = push(hub, exported, "tester/refused", tmp_path / "home", token="hf_wrong")
+    command = [sys.executable, "-m", "vidcap", "push", str(exported), "tester/refused"]
+    environment = hub.environment(tmp_path / "home", token="hf_wrong")
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 1
-    assert "401" in run.stderr
+    line = "vidcap: error: the Hub refused tester/refused: 401, Invalid username or password; log in"
+    assert run.stderr.startswith(line) and len(run.stderr.splitlines()) == 1, run.stderr
     assert ("model", "tester/refused") not in hub.repositories
     with pytest.raises(ExportError, match="config.json.*run export_model"):
         push_to_hub(tmp_path, "tester/empty")

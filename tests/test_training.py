@@ -125,7 +125,13 @@ def test_gradients_do_not_depend_on_accumulation(tmp_path, processor, clips):
 
 
 def test_resumed_training_equals_uninterrupted(tmp_path, processor, clips):
-    options = {"num_train_epochs": 6, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 10}
+    options = {
+        "num_train_epochs": 6,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "steps",
+        "save_steps": 10,
+        "save_total_limit": None,  # the default of 1 would delete the checkpoint to resume from
+    }
     whole = make_trainer(tmp_path / "whole", processor, clips, **options)
     whole.train()
     resumed = make_trainer(tmp_path / "resumed", processor, clips, **options)
@@ -229,7 +235,9 @@ def test_broken_clips_stop_the_run_or_are_listed(folder, tmp_path, capsys):
 def test_without_validation_split_train_gives_up_a_share(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "clips")
     shutil.rmtree(tmp_path / "clips" / "validation")
-    assert run(tmp_path / "clips", tmp_path / "m", tmp_path / "cache", "--max_steps", "2", "--eval_strategy", "epoch") == 0
+    assert run(tmp_path / "clips", tmp_path / "m", tmp_path / "cache", "--max_steps", "2") == 0
+    history = (tmp_path / "m" / "training_log.jsonl").read_text()
+    assert "eval_cider" in history
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Tensors of many clips -> one caption each, in batches."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ def play_backwards(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def caption_clips(
     model: Any,
     processor: Any,
-    clips: Iterable[dict[str, Any]],
+    clips: Iterable[dict[str, Any]] | torch.utils.data.Dataset,
     *,
     batch_size: int = 16,
     backwards: bool = False,
@@ -40,18 +40,23 @@ def caption_clips(
     """Captions clips by `generate`.
 
     Args:
-        clips: Dicts of tensors without a batch axis, as a `ClipDataset` or the processor gives them; read one batch at a
-            time.
+        clips: Dicts of tensors without a batch axis, as a `ClipDataset` or the processor gives them; read one batch
+            at a time.
         backwards: Play each clip from its last frame to its first.
-        progress: Text of a progress bar; none by default.
+        progress: Text of a progress bar, which is shown on terminals only; none by default.
         generate_kwargs: For `model.generate`; what is not given comes from the model's generation config.
     """
     model.eval()
     collator = VideoCaptionCollator(processor)
     captions: list[str] = []
-    total = len(clips) if isinstance(clips, torch.utils.data.Dataset | list) else None
-    items = iter(clips) if total is None else map(clips.__getitem__, range(total))  # type: ignore[attr-defined]
-    with tqdm(total=total, desc=progress, unit="clip", disable=progress is None) as bar:
+    total: int | None = None
+    items: Any = clips
+    if isinstance(clips, Sized):
+        # By index, since a `torch.utils.data.Dataset` need not be iterable.
+        total = len(clips)
+        items = map(items.__getitem__, range(total))
+    # To tqdm, `None` means: only where there is a terminal.
+    with tqdm(total=total, desc=progress, unit="clip", disable=True if progress is None else None) as bar:
         for batch in _batches(items, batch_size):
             inputs = {name: value.to(model.device) for name, value in collator.videos(list(batch)).items()}
             tokens = model.generate(**(play_backwards(inputs) if backwards else inputs), **generate_kwargs)

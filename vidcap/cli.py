@@ -222,7 +222,17 @@ def _demo_data(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
+    from huggingface_hub.errors import HfHubHTTPError
+
     from hub_card.exporter import push_to_hub
 
-    print(push_to_hub(arguments.directory, arguments.repo_id, private=arguments.private or None))
+    try:
+        url = push_to_hub(arguments.directory, arguments.repo_id, private=arguments.private or None)
+    except HfHubHTTPError as error:
+        # Its own message is several lines with addresses and a request id.
+        status = error.response.status_code
+        reason = error.server_message or error.response.reason_phrase
+        hint = "; log in by `hf auth login`, or set HF_TOKEN" if status in (401, 403) else ""
+        raise RuntimeError(f"the Hub refused {arguments.repo_id}: {status}, {reason.rstrip('.')}{hint}") from error
+    print(url)
     return 0

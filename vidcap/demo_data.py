@@ -220,11 +220,10 @@ def render_background(spec: ClipSpec) -> np.ndarray:
 def plan_splits(seed: int = 0) -> dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]]:
     """Decide which colour-shape pairs and which orders of actions each split may show.
 
-    Seat the nine actions around a table in random order. For each distance 1 to 4 around the table, one direction
-    (by the toss of a coin) is train's, for all pairs at that distance: so each action comes first in four of
-    train's orders and second in four, each time with another partner. The opposite orders at distance 1 are
-    validation's, those at 2, 3 and 4 test's. Colour-shape pairs are dealt out likewise: per shape one colour for
-    validation, two for test, five for train.
+    Seat the nine actions around a table in random order. Pairs at distance 3 and 4 are train's in both orders; of
+    those at distance 1 and 2, one direction (by the toss of a coin) is train's, and the opposite one is validation's
+    (distance 1) or test's (distance 2). So each action comes first in six of train's orders and second in six.
+    Colour-shape pairs are dealt out likewise: per shape one colour for validation, one for test, six for train.
 
     Returns:
         For each split its (colour, shape) pairs and its (first action, second action) orders.
@@ -237,12 +236,12 @@ def plan_splits(seed: int = 0) -> dict[str, tuple[list[tuple[str, str]], list[tu
         for i, action in enumerate(actions):
             partner = actions[(i + sign * distance) % len(actions)]
             orders["train"].append((action, partner))
-            orders["validation" if distance == 1 else "test"].append((partner, action))
+            orders[{1: "validation", 2: "test"}.get(distance, "train")].append((partner, action))
     pairs: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     colours = [str(colour) for colour in rng.permutation(list(COLOURS))]
     for j, shape in enumerate(rng.permutation(list(SHAPES))):
         for i, colour in enumerate(colours):
-            split = {0: "validation", 3: "test", 6: "test"}.get((i - j) % len(colours), "train")
+            split = {0: "validation", 4: "test"}.get((i - j) % len(colours), "train")
             pairs[split].append((colour, str(shape)))
     return {split: (pairs[split], orders[split]) for split in SPLITS}
 
