@@ -40,7 +40,7 @@ def tiny_config(**changes: Any) -> VideoCaptionConfig:
     return VideoCaptionConfig(**{**values, **changes})
 
 
-def tiny_model(*, seed: int = 1, **changes: Any) -> VideoCaptionForConditionalGeneration:
+def tiny_model(*, seed: int = 54, **changes: Any) -> VideoCaptionForConditionalGeneration:
     """A captioner in evaluation mode; `changes` are for [`tiny_config`].
 
     Equal seeds give equal weights. With this one, captions of different clips differ; with others they may not.
