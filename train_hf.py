@@ -7,23 +7,24 @@
     torchrun --nproc_per_node 2 train_hf.py --dataset FOLDER --output_dir DIR
 
 `DIR` then loads by `AutoModel.from_pretrained`, `pipeline("video-captioning")` and `vidcap caption --model DIR`;
-scores and controls on the test split are in `DIR/report.json` and `DIR/report.html`. A YAML file gives the same arguments.
+scores and controls on the test split are in `DIR/report.json` and `DIR/report.html`. A YAML file gives the same
+arguments.
 """
 
 import dataclasses
 import json
+import logging
 import os
 import resource
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers import AutoTokenizer, GenerationConfig, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import logging
 
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
@@ -38,7 +39,7 @@ from vidcap.evaluation import score_captions
 from vidcap.evaluation.evaluate import evaluate_model
 from vidcap.evaluation.report import plot_history, write_report
 
-logger = logging.get_logger("vidcap")
+logger = logging.getLogger("vidcap")
 RECIPES = Path(__file__).parent / "recipes"
 STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data are streamed
 
@@ -101,6 +102,10 @@ def parse(argv: list[str]) -> Arguments:
         [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
         prog="train_hf.py",
     )
+
+    def refuse(reason: str) -> NoReturn:  # argparse would print two hundred lines of usage first
+        parser.exit(2, f"train_hf.py: error: {reason} (see train_hf.py --help)\n")
+
     recipe = None
     if argv and argv[0].endswith((".yaml", ".yml")):
         recipe, argv = Path(argv[0]), argv[1:]
@@ -108,17 +113,17 @@ def parse(argv: list[str]) -> Arguments:
         recipe = RECIPES / f"{argv[argv.index('--recipe') + 1]}.yaml"
     if recipe is not None:
         if not recipe.is_file():
-            parser.error(f"{recipe}: no such recipe")
+            refuse(f"{recipe}: no such recipe")
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
-            parser.error(f"{recipe}: not a list of `name: value` lines")
+            refuse(f"{recipe}: not a list of `name: value` lines")
         argv = [part for name, value in settings.items() for part in (f"--{name}", str(value))] + argv
     try:
         *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except ValueError as error:
-        parser.error(str(error))
+        refuse(" ".join(str(error).split()))
     if unknown:
-        parser.error(f"unknown: {' '.join(unknown)}")
+        refuse(f"unknown option: {' '.join(unknown)}")
     return tuple(arguments)  # type: ignore[return-value]
 
 
@@ -126,7 +131,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one training; errors of the user's making become one line and status 1."""
     started = time.perf_counter()
     data, model_args, args = parse(sys.argv[1:] if argv is None else argv)
-    logging.set_verbosity_info() if os.environ.get("VIDCAP_VERBOSE") else logger.setLevel(logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    for name in ("vidcap", "modeling_vidcap"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         train(data, model_args, args, started)
     except (ValueError, ImportError, OSError) as error:
@@ -206,8 +213,10 @@ def train(
         "skipped_clips": skipped,
         "arguments": {
             **dataclasses.asdict(data),
-            "dataset": Path(data.dataset).name,
+            "dataset": public_name(data.dataset),
+            "feature_cache": None,
             **dataclasses.asdict(model_args),
+            "tokenizer": public_name(model_args.tokenizer),
             **chosen(args),
         },
     }
@@ -302,8 +311,14 @@ def choose_precision(
     if args.device.type == "cpu":
         model.set_attn_implementation({"": "eager"})
     args.bf16 = faster_in_bf16(lambda: model(**batch).loss.backward(), args.device)
+    args.mixed_precision = "bf16" if args.bf16 else "no"  # derived from `bf16` when the arguments were parsed
     model.zero_grad()
     logger.info(f"precision of training: {'bf16 autocast' if args.bf16 else 'fp32'}")
+
+
+def public_name(source: str | None) -> str | None:
+    """A Hub id as it is; of a local folder its name only, since reports are shared."""
+    return Path(source).resolve().name if source is not None and os.path.exists(source) else source
 
 
 def chosen(args: VideoCaptionTrainingArguments) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What encoder, model and captioner return. Fields are None where they were not asked for, as in all of transformers."""
+"""What encoder, model and captioner return. Fields are None where they were not asked for."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,7 @@
 """`Seq2SeqTrainer` for captioners: evaluation by caption scores, a wall-clock budget, loss parts in the log."""
 
 import copy
+import logging
 import math
 import time
 from collections import defaultdict
@@ -19,9 +20,8 @@ from transformers import (
     Seq2SeqTrainingArguments,
     TrainerCallback,
 )
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import torch
+from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
 
 from .feature_cache import ClipCache
 from .video_io_vidcap import VideoDecodeError
@@ -50,6 +51,8 @@ def load_clips(
             f"{dataset}: no such folder; give a folder with {split}/metadata.jsonl, or a Hub id like user/name"
         )
     try:
+        if _is_hub_folder(str(dataset), split):
+            return _load_hub_folder(str(dataset), split, streaming=streaming)
         rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         raise DatasetError(
@@ -65,7 +68,30 @@ def has_split(dataset: str | Path, split: str) -> bool:
         return (folder / split / "metadata.jsonl").is_file()
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
         return False
-    return split in datasets.get_dataset_split_names(str(dataset))
+    if _is_hub_folder(str(dataset), split):
+        return True
+    files = HfApi().list_repo_files(str(dataset), repo_type="dataset")
+    return not any(name.endswith("/metadata.jsonl") for name in files) and split in datasets.get_dataset_split_names(
+        str(dataset)
+    )
+
+
+def _is_hub_folder(dataset: str, split: str) -> bool:
+    return HfApi().file_exists(dataset, f"{split}/metadata.jsonl", repo_type="dataset")
+
+
+def _load_hub_folder(dataset: str, split: str, *, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
+    """A Hub repository in the folder form above; `datasets` itself would leave out its GIF and WebP files."""
+    if not streaming:
+        return load_clips(snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*"), split)
+    metadata = Path(hf_hub_download(dataset, f"{split}/metadata.jsonl", repo_type="dataset"))
+    rows = datasets.Dataset.from_list(list(_read_metadata(metadata.parents[1], split)))
+
+    def fetch(row: dict[str, Any]) -> dict[str, Any]:
+        path = f"datasets/{dataset}/{split}/{row['file_name']}"
+        return {"video": {"path": None, "bytes": HfFileSystem().read_bytes(path)}}
+
+    return rows.to_iterable_dataset().map(fetch)
 
 
 def _line(error: Exception) -> str:
@@ -129,6 +155,8 @@ def _from_hub(rows: Any, name: str) -> Any:
         )
     if isinstance(features.get(video), datasets.Video):
         rows = rows.cast_column(video, datasets.Video(decode=False))
+    if isinstance(rows, datasets.IterableDataset):
+        rows = rows.decode(False)
 
     def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
         clip = record[video] if isinstance(record[video], dict) else {"path": None, "bytes": record[video]}

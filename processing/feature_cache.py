@@ -63,7 +63,7 @@ class ClipCache:
         folder: Root of the cache, shared between runs.
         video_processor: Decodes and resizes.
         encode: A frozen backbone, `(1, T, C, H, W)` normalised pixels -> `(1, T, N, D)` features, which then
-            are stored as float16. Without it the frames themselves are stored, as uint8 (the collator normalises them).
+            are stored as float16. Without it the frames themselves are stored as uint8; the collator normalises them.
         backbone: The module behind `encode`, whose weights name the folder.
         settings: Whatever else shapes the features, such as the grid.
         workers: Threads that decode and encode, one clip each; by default one a core. Each computes on its own core,
@@ -129,7 +129,7 @@ class ClipCache:
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:
-                results = list(tqdm(pool.map(ensure, clips), description, total=len(clips), unit="clip"))
+                results = list(tqdm(pool.map(ensure, clips), description, total=len(clips), unit="clip", disable=None))
             finally:
                 pool.shutdown(cancel_futures=True)
                 torch.set_num_threads(threads)

@@ -14,6 +14,7 @@ from hub_card import probe as probe_module
 from hub_card.probe import probe
 from tests.hub_server import HubServer
 from tests.tiny import tiny_model, tiny_processor
+from vidcap.demo_data import generate_demo_data
 
 ROOT = Path(__file__).resolve().parents[1]
 PUSH = "import sys; from hub_card import push_to_hub; print(push_to_hub(sys.argv[1], sys.argv[2], private=True))"
@@ -67,3 +68,28 @@ def test_a_refused_push_and_a_folder_that_is_no_export(hub: HubServer, exported:
     assert ("model", "tester/refused") not in hub.repositories
     with pytest.raises(ExportError, match="config.json.*run export_model"):
         push_to_hub(tmp_path, "tester/empty")
+
+
+def test_a_data_set_on_the_hub_trains_a_model_that_is_pushed(hub: HubServer, tmp_path: Path) -> None:
+    generate_demo_data(tmp_path / "clips", train=12, validation=4, test=4, size=32)
+    code = (
+        "import sys, train_hf; from huggingface_hub import HfApi; api = HfApi(); "
+        "api.create_repo('tester/clips', repo_type='dataset'); "
+        "api.upload_folder(repo_id='tester/clips', repo_type='dataset', folder_path=sys.argv[1]); "
+        "sys.exit(train_hf.main(sys.argv[2:]))"
+    )
+    options = (
+        "--dataset tester/clips --streaming True --max_steps 2 --eval_steps 2 --eval_strategy steps --backbone cnn "
+        "--image_size 32 --num_frames 4 --hidden_size 32 --intermediate_size 64 --num_attention_heads 2 "
+        "--per_device_train_batch_size 4 --max_caption_length 16 --push_to_hub --hub_model_id tester/trained"
+    ).split()
+    output = ["--output_dir", str(tmp_path / "model"), "--feature_cache", str(tmp_path / "cache")]
+    command = [sys.executable, "-c", code, str(tmp_path / "clips"), *options, *output]
+    environment = hub.environment(tmp_path / "home")
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "backbone: small CNN" in run.stderr and "(true: " in run.stderr  # the log reaches the user
+    pushed = hub.files("tester/trained")
+    assert pushed["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert json.loads(pushed["report.json"])["arguments"]["dataset"] == "tester/clips"
+    assert str(tmp_path) not in pushed["report.json"].decode()

@@ -37,7 +37,8 @@ def open_clip_cache(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return backbone(pixels.to(device)).cpu()
 
-    settings = {"grid": model.config.feature_grid, "thumbnail": model.config.thumbnail_size, "bf16": bf16}
+    # The precision is not among them: it depends on how busy the machine was, and either one serves.
+    settings = {"grid": model.config.feature_grid, "thumbnail": model.config.thumbnail_size}
     return ClipCache(
         folder, processor.video_processor, encode=encode, backbone=backbone, settings=settings, workers=workers
     )
