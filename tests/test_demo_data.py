@@ -1,6 +1,7 @@
 """The demo clips: their captions are true, their splits are apart, their folder is whole or absent."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,13 +49,13 @@ def watch(masks: np.ndarray) -> str:
         return "blinks"
     ys, xs = np.mgrid[:size, :size] / size
     x, y = (masks * xs).sum(axis=(1, 2)) / area, (masks * ys).sum(axis=(1, 2)) / area
-    if abs(x[-1] - x[0]) > 0.25:
+    if abs(x[-1] - x[0]) > 0.2:
         return "slides right" if x[-1] > x[0] else "slides left"
-    if abs(y[-1] - y[0]) > 0.25:
+    if abs(y[-1] - y[0]) > 0.2:
         return "slides down" if y[-1] > y[0] else "slides up"
-    if area[-1] > 2.2 * area[0]:  # 1.6 times as wide; half-covered pixels count, most of all in a small silhouette
+    if area[-1] > 1.8 * area[0]:  # 1.5 times as wide; half-covered pixels count, most of all in a small silhouette
         return "grows"
-    if area[0] > 2.2 * area[-1]:
+    if area[0] > 1.8 * area[-1]:
         return "shrinks"
     if np.ptp(y) > 0.15:
         return "bounces"
@@ -76,8 +77,9 @@ def test_splits_share_no_pair_and_no_order(seed):
         assert {colour for colour, _ in pairs} <= {colour for colour, _ in train_pairs}
         assert {shape for _, shape in pairs} <= {shape for _, shape in train_pairs}
     assert len(COLOURS) >= 6 and len(SHAPES) >= 5 and len(INVERSE) >= 8
-    for place in (0, 1):  # each action in each place, with four partners
-        assert sorted(order[place] for order in train_orders) == sorted(list(INVERSE) * 6)
+    for place in (0, 1):  # each action in each place, with many partners
+        assert min(Counter(order[place] for order in train_orders).values()) >= 6
+        assert sorted(order[place] for order in plan["test"][1]) == sorted(INVERSE)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -105,7 +107,7 @@ def test_captions_are_true_forwards_and_backwards(split):
 
 
 def test_reversed_caption_is_the_inverse_of_the_second_action_then_of_the_first():
-    spec = replace(draw_specs("train", 1)[0], colour="orange", shape="star")
+    spec = replace(draw_specs("train", 1)[0], colour="pink", shape="star")
     captions = {
         ("slides left", "grows"): "shrinks and then slides right",
         ("spins", "slides up"): "slides down and then spins",
@@ -114,8 +116,8 @@ def test_reversed_caption_is_the_inverse_of_the_second_action_then_of_the_first(
     }
     for actions, backwards in captions.items():
         spec = replace(spec, actions=actions)
-        assert spec.caption == f"an orange star {actions[0]} and then {actions[1]}"
-        assert spec.caption_reversed == f"an orange star {backwards}"
+        assert spec.caption == f"a pink star {actions[0]} and then {actions[1]}"
+        assert spec.caption_reversed == f"a pink star {backwards}"
 
 
 def test_folder_holds_what_the_metadata_says(folder):

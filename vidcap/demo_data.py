@@ -21,13 +21,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
 
+# Colours that nobody confuses: no orange between red and yellow, no brown between red and black.
 COLOURS = {
     "red": (220, 40, 40),
-    "orange": (250, 140, 20),
+    "pink": (255, 150, 185),
     "yellow": (250, 225, 50),
     "green": (40, 160, 70),
     "blue": (45, 85, 220),
-    "purple": (145, 50, 180),
+    "purple": (130, 45, 190),
     "white": (245, 245, 245),
     "black": (18, 18, 18),
 }
@@ -48,7 +49,7 @@ SPLITS = ("train", "validation", "test")
 _DIRECTIONS = {"slides left": (-1, 0), "slides right": (1, 0), "slides up": (0, -1), "slides down": (0, 1)}
 _BACKGROUNDS = ("plain", "gradient", "halves", "stripes", "noise")
 _SETTINGS_FILE = "demo_data.json"
-_GENERATOR = 1  # to be raised with every change of the pixels or captions, so that an older folder is not reused
+_GENERATOR = 2  # to be raised with every change of the pixels or captions, so that an older folder is not reused
 _SUPERSAMPLING = 4
 _MARGIN = 0.02  # between the object and the border, as a share of the frame
 
@@ -168,8 +169,7 @@ class ClipSpec:
 
 
 def _sentence(colour: str, shape: str, actions: tuple[str, str]) -> str:
-    article = "an" if colour[0] in "aeiou" else "a"
-    return f"{article} {colour} {shape} {actions[0]} and then {actions[1]}"
+    return f"a {colour} {shape} {actions[0]} and then {actions[1]}"
 
 
 def render_clip(spec: ClipSpec) -> np.ndarray:
@@ -221,9 +221,10 @@ def plan_splits(seed: int = 0) -> dict[str, tuple[list[tuple[str, str]], list[tu
     """Decide which colour-shape pairs and which orders of actions each split may show.
 
     Seat the nine actions around a table in random order. Pairs at distance 3 and 4 are train's in both orders; of
-    those at distance 1 and 2, one direction (by the toss of a coin) is train's, and the opposite one is validation's
-    (distance 1) or test's (distance 2). So each action comes first in six of train's orders and second in six.
-    Colour-shape pairs are dealt out likewise: per shape one colour for validation, one for test, six for train.
+    those at distance 2, one direction (by the toss of a coin) is train's and the opposite one test's; so it is at
+    distance 1, but for validation, and for every second pair only (both orders of the others are train's).
+    Colour-shape pairs are dealt out likewise: per shape one colour for test, for every second shape one for
+    validation, the others for train.
 
     Returns:
         For each split its (colour, shape) pairs and its (first action, second action) orders.
@@ -235,13 +236,14 @@ def plan_splits(seed: int = 0) -> dict[str, tuple[list[tuple[str, str]], list[tu
         sign = rng.choice((-1, 1))
         for i, action in enumerate(actions):
             partner = actions[(i + sign * distance) % len(actions)]
+            held_out = {1: "train" if i % 2 else "validation", 2: "test"}.get(distance, "train")
             orders["train"].append((action, partner))
-            orders[{1: "validation", 2: "test"}.get(distance, "train")].append((partner, action))
+            orders[held_out].append((partner, action))
     pairs: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     colours = [str(colour) for colour in rng.permutation(list(COLOURS))]
     for j, shape in enumerate(rng.permutation(list(SHAPES))):
         for i, colour in enumerate(colours):
-            split = {0: "validation", 4: "test"}.get((i - j) % len(colours), "train")
+            split = {0: "train" if j % 2 else "validation", 4: "test"}.get((i - j) % len(colours), "train")
             pairs[split].append((colour, str(shape)))
     return {split: (pairs[split], orders[split]) for split in SPLITS}
 
@@ -279,18 +281,18 @@ def _draw_spec(rng: np.random.Generator, colour: str, shape: str, actions: tuple
         rgb=_as_rgb(rgb),
         radius=1.0,
         start=(0.0, 0.0),
-        travel=(float(rng.uniform(0.26, 0.4)), float(rng.uniform(0.26, 0.4))),
-        factor=(float(rng.uniform(1.65, 2.0)), float(rng.uniform(1.65, 2.0))),
+        travel=(float(rng.uniform(0.24, 0.34)), float(rng.uniform(0.24, 0.34))),
+        factor=(float(rng.uniform(1.5, 1.8)), float(rng.uniform(1.5, 1.8))),
         hop=float(rng.uniform(0.22, 0.28)),
         turn=int(rng.choice((-1, 1))),
         background=str(rng.choice(_BACKGROUNDS)),
         tones=_draw_tones(rng, rgb),
         background_seed=int(rng.integers(2**31)),
     )
-    # Any size and place, as long as the whole path stays in view: the ranges above leave room for a radius of 0.14.
+    # Any size and place, as long as the whole path stays in view: the ranges above leave room for a radius of 0.17.
     path = spec.path()
     room = min(1 - 2 * _MARGIN - np.ptp(path[axis]) for axis in ("x", "y"))
-    radius = float(rng.uniform(0.12, min(0.2, room / 2 / path["radius"].max())))
+    radius = float(rng.uniform(0.16, min(0.26, room / 2 / path["radius"].max())))
     low = {axis: _MARGIN - (path[axis] - radius * path["radius"]).min() for axis in ("x", "y")}
     high = {axis: 1 - _MARGIN - (path[axis] + radius * path["radius"]).max() for axis in ("x", "y")}
     start = (float(rng.uniform(low["x"], high["x"])), float(rng.uniform(low["y"], high["y"])))
