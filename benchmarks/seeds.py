@@ -1,0 +1,73 @@
+"""Trains the same thing with several seeds and gives the median of each score on the test split.
+
+    python benchmarks/seeds.py demo
+    python benchmarks/seeds.py my-clips --max_train_minutes 6
+
+The first argument is `demo` (the demo recipe on generated clips) or a data set; options that are not listed below go
+to `train_hf.py`. A seed whose report exists already is not trained again. Each seed computes its features anew, so that
+times include them. Leave the machine to itself meanwhile.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_seed(what: str, seed: int, folder: Path, options: list[str]) -> dict:
+    """Trains in a process of its own, and returns the report with the seconds of the whole command."""
+    output, cache, report = folder / f"seed{seed}", folder / "cache", folder / f"seed{seed}.json"
+    if report.is_file():
+        return json.loads(report.read_text())
+    for leftover in (output, cache):
+        shutil.rmtree(leftover, ignore_errors=True)
+    start = time.perf_counter()
+    if what == "demo":
+        clips = folder / "demo-clips"
+        shutil.rmtree(clips, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "vidcap", "demo-data", str(clips)], check=True, cwd=ROOT)
+        arguments = ["recipes/demo.yaml", "--dataset", str(clips)]
+    else:
+        arguments = ["--dataset", str(Path(what).resolve())]
+    arguments += ["--output_dir", str(output), "--feature_cache", str(cache), "--seed", str(seed), *options]
+    subprocess.run([sys.executable, "train_hf.py", *arguments], check=True, cwd=ROOT)
+    facts = json.loads((output / "report.json").read_text())
+    facts["command_seconds"] = time.perf_counter() - start
+    report.write_text(json.dumps(facts))
+    return facts
+
+
+def figures(report: dict) -> dict[str, float]:
+    """What the table shows of one report; scores of each kind of clip where the data tell kinds apart."""
+    row = {name: report["scores"][name] for name in ("exact", "cider", "distinct")}
+    for kind, scores in report.get("by_kind", {}).items():
+        row |= {f"{kind} {name}": scores[name] for name in ("exact", "cider")}
+    row["other clip, exact"] = report["controls"]["other_clip"]["exact"]
+    if "exact_reversed" in report["controls"]["reversed"]:
+        row["backwards, exact"] = report["controls"]["reversed"]["exact_reversed"]
+    return row | {name: report[name] for name in ("steps", "train_seconds", "command_seconds", "peak_rss_mb")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", help="`demo`, or a folder or Hub id of captioned clips")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, help="where models and reports go [outputs/seeds-NAME]")
+    arguments, options = parser.parse_known_args()
+    folder = (arguments.folder or ROOT / "outputs" / f"seeds-{Path(arguments.what).name}").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [figures(run_seed(arguments.what, seed, folder, options)) for seed in arguments.seeds]
+    print(f"{'':20}" + "".join(f"{f'seed {seed}':>11}" for seed in arguments.seeds) + f"{'median':>11}")
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        print(f"{name:20}" + "".join(f"{value:11.3f}" for value in [*values, statistics.median(values)]))
+
+
+if __name__ == "__main__":
+    main()
