@@ -4,8 +4,8 @@
     python benchmarks/seeds.py my-clips --max_train_minutes 6
 
 The first argument is `demo` (the demo recipe on generated clips) or a data set; options that are not listed below go
-to `train_hf.py`. A seed whose report exists already is not trained again. Each seed computes its features anew, so that
-times include them. Leave the machine to itself meanwhile.
+to `train_hf.py`. A seed whose report exists already is not trained again. Each seed computes its features anew, so
+that times include them. Leave the machine to itself meanwhile.
 """
 
 import argparse
