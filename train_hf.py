@@ -12,16 +12,19 @@ arguments.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
+import torch
 import yaml
 from transformers import AutoTokenizer, GenerationConfig, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -30,6 +33,7 @@ import vidcap
 from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.precision import faster_in_bf16
 from modeling_vidcap.pretrained_backbones import PIXEL_MEAN, PIXEL_STD, backbone_settings, load_backbone_weights
+from modeling_vidcap.self_critical import SelfCriticalLoss
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer, VideoCaptionTrainingArguments
 from processing.captions import train_tokenizer
 from processing.collator import VideoCaptionCollator
@@ -38,9 +42,13 @@ from vidcap.clip_cache import open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.evaluate import evaluate_model
 from vidcap.evaluation.report import plot_history, write_report
+from vidcap.evaluation.reward import CiderReward
+from vidcap.loading import load_captioner
 
 logger = logging.getLogger("vidcap")
 RECIPES = Path(__file__).parent / "recipes"
+MAX_UNKNOWN = 0.3  # share of the words that a model to go on from may lack
+NOVELTY_SAMPLE = 5_000  # training clips that tell what is usual
 STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data are streamed
 
 
@@ -66,6 +74,13 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a captioner to go on training, with its tokenizer and its way of reading "
+            "clips; the sizes below are then its own, rates and weights of the loss can be changed."
+        },
+    )
     backbone: str = field(default="efficientnet_lite0", metadata={"help": "efficientnet_lite0 (frozen) or cnn."})
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
@@ -79,6 +94,12 @@ class ModelArguments:
         default=5, metadata={"help": "Pixels a side that each cell keeps of the frame itself."}
     )
     spatial_tokens: bool = field(default=False, metadata={"help": "Each cell a token; by default each frame is one."})
+    encoder_window: int | None = field(
+        default=None, metadata={"help": "Frames before and behind its own that a video token attends to [all]."}
+    )
+    caption_queries: int = field(
+        default=0, metadata={"help": "Queries that pool a clip for the decoder; 0 shows it every frame."}
+    )
     motion: bool = field(default=True, metadata={"help": "Show each token its difference from the frame before."})
     hidden_size: int = 256
     intermediate_size: int = 1024
@@ -87,10 +108,22 @@ class ModelArguments:
     text_layers: int = 1
     multimodal_layers: int = 2
     dropout: float = 0.1
+    stochastic_depth: float = 0.0
+    frame_dropout: float = 0.0
     word_dropout: float = 0.4
     label_smoothing: float = 0.1
     contrastive_weight: float = 0.1
+    contrastive_type: Literal["softmax", "sigmoid"] = field(
+        default="softmax", metadata={"help": "Over the batch (CLIP) or of each pair (SigLIP)."}
+    )
     num_beams: int = field(default=1, metadata={"help": "Beams of `generate`, saved with the model."})
+
+
+class _Parser(HfArgumentParser):
+    """Errors on one line: argparse would print two hundred lines of usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"train_hf.py: error: {' '.join(message.split())} (see train_hf.py --help)\n")
 
 
 Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments]
@@ -98,13 +131,10 @@ Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments]
 
 def parse(argv: list[str]) -> Arguments:
     """Command line, on top of a YAML file given first or by --recipe."""
-    parser = HfArgumentParser(
+    parser = _Parser(
         [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
         prog="train_hf.py",
     )
-
-    def refuse(reason: str) -> NoReturn:  # argparse would print two hundred lines of usage first
-        parser.exit(2, f"train_hf.py: error: {reason} (see train_hf.py --help)\n")
 
     recipe = None
     if argv and argv[0].endswith((".yaml", ".yml")):
@@ -113,17 +143,17 @@ def parse(argv: list[str]) -> Arguments:
         recipe = RECIPES / f"{argv[argv.index('--recipe') + 1]}.yaml"
     if recipe is not None:
         if not recipe.is_file():
-            refuse(f"{recipe}: no such recipe")
+            parser.error(f"{recipe}: no such recipe")
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
-            refuse(f"{recipe}: not a list of `name: value` lines")
+            parser.error(f"{recipe}: not a list of `name: value` lines")
         argv = [part for name, value in settings.items() for part in (f"--{name}", str(value))] + argv
     try:
         *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except ValueError as error:
-        refuse(" ".join(str(error).split()))
+        parser.error(" ".join(str(error).split()))
     if unknown:
-        refuse(f"unknown option: {' '.join(unknown)}")
+        parser.error(f"unknown option: {' '.join(unknown)}")
     return tuple(arguments)  # type: ignore[return-value]
 
 
@@ -158,7 +188,10 @@ def train(
     train_rows, validation_rows = load_training_rows(data, args)
     sample = train_rows.take(STREAM_SAMPLE) if data.streaming else train_rows
     captions = [caption for row in sample.select_columns(["captions"]) for caption in row["captions"]]
-    processor, model = build(model_args, captions)
+    if model_args.model_name_or_path is None:
+        processor, model = build(model_args, captions)
+    else:
+        processor, model = continue_from(model_args, captions)
     logger.info(
         f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}"
     )
@@ -171,8 +204,12 @@ def train(
     else:
         clips = ClipDataset(train_rows, cache).prepare("training clips", on_broken=on_broken)
 
-    collator = VideoCaptionCollator(processor, max_length=model_args.max_caption_length, draw=True)
-    eval_collator = dataclasses.replace(collator, draw=False)
+    eval_collator = VideoCaptionCollator(processor, max_length=model.config.max_position_embeddings)
+    collator = dataclasses.replace(eval_collator, draw=True, references=args.self_critical_samples > 0)
+    self_critical = None
+    if args.self_critical_samples:
+        reward = CiderReward([row["captions"] for row in sample.select_columns(["captions"])])
+        self_critical = SelfCriticalLoss(processor, reward, samples=args.self_critical_samples)
     choose_precision(args, model, eval_collator, validation)
     trainer = VideoCaptionTrainer(
         model=model,
@@ -184,6 +221,7 @@ def train(
         processing_class=processor,
         references=validation.rows["captions"],
         score=score_captions,
+        self_critical=self_critical,
         started=started,
     )
     training_started = time.perf_counter()
@@ -191,6 +229,7 @@ def train(
     resume = last if args.resume_from_checkpoint in ("True", "true", "last") else args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=resume)
     trained = time.perf_counter()
+    fit_novelty(model, collator, clips, validation)
     if not trainer.is_world_process_zero():
         return
 
@@ -217,6 +256,7 @@ def train(
             "feature_cache": None,
             **dataclasses.asdict(model_args),
             "tokenizer": public_name(model_args.tokenizer),
+            "model_name_or_path": public_name(model_args.model_name_or_path),
             **chosen(args),
         },
     }
@@ -254,6 +294,39 @@ def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments)
     if len(validation) > data.max_validation_clips:
         validation = validation.shuffle(seed=args.seed).select(range(data.max_validation_clips))
     return rows, validation
+
+
+def continue_from(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
+    """A trained captioner and its processor; only what shapes the loss follows the arguments.
+
+    Raises:
+        ValueError: If its tokenizer knows hardly any word of the captions, or an architecture option was given.
+    """
+    changeable = ("word_dropout", "label_smoothing", "contrastive_weight", "frame_dropout")
+    defaults = ModelArguments()
+    given = [
+        each.name
+        for each in dataclasses.fields(ModelArguments)
+        if each.name not in (*changeable, "model_name_or_path", "num_beams")
+        and getattr(model_args, each.name) != getattr(defaults, each.name)
+    ]
+    if given:
+        raise ValueError(f"--{given[0]} is a matter of the model in {model_args.model_name_or_path}; leave it out")
+    model, processor = load_captioner(str(model_args.model_name_or_path), device="cpu")
+    for name in changeable:
+        if getattr(model_args, name) != getattr(defaults, name):
+            setattr(model.config, name, getattr(model_args, name))
+    tokens = processor.tokenizer(captions)["input_ids"]
+    unknown = sum(ids.count(model.config.unk_token_id) for ids in tokens) / sum(map(len, tokens))
+    logger.info(
+        f"going on from {public_name(model_args.model_name_or_path)}; its tokenizer lacks {unknown:.1%} of the words"
+    )
+    if unknown > MAX_UNKNOWN:
+        raise ValueError(
+            f"{model_args.model_name_or_path}: its tokenizer lacks {unknown:.0%} of the words of these captions (at "
+            f"most {MAX_UNKNOWN:.0%}); train a new model without --model_name_or_path"
+        )
+    return processor, model
 
 
 def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
@@ -296,6 +369,24 @@ def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
         suppress_tokens=[config.unk_token_id, config.bos_token_id],
     )
     return processor, model
+
+
+@torch.inference_mode()
+def fit_novelty(model: Any, collator: VideoCaptionCollator, training: Any, validation: ClipDataset) -> None:
+    """Stores in the model which clips are usual, so that it can tell when one is not."""
+    model.eval()
+
+    def summaries(clips: Any) -> Iterator[torch.Tensor]:
+        few = (clips[i] for i in range(len(clips))) if isinstance(clips, ClipDataset) else iter(clips)
+        few = itertools.islice(few, NOVELTY_SAMPLE)
+        while batch := list(itertools.islice(few, 64)):
+            inputs = {name: value.to(model.device) for name, value in collator.videos(batch).items()}
+            features = inputs.get("video_features")
+            if features is None:
+                features = model.model.encoder.backbone(inputs["pixel_values_videos"])
+            yield model.novelty.summarise(features, inputs["video_mask"]).cpu()
+
+    model.novelty.fit(summaries(training), summaries(validation))
 
 
 def choose_precision(

@@ -31,12 +31,13 @@ def run_seed(what: str, seed: int, folder: Path, options: list[str]) -> dict:
     if what == "demo":
         clips = folder / "demo-clips"
         shutil.rmtree(clips, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "vidcap", "demo-data", str(clips)], check=True, cwd=ROOT)
+        generate = [sys.executable, "-m", "vidcap", "demo-data", str(clips)]
+        subprocess.run(generate, check=True, cwd=ROOT, stdout=sys.stderr)
         arguments = ["recipes/demo.yaml", "--dataset", str(clips)]
     else:
         arguments = ["--dataset", str(Path(what).resolve())]
     arguments += ["--output_dir", str(output), "--feature_cache", str(cache), "--seed", str(seed), *options]
-    subprocess.run([sys.executable, "train_hf.py", *arguments], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "train_hf.py", *arguments], check=True, cwd=ROOT, stdout=sys.stderr)
     facts = json.loads((output / "report.json").read_text())
     facts["command_seconds"] = time.perf_counter() - start
     report.write_text(json.dumps(facts))

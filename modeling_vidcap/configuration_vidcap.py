@@ -3,11 +3,13 @@
 Every combination that cannot work is refused here, when the config is built.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+SHARES = ("dropout", "attention_dropout", "stochastic_depth", "frame_dropout", "word_dropout", "label_smoothing")
 
 
 @strict
@@ -34,6 +36,10 @@ class VideoCaptionConfig(PreTrainedConfig):
             colours and small movements survive there that an ImageNet backbone has learnt to ignore. 0 leaves it out.
         spatial_tokens (`bool`): `True`: each cell of each frame is a token of its own. `False`: the cells of a frame
             are concatenated into one token a frame, which keeps positions at a fraction of the cost.
+        encoder_window (`int`, *optional*): How many frames before and behind its own a video token attends to;
+            `None` is the whole clip.
+        caption_queries (`int`): Learned queries that pool a clip into as many tokens for the decoder (CoCa's
+            attentional pooling); 0 lets the decoder look at every token of the encoder.
         motion (`bool`): Show each token its difference from the frame before, ahead of attention.
         num_frames (`int`): Frames a clip is sampled to by default; the model itself takes any number.
         frame_interval (`float`): Seconds between frames, assumed only where no `video_times` are given.
@@ -41,11 +47,15 @@ class VideoCaptionConfig(PreTrainedConfig):
             in time.
         max_position_embeddings (`int`): Longest caption in tokens.
         dropout (`float`): Dropout on embeddings and on each block's output.
+        stochastic_depth (`float`): Rate at which training skips a block of the last encoder or decoder layer for a
+            clip; earlier layers less, in proportion to their depth.
+        frame_dropout (`float`): Share of the frames that training hides from attention.
         word_dropout (`float`): Share of the decoder's *input* words that training replaces by the unknown token, so
             that the next word has to be read off the video (Bowman et al. 2016, https://arxiv.org/abs/1511.06349).
         label_smoothing (`float`): Label smoothing of the caption loss.
         contrastive_weight (`float`): Weight of the contrastive loss between clip and caption (CoCa,
             https://arxiv.org/abs/2205.01917); 0 leaves it out.
+        contrastive_type (`str`): `softmax` over the batch (CLIP), or `sigmoid` of each pair (SigLIP).
         projection_dim (`int`): Size of the shared space of clips and captions.
         logit_scale_init_value (`float`): Start of the contrastive temperature, as ln(1 / temperature).
         unk_token_id (`int`): The token that stands in for dropped words.
@@ -74,6 +84,8 @@ class VideoCaptionConfig(PreTrainedConfig):
     feature_grid: int = 4
     thumbnail_size: int = 0
     spatial_tokens: bool = False
+    encoder_window: int | None = None
+    caption_queries: int = 0
     motion: bool = True
     num_frames: int = 16
     frame_interval: float = 0.25
@@ -83,9 +95,12 @@ class VideoCaptionConfig(PreTrainedConfig):
     max_position_embeddings: int = 64
     dropout: float = 0.1
     attention_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    frame_dropout: float = 0.0
     word_dropout: float = 0.4
     label_smoothing: float = 0.1
     contrastive_weight: float = 0.1
+    contrastive_type: Literal["softmax", "sigmoid"] = "softmax"
     projection_dim: int = 256
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07), as in CLIP
     initializer_range: float = 0.02
@@ -106,15 +121,17 @@ class VideoCaptionConfig(PreTrainedConfig):
                 f"`hidden_size` {self.hidden_size} must be a multiple of 2 x `num_attention_heads` "
                 f"({2 * self.num_attention_heads}): rotary positions need heads of even size"
             )
-        for name in ("dropout", "attention_dropout", "word_dropout", "label_smoothing"):
+        for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is a share in [0, 1), got {getattr(self, name)}")
-        for name in ("encoder_layers", "text_layers"):
+        for name in ("encoder_layers", "text_layers", "caption_queries", "contrastive_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` cannot be negative, got {getattr(self, name)}")
         for name in ("multimodal_layers", "feature_grid", "num_frames", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if self.encoder_window is not None and self.encoder_window < 1:
+            raise ValueError(f"`encoder_window` must be at least 1 frame, or None, got {self.encoder_window}")
         if not 0 < self.min_time_period < self.max_time_period:
             raise ValueError(
                 f"0 < `min_time_period` < `max_time_period` is needed, got {self.min_time_period} and "

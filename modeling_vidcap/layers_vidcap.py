@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -163,15 +164,15 @@ class VideoCaptionMotion(nn.Module):
 
 
 class VideoCaptionEncoderLayer(GradientCheckpointingLayer):
-    """Pre-norm self-attention over all tokens of a clip, then a feed-forward block."""
+    """Pre-norm self-attention over the tokens of a clip, then a feed-forward block."""
 
-    def __init__(self, config: VideoCaptionConfig):
+    def __init__(self, config: VideoCaptionConfig, *, drop_path: float = 0.0):
         super().__init__()
         self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = VideoCaptionAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = VideoCaptionMLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = residual_dropout(config, drop_path)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotation: Rotation, **kwargs
@@ -186,7 +187,7 @@ class VideoCaptionEncoderLayer(GradientCheckpointingLayer):
 class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
     """Pre-norm causal self-attention, cross-attention to the whole clip (unless text-only), feed-forward block."""
 
-    def __init__(self, config: VideoCaptionConfig, layer_idx: int, *, sees_video: bool):
+    def __init__(self, config: VideoCaptionConfig, layer_idx: int, *, sees_video: bool, drop_path: float = 0.0):
         super().__init__()
         self.sees_video = sees_video
         self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -196,7 +197,7 @@ class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
             self.cross_attn = VideoCaptionAttention(config, layer_idx=layer_idx)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = VideoCaptionMLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = residual_dropout(config, drop_path)
 
     def forward(
         self,
@@ -231,15 +232,28 @@ class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
 
 
 class VideoCaptionPooler(nn.Module):
-    """Attention pooling of a clip's tokens by one learned query, as CoCa's contrastive query."""
+    """Attention pooling of a clip's tokens by learned queries (CoCa, https://arxiv.org/abs/2205.01917)."""
 
-    def __init__(self, config: VideoCaptionConfig):
+    def __init__(self, config: VideoCaptionConfig, num_queries: int):
         super().__init__()
-        self.query = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.query = nn.Parameter(torch.zeros(1, num_queries, config.hidden_size))
         self.attention = VideoCaptionAttention(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        query = self.query.expand(hidden_states.shape[0], -1, -1)
-        pooled, _ = self.attention(query, attention_mask=attention_mask, key_value_states=hidden_states)
-        return self.norm(pooled).squeeze(1)  # (B, D)
+        """`(B, S, D)` -> `(B, queries, D)`."""
+        queries = self.query.expand(hidden_states.shape[0], -1, -1)
+        pooled, _ = self.attention(queries, attention_mask=attention_mask, key_value_states=hidden_states)
+        return self.norm(pooled)
+
+
+def residual_dropout(config: VideoCaptionConfig, drop_path: float) -> nn.Module:
+    """What a block's output passes before it is added: dropout, and the loss of the whole block for some clips."""
+    dropout = nn.Dropout(config.dropout)
+    return nn.Sequential(dropout, StochasticDepth(drop_path, mode="row")) if drop_path else dropout
+
+
+def stochastic_depth_rates(rate: float, layers: int) -> list[float]:
+    """Rates that grow linearly from 0 at the first layer to `rate` at the last
+    (Huang et al. 2016, https://arxiv.org/abs/1603.09382)."""
+    return [rate * index / max(layers - 1, 1) for index in range(layers)]

@@ -5,6 +5,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's clamp: a temperature below 0.01 makes training unstable
+SIGMOID_BIAS = -10.0  # SigLIP's start: nearly all pairs of a batch are negative
 
 
 def caption_loss(
@@ -30,9 +31,16 @@ def caption_loss(
 
 
 def contrastive_loss(
-    video_embeds: torch.Tensor, text_embeds: torch.Tensor, logit_scale: torch.Tensor, caption_ids: torch.Tensor
+    video_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    logit_scale: torch.Tensor,
+    caption_ids: torch.Tensor,
+    *,
+    logit_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Symmetric softmax loss over all pairs of a batch (CLIP, https://arxiv.org/abs/2103.00020).
+    """Symmetric softmax loss over all pairs of a batch (CLIP, https://arxiv.org/abs/2103.00020); with `logit_bias` the
+    sigmoid loss of each pair on its own, summed over pairs and averaged over clips
+    (SigLIP, https://arxiv.org/abs/2303.15343).
 
     Clips whose captions are the same text are positives of each other: calling them negatives would teach the model
     to tell identical sentences apart. Under `torch.distributed` the pairs of all ranks are compared, with gradient.
@@ -41,12 +49,15 @@ def contrastive_loss(
         video_embeds, text_embeds: `(B, D)`, L2-normalised here.
         logit_scale: Scalar, the logarithm of 1 / temperature; clamped to at most ln 100.
         caption_ids: `(B, L)`, equal rows mark equal captions.
+        logit_bias: Scalar, added to all logits of the sigmoid loss.
     """
     video = F.normalize(gather_with_gradient(video_embeds).float(), dim=-1)
     text = F.normalize(gather_with_gradient(text_embeds).float(), dim=-1)
     caption_ids = gather_padded(caption_ids)
     logits = video @ text.T * logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)  # (B, B)
     same = (caption_ids[:, None] == caption_ids[None]).all(dim=-1).float()
+    if logit_bias is not None:
+        return -F.logsigmoid((2 * same - 1) * (logits + logit_bias.float())).sum(dim=-1).mean()
     targets = same / same.sum(dim=-1, keepdim=True)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 

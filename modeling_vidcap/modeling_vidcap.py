@@ -6,215 +6,17 @@ may be given in place of pixels. What it gives up: one clip, one sentence; event
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.cache_utils import Cache
 
-from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import VideoCaptionConfig
-from .layers_vidcap import (
-    Rotation,
-    VideoCaptionDecoderLayer,
-    VideoCaptionEncoderLayer,
-    VideoCaptionMotion,
-    VideoCaptionPooler,
-    rotary_rotation,
-)
-from .losses_vidcap import caption_loss, contrastive_loss
+from .decoder_vidcap import VideoCaptionDecoder
+from .encoder_vidcap import VideoCaptionEncoder, VideoCaptionPreTrainedModel, pooling_mask
+from .layers_vidcap import VideoCaptionPooler
+from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss
+from .novelty_vidcap import VideoCaptionNovelty
 from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEncoderOutput
-
-MAX_TEXT_PERIOD = 10_000 * 2 * torch.pi  # tokens; the longest rotary period of RoFormer
-
-
-class VideoCaptionPreTrainedModel(PreTrainedModel):
-    config: VideoCaptionConfig
-    base_model_prefix = "model"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ["video", "text"]
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["VideoCaptionEncoderLayer", "VideoCaptionDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True
-    _can_compile_fullgraph = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, VideoCaptionPooler):
-            init.normal_(module.query, std=self.config.initializer_range)
-        elif isinstance(module, VideoCaptionDecoder):
-            init.normal_(module.summary_embedding, std=self.config.initializer_range)
-        elif isinstance(module, VideoCaptionForConditionalGeneration):
-            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-
-
-class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
-    """Backbone, projection and self-attention over the tokens of all frames, with rotary positions in seconds."""
-
-    def __init__(self, config: VideoCaptionConfig):
-        super().__init__(config)
-        cells = config.feature_grid**2
-        self.backbone = VideoBackbone(config)
-        self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.layer_norm_eps)
-        size = config.feature_size + config.thumbnail_features
-        if config.spatial_tokens:
-            self.projection = nn.Linear(size, config.hidden_size)
-            self.cell_embeddings = nn.Embedding(cells, config.hidden_size)
-        else:
-            self.projection = nn.Linear(size * cells, config.hidden_size)
-        self.motion = VideoCaptionMotion(config) if config.motion else None
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(VideoCaptionEncoderLayer(config) for _ in range(config.encoder_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.post_init()
-
-    def forward(
-        self,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_mask: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        **kwargs,
-    ) -> VideoEncoderOutput:
-        """Encodes clips given as pixels `(B, T, C, H, W)` or as backbone features `(B, T, N, D)`.
-
-        Features win where both are given, since `generate` fills an absent main input with dummy ids.
-        """
-        if video_features is None:
-            if pixel_values_videos is None or pixel_values_videos.ndim != 5:
-                shape = None if pixel_values_videos is None else tuple(pixel_values_videos.shape)
-                raise ValueError(
-                    f"`pixel_values_videos` must be (batch, frames, channels, height, width), got {shape}; "
-                    "make it with the processor, or pass `video_features`"
-                )
-            video_features = self.backbone(pixel_values_videos)
-        batch, frames, cells, size = video_features.shape
-        expected = (self.config.feature_grid**2, self.config.feature_size + self.config.thumbnail_features)
-        if (cells, size) != expected:
-            raise ValueError(
-                f"`video_features` have {cells} cells of size {size} a frame; this model takes "
-                f"{expected[0]} cells of size {expected[1]}: extract them with its own backbone"
-            )
-        if video_mask is None:
-            video_mask = torch.ones(batch, frames, dtype=torch.long, device=video_features.device)
-        if video_times is None:
-            video_times = (
-                torch.arange(frames, device=video_features.device).expand(batch, -1) * self.config.frame_interval
-            )
-        video_times = video_times.float()
-
-        video_features = video_features.to(self.feature_norm.weight.dtype)
-        split = size - self.config.thumbnail_features
-        # Thumbnails keep their scale: normalised, white would equal black.
-        tokens = torch.cat([self.feature_norm(video_features[..., :split]), video_features[..., split:]], dim=-1)
-        if self.config.spatial_tokens:
-            tokens = self.projection(tokens) + self.cell_embeddings.weight  # (B, T, N, D)
-            video_mask = video_mask.repeat_interleave(cells, dim=1)
-            video_times = video_times.repeat_interleave(cells, dim=1)
-        else:
-            tokens = self.projection(tokens.flatten(2)).unsqueeze(2)  # (B, T, 1, D)
-        if self.motion is not None:
-            tokens = self.motion(tokens)
-        tokens = tokens.flatten(1, 2)  # (B, S, D)
-        hidden_states = self.dropout(tokens)
-
-        rotation = time_rotation(self.config, video_times, hidden_states.dtype)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=video_mask)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, rotation)
-        return VideoEncoderOutput(
-            last_hidden_state=self.norm(hidden_states), attention_mask=video_mask, token_times=video_times
-        )
-
-
-class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
-    """Causal text layers, then causal layers with cross-attention to every token of the clip."""
-
-    main_input_name = "input_ids"
-
-    def __init__(self, config: VideoCaptionConfig):
-        super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.summary_embedding = nn.Parameter(torch.zeros(config.hidden_size))
-        self.dropout = nn.Dropout(config.dropout)
-        self.text_layers = nn.ModuleList(
-            VideoCaptionDecoderLayer(config, index, sees_video=False) for index in range(config.text_layers)
-        )
-        self.multimodal_layers = nn.ModuleList(
-            VideoCaptionDecoderLayer(config, config.text_layers + index, sees_video=True)
-            for index in range(config.multimodal_layers)
-        )
-        self.text_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.post_init()
-
-    def _text_rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotation:
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        return rotary_rotation(positions, head_dim, min_period=2 * torch.pi, max_period=MAX_TEXT_PERIOD, dtype=dtype)
-
-    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The summary token `(B, D)` of captions `(B, L)`, read by the text layers alone.
-
-        It stands right after a caption's last real token, whatever the padding.
-        """
-        if attention_mask is None:
-            attention_mask = input_ids.ne(self.config.pad_token_id).long()
-        batch, length = input_ids.shape
-        summary = self.summary_embedding.expand(batch, 1, -1)
-        hidden_states = torch.cat([self.embed_tokens(input_ids), summary], dim=1)  # (B, L+1, D)
-        hidden_states = self.dropout(hidden_states)
-        positions = torch.arange(length, device=input_ids.device).expand(batch, -1)
-        positions = torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1)
-        rotation = self._text_rotation(positions, hidden_states.dtype)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=torch.cat([attention_mask, attention_mask.new_ones(batch, 1)], dim=1),
-            past_key_values=None,
-        )
-        for layer in self.text_layers:
-            hidden_states = layer(hidden_states, mask, rotation)
-        return self.text_norm(hidden_states[:, -1])
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        encoder_outputs: VideoEncoderOutput,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
-        **kwargs,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        hidden_states = self.dropout(self.embed_tokens(input_ids))  # (B, L, D)
-        positions = (torch.arange(input_ids.shape[1], device=input_ids.device) + past_length).expand(
-            len(input_ids), -1
-        )
-        rotation = self._text_rotation(positions, hidden_states.dtype)
-
-        self_cache = past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, past_key_values=self_cache
-        )
-        video = encoder_outputs.last_hidden_state.to(hidden_states.dtype)
-        video_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=encoder_outputs.attention_mask,
-            encoder_hidden_states=video,
-        )
-        video_rotation = time_rotation(self.config, encoder_outputs.token_times, hidden_states.dtype)
-        for layer in [*self.text_layers, *self.multimodal_layers]:
-            hidden_states = layer(
-                hidden_states, mask, rotation, video, video_mask, video_rotation, past_key_values=past_key_values
-            )
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
-        )
 
 
 class VideoCaptionModel(VideoCaptionPreTrainedModel):
@@ -285,6 +87,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
     # A Trainer that loads a checkpoint does not take the tied head for a missing weight.
     _keys_to_ignore_on_save = ["lm_head.weight"]
+    # Models of before version 0.2 know nothing of their training clips.
+    _keys_to_ignore_on_load_missing = [r"novelty\."]
     # The Trainer then hands over `num_items_in_batch`, see `caption_loss`.
     accepts_loss_kwargs = True
 
@@ -292,11 +96,26 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
         super().__init__(config)
         self.model = VideoCaptionModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.video_pooler = VideoCaptionPooler(config)
+        self.video_pooler = VideoCaptionPooler(config, 1)
         self.video_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.novelty = VideoCaptionNovelty(config)
+        self.logit_bias = None
+        if config.contrastive_type == "sigmoid":
+            self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS))
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.novelty:
+            for buffer, value in ((module.mean, 0.0), (module.precision, 0.0), (module.limit, 1.0)):
+                init.constant_(buffer, value)
+        if module is self:
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+            if self.logit_bias is not None:
+                init.constant_(self.logit_bias, SIGMOID_BIAS)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         return self.model.encoder
@@ -323,14 +142,25 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
         summary = self.model.decoder.encode_text(input_ids, attention_mask)
         return nn.functional.normalize(self.text_projection(summary), dim=-1)
 
+    def get_novelty(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """How unlike the training clips each clip is, `(B,)`: above 1 it is farther out than 99 % of the validation
+        clips. `None` if training did not store what is usual."""
+        if not self.novelty.fitted:
+            return None
+        if video_features is None:
+            video_features = self.model.encoder.backbone(pixel_values_videos)
+        if video_mask is None:
+            video_mask = torch.ones(video_features.shape[:2], dtype=torch.long, device=video_features.device)
+        return self.novelty(self.novelty.summarise(video_features, video_mask))
+
     def _video_embeds(self, encoded: VideoEncoderOutput) -> torch.Tensor:
-        mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=encoded.last_hidden_state[:, :1],
-            attention_mask=encoded.attention_mask,
-            encoder_hidden_states=encoded.last_hidden_state,
-        )
-        return self.video_projection(self.video_pooler(encoded.last_hidden_state, mask))
+        mask = pooling_mask(self.config, encoded.last_hidden_state, encoded.attention_mask)
+        return self.video_projection(self.video_pooler(encoded.last_hidden_state, mask).squeeze(1))
 
     def forward(
         self,
@@ -398,7 +228,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
             result.video_embeds = self._video_embeds(result.encoder_outputs)
             result.text_embeds = self.text_projection(self.model.decoder.encode_text(caption_ids))
             result.contrastive_loss = contrastive_loss(
-                result.video_embeds, result.text_embeds, self.logit_scale, caption_ids
+                result.video_embeds, result.text_embeds, self.logit_scale, caption_ids, logit_bias=self.logit_bias
             )
             # `num_items_in_batch` spans the whole optimiser step, the contrastive loss one micro-batch: its share of
             # the step is its share of the labels, so that accumulation does not multiply it.
@@ -419,16 +249,6 @@ def drop_words(input_ids: torch.Tensor, config: VideoCaptionConfig) -> torch.Ten
     drop = torch.rand(input_ids.shape, device=input_ids.device) < config.word_dropout
     drop &= (input_ids != config.decoder_start_token_id) & (input_ids != config.pad_token_id)
     return input_ids.masked_fill(drop, config.unk_token_id)
-
-
-def time_rotation(config: VideoCaptionConfig, times: torch.Tensor, dtype: torch.dtype) -> Rotation:
-    return rotary_rotation(
-        times,
-        config.hidden_size // config.num_attention_heads,
-        min_period=config.min_time_period,
-        max_period=config.max_time_period,
-        dtype=dtype,
-    )
 
 
 __all__ = ["VideoCaptionForConditionalGeneration", "VideoCaptionModel", "VideoCaptionPreTrainedModel"]

@@ -21,6 +21,8 @@ from transformers import (
     TrainerCallback,
 )
 
+from .self_critical import SelfCriticalLoss
+
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +62,16 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     evaluations: int = field(
         default=6, metadata={"help": "With max_train_minutes: how often the validation split is captioned."}
     )
+    self_critical_samples: int = field(
+        default=0,
+        metadata={
+            "help": "Captions drawn for each clip and rewarded by CIDEr-D; 0 trains by cross-entropy alone. Start "
+            "from a trained model (--model_name_or_path) and a small --learning_rate."
+        },
+    )
+    self_critical_anchor: float = field(
+        default=0.2, metadata={"help": "Weight of the usual loss beside the self-critical one."}
+    )
     early_stopping_patience: int = field(
         default=10, metadata={"help": "Without max_train_minutes: evaluations without gain before training stops."}
     )
@@ -67,6 +79,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     def __post_init__(self):
         if self.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor drops the contrastive loss; use --label_smoothing")
+        if self.self_critical_samples == 1 or self.self_critical_samples < 0:
+            raise ValueError(f"--self_critical_samples {self.self_critical_samples}: 0, or at least 2 to compare")
         if self.max_train_minutes is not None:
             if self.max_train_minutes <= 0:
                 raise ValueError(f"--max_train_minutes {self.max_train_minutes} must be above 0")
@@ -176,6 +190,7 @@ class VideoCaptionTrainer(Seq2SeqTrainer):
         references: All captions of each evaluation clip, in order; the scores are computed against them.
         score: `(hypotheses, references) -> dict`, such as `vidcap.evaluation.score_captions`.
         started: `time.perf_counter()` at the start of the run, for `max_train_minutes`.
+        self_critical: The loss of `self_critical_samples`.
         eval_collator: Collator for evaluation, where no caption is drawn at random; by default the training one.
         kwargs: As for `Seq2SeqTrainer`.
     """
@@ -189,11 +204,15 @@ class VideoCaptionTrainer(Seq2SeqTrainer):
         score: Callable[..., dict[str, float]],
         started: float | None = None,
         eval_collator: Callable | None = None,
+        self_critical: SelfCriticalLoss | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.compute_metrics = CaptionScores(self.processing_class, references, score)
         self.eval_collator = eval_collator or self.data_collator
+        self.self_critical = self_critical
+        if self_critical is not None and self.args.world_size > 1:
+            raise ValueError("self-critical training runs on one process for now; drop --self_critical_samples")
         self.budget: TimeBudget | None = None
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         if self.args.max_train_minutes is not None:
@@ -225,7 +244,12 @@ class VideoCaptionTrainer(Seq2SeqTrainer):
         return self.lr_scheduler
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        references = inputs.pop("references", None)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self.self_critical is not None and references is not None:
+            own = self.self_critical(self.model, inputs, references)
+            loss = self.args.self_critical_anchor * loss + own / self.args.gradient_accumulation_steps
+            self._loss_parts["reward"].append(torch.tensor(self.self_critical.last_reward))
         if model.training:
             for name in ("caption_loss", "contrastive_loss"):
                 if outputs.get(name) is not None:

@@ -18,17 +18,19 @@ class VideoCaptionCollator:
     Args:
         processor: Gives the tokenizer and the scale, mean and deviation of pixels.
         max_length: Longest caption in tokens; a longer one loses its end, but never its EOS.
+        references: Hand over all captions of each clip too, as text under `references`.
         draw: Draw one of a clip's captions at random (training); otherwise the first is taken.
     """
 
     processor: Any
     max_length: int = 64
     draw: bool = False
+    references: bool = False
 
-    def __call__(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, clips: list[dict[str, Any]]) -> dict[str, Any]:
         """Returns `pixel_values_videos` `(B, T, C, H, W)` or `video_features` `(B, T, N, D)`, `video_mask` and
         `video_times` `(B, T)`, and `labels` `(B, L)`: the caption's tokens and EOS, then -100."""
-        batch = self.videos(clips)
+        batch: dict[str, Any] = self.videos(clips)
         captions = [clip["captions"] for clip in clips]
         chosen = [int(torch.randint(len(each), ())) if self.draw and len(each) > 1 else 0 for each in captions]
         tokens = self.processor.tokenizer(
@@ -39,6 +41,8 @@ class VideoCaptionCollator:
             return_tensors="pt",
         )
         batch["labels"] = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, IGNORED)
+        if self.references:
+            batch["references"] = captions
         return batch
 
     def videos(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

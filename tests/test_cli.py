@@ -1,6 +1,7 @@
 """The command line, called as a user calls it: on files, with status, standard output and standard error."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import vidcap
@@ -103,6 +105,31 @@ def test_bad_files_are_reported_and_the_others_captioned(captioner, clips, tmp_p
     assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == clips
 
 
+def test_json_says_how_sure_the_model_is_and_strange_clips_are_a_warning(clips, tmp_path, capsys) -> None:
+    model, processor = tiny_model(), tiny_processor()
+    model.generation_config.max_new_tokens = 6
+    inputs = processor(videos=clips, return_tensors="pt")
+    features = model.get_encoder().backbone(inputs["pixel_values_videos"])
+    noise = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    usual = model.novelty.summarise(features, inputs["video_mask"])[:1] + 1e-2 * noise
+    model.novelty.fit([usual], [usual])
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    argv = ["caption", *clips, "--model", str(tmp_path / "model"), "--format", "json"]
+    assert main(argv) == 0
+    output = capsys.readouterr()
+    first, second = json.loads(output.out)
+    assert first["novelty"] < 1 < second["novelty"]
+    assert clips[1] in output.err and "unlike the clips this model was trained on" in output.err
+    assert clips[0] not in output.err
+    assert " ".join(each["token"] for each in first["tokens"] if each["token"] != "</s>") == first["caption"]
+    assert 0 < len(first["tokens"]) <= 6
+    log = [math.log(each["probability"]) for each in first["tokens"]]
+    assert first["mean_log_probability"] == pytest.approx(sum(log) / len(log), abs=1e-4) and max(log) <= 0
+    assert main([*argv, "--num_beams", "2"]) == 0
+    assert all(each["mean_log_probability"] < 0 for each in json.loads(capsys.readouterr().out))
+
+
 def test_subtitles_last_as_long_as_the_clip(captioner, clips, tmp_path, capsys) -> None:
     assert main(["caption", clips[0], "--model", captioner]) == 0
     caption = capsys.readouterr().out.strip().split(": ")[1]
@@ -129,6 +156,41 @@ def test_options_reach_the_reader_and_the_search(captioner, clips, capsys) -> No
     capsys.readouterr()
     assert "max_frame_pixels" in refused(capsys, *argv, "--max_frame_pixels", "100")
     assert "max_clip_frames" in refused(capsys, *argv, "--max_clip_frames", "10")
+
+
+# ---- classify and search ----------------------------------------------------
+
+
+def test_classify_and_search_compare_embeddings(captioner, clips, tmp_path, capsys) -> None:
+    model, processor = tiny_model(), tiny_processor()
+    labels = ["a red circle grows", "the cat runs", "a dog sleeps"]
+    tokens = processor.tokenizer(labels, padding=True, return_tensors="pt")
+    video = model.get_video_features(**processor(videos=clips, return_tensors="pt"))
+    text = model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
+    similarity = video @ text.T * model.logit_scale.exp()  # (2, 3)
+
+    assert main(["classify", *clips, "--labels", *labels, "--model", captioner, "--format", "json"]) == 0
+    for row, expected in zip(json.loads(capsys.readouterr().out), similarity.softmax(dim=1), strict=True):
+        found = {each["label"]: each["score"] for each in row["labels"]}
+        assert [found[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-4)
+        assert row["labels"][0]["score"] == max(found.values())
+
+    bad = str(tmp_path / "missing.mp4")
+    assert main(["search", labels[1], *clips, bad, "--model", captioner, "--format", "json"]) == 1
+    output = capsys.readouterr()
+    assert "missing.mp4: no such file" in output.err
+    order = sorted(range(2), key=lambda i: -similarity[i, 1].item())
+    assert [row["file"] for row in json.loads(output.out)] == [clips[i] for i in order]
+    assert main(["search", "a zebra runs", *clips, "--model", captioner, "--top", "1"]) == 0
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 1 and "1 of its words did not occur in training" in output.err
+
+
+def test_a_model_without_contrastive_loss_cannot_compare(clips, tmp_path, capsys) -> None:
+    tiny_model(contrastive_weight=0.0).save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    error = refused(capsys, "classify", *clips, "--labels", "a", "--model", str(tmp_path / "model"))
+    assert "--contrastive_weight 0" in error
 
 
 # ---- models that cannot be used ---------------------------------------------

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 
+from modeling_vidcap.encoder_vidcap import drop_frames
+from modeling_vidcap.layers_vidcap import stochastic_depth_rates
 from modeling_vidcap.losses_vidcap import caption_loss, contrastive_loss
 from modeling_vidcap.modeling_vidcap import drop_words, shift_right
 from tests.tiny import tiny_config, tiny_model
@@ -19,9 +22,17 @@ def clips(batch: int = 2, frames: int = 5) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["frame_tokens", "cell_tokens"])
+VARIANTS = {
+    "frame_tokens": {},
+    "cell_tokens": {"spatial_tokens": True},
+    "window": {"spatial_tokens": True, "encoder_window": 1, "encoder_layers": 2},
+    "caption_queries": {"caption_queries": 3},
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
 def model(request):
-    return tiny_model(spatial_tokens=request.param, thumbnail_size=1, initializer_range=0.2)
+    return tiny_model(**request.param, thumbnail_size=1, initializer_range=0.2)
 
 
 def test_generation_with_and_without_cache_gives_equal_tokens(model):
@@ -159,6 +170,90 @@ def test_contrastive_loss_follows_its_formula():
     assert torch.isfinite(contrastive_loss(video, text, torch.tensor(50.0), ids)), "the temperature is clamped"
 
 
+def test_sigmoid_loss_follows_its_formula():
+    torch.manual_seed(0)
+    video, text, scale, bias = torch.randn(3, 4), torch.randn(3, 4), torch.tensor(1.3), torch.tensor(-2.0)
+    ids = torch.tensor([[4, 2], [5, 2], [4, 2]])
+    expected = 0.0
+    for i in range(3):
+        for j in range(3):
+            logit = torch.cosine_similarity(video[i], text[j], dim=0) * scale.exp() + bias
+            sign = 1 if ids[i, 0] == ids[j, 0] else -1
+            expected += torch.log1p((-sign * logit).exp()) / 3
+    torch.testing.assert_close(contrastive_loss(video, text, scale, ids, logit_bias=bias), expected)
+    model = tiny_model(contrastive_type="sigmoid", contrastive_weight=1.0).train()
+    model(**clips(), labels=LABELS).loss.backward()
+    assert model.logit_bias.grad != 0
+
+
+def test_a_window_hides_what_is_farther_away():
+    model = tiny_model(encoder_window=1, motion=False)
+    inputs = clips(batch=1)
+    pixels = inputs["pixel_values_videos"].requires_grad_()
+    model.get_encoder()(**inputs).last_hidden_state[0, 1].square().sum().backward()
+    seen = pixels.grad.abs().sum(dim=(0, 2, 3, 4)) > 0  # (T,)
+    assert seen.tolist() == [True, True, True, False, False]
+
+
+def test_caption_queries_sum_the_clip_up():
+    model = tiny_model(caption_queries=3)
+    inputs = clips()
+    encoded = model.get_encoder()(**inputs)
+    assert encoded.last_hidden_state.shape == (2, 3, 32) and encoded.attention_mask.shape == (2, 3)
+    pixels = inputs["pixel_values_videos"].requires_grad_()
+    model.get_encoder()(**inputs).last_hidden_state[:, 0].square().sum().backward()
+    assert (pixels.grad.abs().sum(dim=(2, 3, 4)) > 0).all(), "each query looks at every frame"
+
+
+def test_frame_dropout_hides_frames_in_training_alone():
+    torch.manual_seed(0)
+    kept = drop_frames(torch.ones(500, 8, dtype=torch.long), 0.25)
+    assert kept[:, 0].all() and kept[:, 1:].float().mean().item() == pytest.approx(0.75, abs=0.03)
+    masked = torch.tensor([[1, 1, 0, 0]])
+    assert not drop_frames(masked, 0.5)[0, 2:].any(), "what was masked stays masked"
+    model, inputs = tiny_model(frame_dropout=0.5, dropout=0.0), clips()
+    assert torch.equal(model.get_video_features(**inputs), model.get_video_features(**inputs))
+    model.train()
+    assert not torch.equal(model.get_video_features(**inputs), model.get_video_features(**inputs))
+
+
+def test_stochastic_depth_skips_blocks_in_training_alone():
+    assert stochastic_depth_rates(0.3, 3) == pytest.approx([0, 0.15, 0.3]) and stochastic_depth_rates(0.3, 1) == [0]
+    model = tiny_model(stochastic_depth=0.9, encoder_layers=2, dropout=0.0, word_dropout=0.0)
+    inputs = clips()
+    first, second = (model(**inputs, labels=LABELS).loss for _ in range(2))
+    assert torch.equal(first, second)
+    model.train()
+    assert len({model(**inputs, labels=LABELS).loss.item() for _ in range(5)}) > 1
+
+
+def test_novelty_tells_strange_clips_from_usual_ones(tmp_path):
+    model = tiny_model()
+    assert model.get_novelty(**without_times(clips())) is None
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.rand(16, generator=generator) + 0.1
+
+    def usual(count):
+        return 3 + spread * torch.randn(count, 16, generator=generator)
+
+    model.novelty.fit([usual(200), usual(100)], [usual(200)])
+    assert 0.97 < (model.novelty(usual(400)) <= 1).float().mean() <= 1
+    assert (model.novelty(usual(50) + 20 * spread) > 1).all()
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert torch.equal(loaded.novelty(usual(3) * 0 + 1), model.novelty(usual(3) * 0 + 1))
+    # The mean over real frames: what fills up a short clip does not count.
+    features = torch.randn(1, 4, 2, 16)
+    mask = torch.tensor([[1, 1, 0, 0]])
+    torch.testing.assert_close(model.novelty.summarise(features, mask), features[:, :2].mean(dim=(1, 2)))
+    with pytest.raises(ValueError, match="1 training and 2 validation clips"):
+        model.novelty.fit([usual(1)], [usual(2)])
+
+
+def without_times(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in inputs.items() if name != "video_times"}
+
+
 def test_frozen_backbone_takes_no_gradient_and_stays_in_evaluation():
     model = tiny_model(freeze_backbone=True).train()
     model(**clips(), labels=LABELS).loss.backward()
@@ -186,8 +281,12 @@ def test_eager_and_sdpa_attention_agree(tmp_path):
         ({"feature_size": 7}, "`feature_size` 7"),
         ({"min_time_period": 9.0, "max_time_period": 1.0}, "min_time_period"),
         ({"multimodal_layers": 0}, "multimodal_layers"),
+        ({"encoder_window": 0}, "`encoder_window` must be at least 1"),
+        ({"caption_queries": -1}, "`caption_queries` cannot be negative"),
+        ({"frame_dropout": 1.0}, "`frame_dropout` is a share"),
+        ({"contrastive_type": "hinge"}, "contrastive_type"),
     ],
 )
 def test_configs_that_cannot_work_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=message):
         tiny_config(**options)

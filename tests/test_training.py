@@ -205,6 +205,34 @@ def test_training_leaves_a_model_that_loads_and_a_report(trained, folder):
     assert not list(trained.glob("*.bin"))
 
 
+def test_going_on_from_a_trained_model(trained, folder, tmp_path, capsys):
+    again = ["--model_name_or_path", str(trained), "--max_steps", "3", "--per_device_train_batch_size", "4"]
+    arguments = ["--dataset", str(folder), "--feature_cache", str(tmp_path / "cache"), *again]
+    refined = tmp_path / "refined"
+    self_critical = ["--output_dir", str(refined), "--self_critical_samples", "3", "--logging_steps", "1"]
+    assert train_hf.main([*arguments, *self_critical]) == 0
+    log = [json.loads(line) for line in (refined / "training_log.jsonl").read_text().splitlines()]
+    assert [entry["reward"] for entry in log if "reward" in entry]
+    before, after = (AutoModel.from_pretrained(path) for path in (trained, refined))
+    assert before.config.hidden_size == after.config.hidden_size
+    assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
+    assert after.novelty.fitted
+    assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--hidden_size", "64"]) == 1
+    assert "--hidden_size is a matter of the model" in capsys.readouterr().err
+
+
+def test_words_that_the_model_to_go_on_from_lacks_are_refused(trained, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    generate_demo_data(folder, train=4, validation=1, test=0, size=32)
+    for metadata in folder.glob("*/metadata.jsonl"):
+        rows = [json.loads(line) for line in metadata.read_text().splitlines()]
+        lines = [json.dumps({"file_name": row["file_name"], "caption": "ein Kater schläft"}) for row in rows]
+        metadata.write_text("\n".join(lines))
+    arguments = ["--dataset", str(folder), "--output_dir", str(tmp_path / "m"), "--model_name_or_path", str(trained)]
+    assert train_hf.main([*arguments, "--feature_cache", str(tmp_path / "cache")]) == 1
+    assert "its tokenizer lacks" in capsys.readouterr().err
+
+
 def test_time_budget_ends_the_run_and_keeps_the_best(folder, tmp_path):
     assert run(folder, tmp_path / "m", tmp_path / "cache", "--max_train_minutes", "0.1", "--evaluations", "3") == 0
     history = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]

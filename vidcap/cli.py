@@ -64,10 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vidcap {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    model = _Parser(add_help=False)
-    model.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
-    model.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
-    model.add_argument("--batch_size", type=_positive, default=16, metavar="N", help="clips captioned at once [16]")
+    reader = _Parser(add_help=False)
+    reader.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
+    reader.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is any"
+    )
+    reader.add_argument("--batch_size", type=_positive, default=16, metavar="N", help="clips taken at once [16]")
+    model = _Parser(add_help=False, parents=[reader])
     model.add_argument("--num_beams", type=_positive, metavar="N", help="beams of the search [the model's own]")
     model.add_argument("--max_new_tokens", type=_positive, metavar="N", help="longest caption [the model's own]")
 
@@ -113,6 +116,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
+    classify = commands.add_parser(
+        "classify",
+        parents=[reader],
+        help="say which of some texts fits a clip",
+        description="Zero-shot classification: give each clip the text that is nearest to it. The texts should read "
+        "like the captions of training.",
+    )
+    classify.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
+    classify.add_argument("--labels", nargs="+", required=True, metavar="TEXT", help="texts to choose from")
+    classify.add_argument("--format", choices=("text", "json"), default="text", help="json: all scores [text]")
+    classify.set_defaults(run=_classify)
+
+    search = commands.add_parser(
+        "search", parents=[reader], help="find clips by a text", description="Sort clips by how well a text fits them."
+    )
+    search.add_argument("text", help="what to look for, worded like the captions of training")
+    search.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
+    search.add_argument("--top", type=_positive, default=10, metavar="N", help="how many to print [10]")
+    search.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
+    search.set_defaults(run=_search)
+
     commands.add_parser("train", help="train a model; see vidcap train --help")
 
     doctor = commands.add_parser("doctor", help="what is installed, what decodes, what is missing")
@@ -133,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.set_defaults(run=_push)
 
-    for command in (caption, evaluate, doctor, demo, push):
+    for command in (caption, evaluate, classify, search, doctor, demo, push):
         command.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     return parser
 
@@ -193,6 +217,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from .commands_evaluate import run
 
     return run(arguments)
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    from .commands_match import classify
+
+    return classify(arguments)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from .commands_match import search
+
+    return search(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

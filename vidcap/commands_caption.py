@@ -6,7 +6,7 @@ is reported and left out; the others are captioned. Given up: captions before th
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from processing import VideoDecodeError, decode_video
 from processing.video_processing_vidcap import INTERPOLATIONS
 
-from .captioning import caption_clips
+from .captioning import caption_clips_with_scores
 from .files import write_atomically
 from .loading import load_captioner
 from .subtitles import FORMATS, CaptionedClip
@@ -29,22 +29,22 @@ def run(arguments: argparse.Namespace) -> int:
             setattr(video_processor, name, value)
     results = [CaptionedClip(clip) for clip in arguments.clips]
 
-    def readable() -> Iterator[dict[str, Any]]:
-        for result in tqdm(results, "captioning", unit="clip", disable=not sys.stderr.isatty()):
-            try:
-                item, result.seconds = read_clip(result.file, video_processor)
-            except VideoDecodeError as error:
-                result.error = error.reason
-                tqdm.write(f"vidcap: error: {error}", file=sys.stderr)
-                continue
-            yield item
-
-    captions = caption_clips(
-        model, processor, readable(), batch_size=arguments.batch_size, **generation_options(arguments)
+    clips = readable_clips(results, video_processor, "captioning")
+    captions = caption_clips_with_scores(
+        model, processor, clips, batch_size=arguments.batch_size, **generation_options(arguments)
     )
     read = [result for result in results if result.error is None]
     for result, caption in zip(read, captions, strict=True):
-        result.caption = caption
+        result.caption = caption.text
+        result.mean_log_probability = caption.mean_log_probability
+        result.tokens = list(zip(caption.tokens, caption.probabilities, strict=True))
+        result.novelty = caption.novelty
+        if caption.novelty is not None and caption.novelty > 1:
+            print(
+                f"vidcap: warning: {result.file}: unlike the clips this model was trained on (novelty "
+                f"{caption.novelty:.1f}, usual is below 1); its caption is a guess",
+                file=sys.stderr,
+            )
     if read or arguments.format == "json":
         text = FORMATS[arguments.format](results)
         if arguments.output is None:
@@ -52,6 +52,20 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             write_atomically(arguments.output, text)
     return 0 if len(read) == len(results) else 1
+
+
+def readable_clips(
+    results: Sequence[CaptionedClip], video_processor: Any, description: str
+) -> Iterator[dict[str, Any]]:
+    """Reads clips one by one, reports those that cannot be read, and notes reason or duration in `results`."""
+    for result in tqdm(results, description, unit="clip", disable=not sys.stderr.isatty()):
+        try:
+            item, result.seconds = read_clip(result.file, video_processor)
+        except VideoDecodeError as error:
+            result.error = error.reason
+            tqdm.write(f"vidcap: error: {error}", file=sys.stderr)
+            continue
+        yield item
 
 
 def read_clip(source: str, video_processor: Any) -> tuple[dict[str, Any], float]:

@@ -6,6 +6,7 @@ Given up: styling and placement of subtitles, and more than one cue a clip.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -17,12 +18,18 @@ class CaptionedClip:
         caption: The caption, `None` where the clip could not be read.
         seconds: Duration of the clip, `None` where it could not be read.
         error: Why it could not be read.
+        mean_log_probability: The average logarithm of its tokens' probabilities.
+        tokens: Its tokens, each with its probability.
+        novelty: How unlike the training clips the clip is; above 1, farther out than 99 % of the validation clips.
     """
 
     file: str
     caption: str | None = None
     seconds: float | None = None
     error: str | None = None
+    mean_log_probability: float | None = None
+    tokens: list[tuple[str, float]] | None = None
+    novelty: float | None = None
 
 
 def format_text(clips: Sequence[CaptionedClip]) -> str:
@@ -31,11 +38,20 @@ def format_text(clips: Sequence[CaptionedClip]) -> str:
 
 
 def format_json(clips: Sequence[CaptionedClip]) -> str:
-    """One list with `file`, `caption` and `seconds` of every clip, and `error` of those that could not be read."""
+    """One list with `file`, `caption` and `seconds` of every clip; `mean_log_probability`, `novelty` and `tokens` of
+    those that have a caption, and `error` of those that could not be read."""
     rows = []
     for clip in clips:
-        row = {"file": clip.file, "caption": clip.caption, "seconds": clip.seconds}
-        rows.append(row if clip.error is None else {**row, "error": clip.error})
+        row: dict[str, Any] = {"file": clip.file, "caption": clip.caption, "seconds": clip.seconds}
+        if clip.error is None:
+            row |= {
+                "mean_log_probability": clip.mean_log_probability,
+                "novelty": clip.novelty,
+                "tokens": [{"token": token, "probability": probability} for token, probability in clip.tokens or ()],
+            }
+        else:
+            row["error"] = clip.error
+        rows.append(row)
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -15,11 +15,12 @@ from typing import Any
 from processing import decode_video
 from processing.datasets import ClipDataset
 
-from ..captioning import caption_clips
+from ..captioning import caption_clips, embed_clips, embed_texts
 from ..doctor import stack_versions
 from .controls import evaluate_captions
 from .ptb_tokenizer import ptb_tokenize
 from .report import ReportExample
+from .retrieval import retrieval_scores
 
 # As many as the page shows.
 WRONG_EXAMPLES, RIGHT_EXAMPLES = 12, 24
@@ -31,8 +32,9 @@ class Evaluation:
     """What an evaluation found.
 
     Args:
-        report: `scores`, `controls`, perhaps `by_kind` (see [`evaluate_captions`]), `clips`, `evaluation_seconds`,
-            `peak_rss_mb`, `parameters`, `versions`.
+        report: `scores`, `controls`, perhaps `by_kind` (see [`evaluate_captions`]), `retrieval` of a model that was
+            trained with a contrastive loss (see [`retrieval_scores`]), `clips`, `evaluation_seconds`, `peak_rss_mb`,
+            `parameters`, `versions`.
         predictions: For each clip `file_name`, `hypothesis`, `references`, and `backwards`, the caption of the clip
             played backwards.
         examples: Clips to show, wrong and right ones.
@@ -80,6 +82,8 @@ def evaluate_model(
         train_captions=train_captions,
         kinds=_column(rows, "kind"),
     )
+    if model.config.contrastive_weight > 0:
+        _add_retrieval(report, model, processor, clips, batch_size)
     report |= {
         "clips": len(hypotheses),
         "evaluation_seconds": time.perf_counter() - started,
@@ -92,6 +96,18 @@ def evaluate_model(
         for name, hypothesis, truths, played in zip(rows["file_name"], hypotheses, references, backwards, strict=True)
     ]
     return Evaluation(report, predictions, _examples(clips, processor, predictions))
+
+
+def _add_retrieval(report: dict[str, Any], model: Any, processor: Any, clips: ClipDataset, batch_size: int) -> None:
+    """Adds `retrieval` to the report and to each kind of clip: clips and their first captions find each other."""
+    captions = [references[0] for references in clips.rows["captions"]]
+    video = embed_clips(model, processor, clips, batch_size=batch_size)
+    text = embed_texts(model, processor, captions)
+    report["retrieval"] = retrieval_scores(video, text, captions)
+    kinds = _column(clips.rows, "kind") or []
+    for kind, part in report.get("by_kind", {}).items():
+        of_kind = [index for index, each in enumerate(kinds) if each == kind]
+        part["retrieval"] = retrieval_scores(video[of_kind], text[of_kind], [captions[i] for i in of_kind])
 
 
 def peak_rss_mb() -> float:

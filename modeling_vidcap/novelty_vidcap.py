@@ -1,0 +1,64 @@
+"""How unlike anything in training a clip is: a captioner answers whatever it is shown, this says when to doubt it."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .configuration_vidcap import VideoCaptionConfig
+
+SHRINKAGE = 0.1  # towards equal variances: a covariance of few clips is hardly known in most directions
+CALIBRATION_QUANTILE = 0.99  # of the validation clips count as alike
+
+
+class VideoCaptionNovelty(nn.Module):
+    """Mahalanobis distance of a clip's mean backbone features from those of the training clips
+    (Lee et al. 2018, https://arxiv.org/abs/1807.03888, without classes), in units of what validation clips reach.
+
+    Values around 0.5 are usual; above 1 a clip is farther out than 99 % of the validation clips. Until
+    [`fit`][VideoCaptionNovelty.fit] was called every value is 0.
+    """
+
+    mean: torch.Tensor
+    precision: torch.Tensor
+    limit: torch.Tensor
+
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__()
+        size = config.feature_size + config.thumbnail_features
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("precision", torch.zeros(size, size))
+        self.register_buffer("limit", torch.ones(()))
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.precision.any())
+
+    @staticmethod
+    def summarise(video_features: torch.Tensor, video_mask: torch.Tensor) -> torch.Tensor:
+        """`(B, T, N, D)` -> `(B, D)`: the mean over the cells of the real frames."""
+        weights = video_mask.float() / video_mask.sum(dim=1, keepdim=True)  # (B, T)
+        return torch.einsum("btnd,bt->bd", video_features.float(), weights) / video_features.shape[2]
+
+    def fit(self, training: Iterable[torch.Tensor], validation: Iterable[torch.Tensor]) -> None:
+        """Learns what is usual from the summaries `(B, D)` of training clips, and how far out validation clips lie.
+
+        Raises:
+            ValueError: If there are fewer than 2 training clips or no validation clip.
+        """
+        known, held_out = torch.cat(list(training)), torch.cat(list(validation))
+        if len(known) < 2 or not len(held_out):
+            raise ValueError(f"{len(known)} training and {len(held_out)} validation clips: 2 and 1 are needed")
+        covariance = known.T.cov().double()
+        variance = covariance.diagonal().mean().clamp(min=1e-12)
+        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * variance * torch.eye(len(covariance))
+        self.mean.copy_(known.mean(dim=0))
+        self.precision.copy_(torch.linalg.inv(covariance) / len(covariance))
+        self.limit.fill_(1.0)
+        self.limit.copy_(self(held_out.to(self.mean.device)).quantile(CALIBRATION_QUANTILE).clamp(min=1e-6))
+
+    def forward(self, summaries: torch.Tensor) -> torch.Tensor:
+        """`(B, D)` -> `(B,)`, see the class."""
+        offsets = summaries.float() - self.mean.float()
+        squares = torch.einsum("bd,de,be->b", offsets, self.precision.float(), offsets)
+        return squares.clamp(min=0).sqrt() / self.limit.float()

@@ -1,0 +1,78 @@
+"""Self-critical training: captions drawn from the model are rewarded by a caption score.
+
+Cross-entropy asks for each word given true words; here whole captions count, by the score that they will be judged
+by (SCST, Rennie et al. 2017, https://arxiv.org/abs/1612.00563). The baseline of a caption is the mean reward of the
+others drawn for the same clip (Luo 2020, https://arxiv.org/abs/2003.09971). It starts from a model trained by
+cross-entropy.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .outputs_vidcap import VideoEncoderOutput
+
+Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
+
+
+class SelfCriticalLoss:
+    """Policy gradient on sampled captions, without dropout.
+
+    Args:
+        processor: Decodes captions.
+        reward: `(captions, references) -> rewards`, such as `vidcap.evaluation.reward.CiderReward`.
+        samples: Captions drawn for each clip, at least 2.
+
+    Attributes:
+        last_reward: The mean reward of the captions drawn last.
+    """
+
+    def __init__(self, processor: Any, reward: Reward, *, samples: int):
+        if samples < 2:
+            raise ValueError(f"self-critical training needs at least 2 captions a clip to compare, got {samples}")
+        self.processor = processor
+        self.reward = reward
+        self.samples = samples
+        self.last_reward = 0.0
+
+    def __call__(
+        self, model: Any, inputs: dict[str, torch.Tensor], references: Sequence[Sequence[str]]
+    ) -> torch.Tensor:
+        """The loss of a batch of clips; the model's mode is left as it was."""
+        training = model.training
+        model.eval()
+        video = {name: value for name, value in inputs.items() if name.startswith(("video_", "pixel_values"))}
+        with torch.no_grad():
+            sequences = model.generate(**video, do_sample=True, num_beams=1, num_return_sequences=self.samples)
+        captions = self.processor.batch_decode(sequences, skip_special_tokens=True)
+        repeated = [truths for truths in references for _ in range(self.samples)]
+        rewards = torch.tensor(self.reward(captions, repeated), device=sequences.device, dtype=torch.float32)
+        self.last_reward = rewards.mean().item()
+        advantage = leave_one_out_advantage(rewards.unflatten(0, (-1, self.samples))).flatten()  # (B * K,)
+        log_probabilities, mask = self._log_probabilities(model, video, sequences)
+        model.train(training)
+        return -(advantage[:, None] * log_probabilities * mask).sum() / mask.sum()
+
+    def _log_probabilities(
+        self, model: Any, video: dict[str, torch.Tensor], sequences: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each drawn token, `(B * K, L)`, with gradient; and a mask that ends with the first EOS."""
+        encoded = model.model.encoder(**video)
+        repeated = VideoEncoderOutput(
+            **{name: value.repeat_interleave(self.samples, dim=0) for name, value in encoded.items()}
+        )
+        labels = sequences[:, 1:]
+        logits = model(encoder_outputs=repeated, decoder_input_ids=sequences[:, :-1], use_cache=False).logits.float()
+        if suppressed := model.generation_config.suppress_tokens:  # never drawn, so no part of the distribution
+            logits[..., suppressed] = -torch.inf
+        drawn = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        ended = (labels == model.config.eos_token_id).long().cumsum(dim=1)
+        mask = (ended == 0) | ((ended == 1) & (labels == model.config.eos_token_id))
+        return drawn.masked_fill(~mask, 0.0), mask.float()
+
+
+def leave_one_out_advantage(rewards: torch.Tensor) -> torch.Tensor:
+    """`(B, K)` rewards, each less the mean of the K - 1 others of its clip."""
+    others = (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+    return rewards - others

@@ -1,0 +1,83 @@
+"""`vidcap classify` and `vidcap search`: clips and texts compared in the space of the contrastive loss.
+
+A clip that cannot be read is reported and left out, as by `vidcap caption`.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import torch
+
+from .captioning import embed_clips, embed_texts
+from .commands_caption import readable_clips
+from .loading import load_captioner
+from .subtitles import CaptionedClip
+
+
+def classify(arguments: argparse.Namespace) -> int:
+    """Prints which of `arguments.labels` fits each clip best; the status is 1 if a clip could not be read."""
+    clips, logits, sigmoid = compare(arguments, arguments.labels)
+    shares = logits.sigmoid() if sigmoid else logits.softmax(dim=1)  # (clips, labels)
+    rows: list[dict[str, Any]] = []
+    for clip, scores in zip([clip for clip in clips if clip.error is None], shares.tolist(), strict=True):
+        ranked = sorted(zip(arguments.labels, scores, strict=True), key=lambda pair: -pair[1])
+        found = [{"label": label, "score": score} for label, score in ranked]
+        rows.append({"file": clip.file, "labels": found})
+    if arguments.format == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        for row in rows:
+            best = row["labels"][0]
+            print(f"{row['file']}: {best['label']} ({best['score']:.2f})")
+    return int(any(clip.error is not None for clip in clips))
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """Prints the clips that fit `arguments.text` best, the best first; the status is 1 if one could not be read."""
+    clips, logits, _ = compare(arguments, [arguments.text])
+    read = [clip for clip in clips if clip.error is None]
+    order = logits[:, 0].argsort(descending=True).tolist()[: arguments.top]
+    rows = [{"file": read[index].file, "score": logits[index, 0].item()} for index in order]
+    if arguments.format == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        for row in rows:
+            print(f"{row['score']:8.3f}  {row['file']}")
+    return int(len(read) < len(clips))
+
+
+def compare(arguments: argparse.Namespace, texts: list[str]) -> tuple[list[CaptionedClip], torch.Tensor, bool]:
+    """The clips with their errors; the logits `(readable clips, texts)`; whether they belong to a sigmoid.
+
+    Raises:
+        ValueError: If the model has no common space of clips and texts, or no clip can be read.
+    """
+    model, processor = load_captioner(arguments.model, device=arguments.device)
+    if model.config.contrastive_weight == 0:
+        raise ValueError(
+            f"{arguments.model} was trained with --contrastive_weight 0, so it cannot compare clips and texts; train "
+            "with a weight above 0"
+        )
+    clips = [CaptionedClip(clip) for clip in arguments.clips]
+    readable = list(readable_clips(clips, processor.video_processor, "reading clips"))
+    if not readable:
+        raise ValueError("none of the clips can be read")
+    warn_of_unknown_words(processor.tokenizer, texts)
+    video = embed_clips(model, processor, readable, batch_size=arguments.batch_size)
+    text = embed_texts(model, processor, texts)
+    with torch.inference_mode():
+        logits = video @ text.T * model.logit_scale.exp()
+        if model.logit_bias is not None:
+            logits = logits + model.logit_bias
+    return clips, logits.float().cpu(), model.logit_bias is not None
+
+
+def warn_of_unknown_words(tokenizer: Any, texts: list[str]) -> None:
+    """A word that training never showed says nothing to the model; better to know than to wonder at the ranking."""
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        unknown = ids.count(tokenizer.unk_token_id)
+        if unknown:
+            print(f"vidcap: warning: {text!r}: {unknown} of its words did not occur in training", file=sys.stderr)

@@ -1,0 +1,35 @@
+"""Clips found by captions and captions by clips, in the space that the contrastive loss has made."""
+
+from collections.abc import Sequence
+
+import torch
+
+RANKS = (1, 5, 10)
+
+
+def retrieval_scores(
+    video_embeds: torch.Tensor, text_embeds: torch.Tensor, captions: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Recall at 1, 5 and 10 in both directions, as shares, and the median rank.
+
+    Args:
+        video_embeds, text_embeds: `(N, P)`, L2-normalised; row i of both belongs to clip i.
+        captions: The N captions behind `text_embeds`. Clips with equal captions are equally right answers.
+
+    Returns:
+        `{"text_to_video": {"r1", "r5", "r10", "median_rank"}, "video_to_text": {...}}`; a rank of 1 is the best.
+    """
+    if not len(video_embeds) == len(text_embeds) == len(captions):
+        raise ValueError(f"{len(video_embeds)} clips, {len(text_embeds)} texts and {len(captions)} captions")
+    number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
+    ids = torch.tensor([number[caption] for caption in captions])
+    same = ids[:, None] == ids[None]  # (N, N)
+    similarity = text_embeds.float() @ video_embeds.float().T  # (texts, clips)
+    return {"text_to_video": _recalls(similarity, same), "video_to_text": _recalls(similarity.T, same)}
+
+
+def _recalls(similarity: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
+    """Ranks of the best right answer of each row; wrong answers of equal similarity count as better."""
+    best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # (N, 1)
+    ranks = 1 + ((similarity >= best) & ~right).sum(dim=1)  # (N,)
+    return {f"r{k}": (ranks <= k).float().mean().item() for k in RANKS} | {"median_rank": ranks.median().item()}
