@@ -32,7 +32,7 @@ def write_video(path: Path, *, repeats: int) -> None:
             frame[300:420, 500:780] = rng.integers(0, 256, (120, 280, 3))
             packets += stream.encode(av.VideoFrame.from_ndarray(frame.astype(np.uint8), format="rgb24"))
         packets += stream.encode()
-        span = round(SECONDS / stream.time_base)
+        span = round(SECONDS / packets[0].time_base)
         for repeat in range(repeats):
             for packet in packets:
                 copy = av.Packet(bytes(packet))
