@@ -97,7 +97,7 @@ class VideoCaptionConfig(PreTrainedConfig):
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
     frame_dropout: float = 0.0
-    word_dropout: float = 0.4
+    word_dropout: float = 0.6
     label_smoothing: float = 0.1
     contrastive_weight: float = 0.1
     contrastive_type: Literal["softmax", "sigmoid"] = "softmax"

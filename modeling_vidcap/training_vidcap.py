@@ -37,7 +37,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     per_device_train_batch_size: int = 64
     per_device_eval_batch_size: int = 64
     learning_rate: float = 1e-3
-    weight_decay: float = 0.05
+    weight_decay: float = 0.5
     adam_beta2: float = 0.98
     max_grad_norm: float = 1.0
     num_train_epochs: float = 60.0
