@@ -32,12 +32,12 @@ VARIANTS = {
     "a token a cell": "--spatial_tokens True --per_device_train_batch_size 16",
     "no thumbnails": "--thumbnail_size 0",
     "no word dropout": "--word_dropout 0",
-    "word dropout .6": "--word_dropout 0.6",
+    "word dropout .4": "--word_dropout 0.4",
     "no label smoothing": "--label_smoothing 0",
     "no dropout": "--dropout 0",
     "stochastic depth .2": "--stochastic_depth 0.2",
     "frame dropout .1": "--frame_dropout 0.1",
-    "weight decay .5": "--weight_decay 0.5",
+    "weight decay .05": "--weight_decay 0.05",
 }
 CHANGES_FEATURES = ("8 frames", "no thumbnails")
 SCORES = {"exact": "eval_exact", "CIDEr": "eval_cider"}
