@@ -15,7 +15,7 @@ class VideoCaptionNovelty(nn.Module):
     """Mahalanobis distance of a clip's mean backbone features from those of the training clips
     (Lee et al. 2018, https://arxiv.org/abs/1807.03888, without classes), in units of what validation clips reach.
 
-    Values around 0.5 are usual; above 1 a clip is farther out than 99 % of the validation clips. Until
+    Above 1 a clip is farther out than 99 % of the validation clips. Until
     [`fit`][VideoCaptionNovelty.fit] was called every value is 0.
     """
 
