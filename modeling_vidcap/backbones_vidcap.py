@@ -1,8 +1,8 @@
 """Frames -> features: one small adapter around an image backbone.
 
 `(B, T, C, H, W)` pixels become `(B, T, N, D)` features: every output stage's map is averaged to a grid of N cells, and
-the stages' channels are concatenated, perhaps with a thumbnail of the cell itself. Frames do not see each other here,
-so features of a frozen backbone can be stored per clip and played backwards.
+the stages' channels are concatenated, perhaps with a thumbnail of the cell itself and a histogram of its colours.
+Frames do not see each other here, so features of a frozen backbone can be stored per clip and played backwards.
 """
 
 import torch
@@ -47,6 +47,7 @@ class VideoBackbone(nn.Module):
         super().__init__()
         self.grid = config.feature_grid
         self.thumbnail_size = config.thumbnail_size
+        self.color_bins = config.color_bins
         self.frozen = config.freeze_backbone
         if config.backbone_config is None:
             self.net = FrameCNN(config.cnn_hidden_sizes)
@@ -70,5 +71,24 @@ class VideoBackbone(nn.Module):
             if self.thumbnail_size:
                 thumbnail = F.adaptive_avg_pool2d(frames_first, self.grid * self.thumbnail_size)
                 parts.append(F.pixel_unshuffle(thumbnail, self.thumbnail_size))  # (B*T, 3 k k, g, g)
+            if self.color_bins:
+                parts.append(color_histogram(frames_first, self.grid, self.color_bins))  # (B*T, bins^3, g, g)
             cells = torch.cat(parts, dim=1)
         return cells.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))  # (B, T, N, D)
+
+
+def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
+    """Shares of the colours in each cell: normalised pixels `(F, 3, H, W)` in [-1, 1] -> `(F, bins^3, grid, grid)`.
+
+    A pixel is shared out between the neighbouring levels of red, green and blue by its distance to them, so that the
+    histogram changes smoothly. Up to `grid` - 1 rows and columns at the frame's end are left out.
+    """
+    height, width = frames.shape[-2] // grid, frames.shape[-1] // grid
+    cells = frames[..., : height * grid, : width * grid].unflatten(-2, (grid, height)).unflatten(-1, (grid, width))
+    pixels = cells.permute(0, 2, 4, 3, 5, 1).flatten(0, 2).flatten(1, 2)  # (F*g*g, P, 3)
+    levels = torch.arange(bins, device=frames.device)
+    weights = (1 - ((pixels + 1) / 2 * (bins - 1)).unsqueeze(-1).sub(levels).abs()).clamp(min=0)  # (F*g*g, P, 3, bins)
+    red, green, blue = weights.unbind(dim=2)
+    green_blue = (green.unsqueeze(-1) * blue.unsqueeze(-2)).flatten(2)  # (F*g*g, P, bins^2)
+    histogram = red.transpose(1, 2) @ green_blue / (height * width)  # (F*g*g, bins, bins^2)
+    return histogram.flatten(1).unflatten(0, (-1, grid, grid)).permute(0, 3, 1, 2)

@@ -9,7 +9,17 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-SHARES = ("dropout", "attention_dropout", "stochastic_depth", "frame_dropout", "word_dropout", "label_smoothing")
+SHARES = (
+    "dropout",
+    "attention_dropout",
+    "stochastic_depth",
+    "frame_dropout",
+    "video_dropout",
+    "word_dropout",
+    "scheduled_sampling",
+    "label_smoothing",
+)
+WEIGHTS = ("caption_weight", "masked_word_weight", "contrastive_weight")
 
 
 @strict
@@ -34,12 +44,31 @@ class VideoCaptionConfig(PreTrainedConfig):
         feature_grid (`int`): Each feature map is averaged to `feature_grid` x `feature_grid` cells.
         thumbnail_size (`int`): Pixels a side that each cell keeps of the frame itself, behind the backbone's features;
             colours and small movements survive there that an ImageNet backbone has learnt to ignore. 0 leaves it out.
+        color_bins (`int`): Levels of each primary colour in the histogram of `color_bins`^3 colours that each cell
+            gets; it tells what colours there are however small their surface, which an average blurs. 0 leaves it
+            out, 2 to 8 are possible.
         spatial_tokens (`bool`): `True`: each cell of each frame is a token of its own. `False`: the cells of a frame
             are concatenated into one token a frame, which keeps positions at a fraction of the cost.
+        time_positions (`str`): How a video token knows its moment in the encoder. `rotary`: attention sees the seconds
+            between two tokens. `sinusoidal`: sines of the token's time in seconds are added to it, with the same
+            periods. `learned`: a table of `num_frames` positions is added, laid over the clip from its first frame to
+            its last and interpolated for other numbers of frames; it knows no seconds. In all three the decoder's
+            cross-attention uses rotary times.
+        space_positions (`str`): How a cell's token knows its place in the frame, with `spatial_tokens`. `learned`: a
+            table of the cells is added. `sinusoidal`: fixed sines of row and column are added. `rotary`: attention
+            sees how far apart two cells are, but not where; a quarter of each head's channels is for rows and a
+            quarter for columns, half and half where `time_positions` leave time's channels free.
+        encoder_attention (`str`): `joint`: every token attends to every token. `factorised`: layers attend in turns
+            to the cells of their frame and to their cell in all frames (TimeSformer,
+            https://arxiv.org/abs/2102.05095; ViViT, https://arxiv.org/abs/2103.15691).
         encoder_window (`int`, *optional*): How many frames before and behind its own a video token attends to;
             `None` is the whole clip.
+        temporal_pyramid (`int`): Levels of slower tokens behind the encoder's layers: level l holds means over 2^l
+            neighbouring frames, for decoder and contrastive loss to look at beside the frames.
         caption_queries (`int`): Learned queries that pool a clip into as many tokens for the decoder (CoCa's
             attentional pooling); 0 lets the decoder look at every token of the encoder.
+        fusion (`str`): How the decoder's upper layers look at the video: `cross_attention`, or `joint`, one transformer
+            over video and text tokens, in which text sees all of the video and the video sees no text.
         motion (`bool`): Show each token its difference from the frame before, ahead of attention.
         num_frames (`int`): Frames a clip is sampled to by default; the model itself takes any number.
         frame_interval (`float`): Seconds between frames, assumed only where no `video_times` are given.
@@ -50,12 +79,21 @@ class VideoCaptionConfig(PreTrainedConfig):
         stochastic_depth (`float`): Rate at which training skips a block of the last encoder or decoder layer for a
             clip; earlier layers less, in proportion to their depth.
         frame_dropout (`float`): Share of the frames that training hides from attention.
+        video_dropout (`float`): Share of the clips whose video training hides from the decoder, which learns to write
+            without one. Needed for `guidance_scale` of `generate` (https://arxiv.org/abs/2207.12598).
         word_dropout (`float`): Share of the decoder's *input* words that training replaces by the unknown token, so
             that the next word has to be read off the video (Bowman et al. 2016, https://arxiv.org/abs/1511.06349).
+        scheduled_sampling (`float`): Share of the decoder's input words that training replaces by those that the
+            model itself predicts there, in a first pass (Mihaylova & Martins 2019, https://arxiv.org/abs/1906.07651).
         label_smoothing (`float`): Label smoothing of the caption loss.
+        caption_weight (`float`): Weight of the caption loss.
+        masked_word_weight (`float`): Weight of a second caption loss, in which the decoder sees the words on both sides
+            of the hidden ones it has to name (as in LLM2Vec, https://arxiv.org/abs/2404.05961); 0 leaves it out.
         contrastive_weight (`float`): Weight of the contrastive loss between clip and caption (CoCa,
             https://arxiv.org/abs/2205.01917); 0 leaves it out.
         contrastive_type (`str`): `softmax` over the batch (CLIP), or `sigmoid` of each pair (SigLIP).
+        reversed_negatives (`bool`): Let the contrastive loss tell a clip from itself played backwards. Only for
+            captions that are untrue of the reversed clip.
         projection_dim (`int`): Size of the shared space of clips and captions.
         logit_scale_init_value (`float`): Start of the contrastive temperature, as ln(1 / temperature).
         unk_token_id (`int`): The token that stands in for dropped words.
@@ -83,9 +121,15 @@ class VideoCaptionConfig(PreTrainedConfig):
     feature_size: int = 128
     feature_grid: int = 4
     thumbnail_size: int = 0
+    color_bins: int = 0
     spatial_tokens: bool = False
+    time_positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
+    space_positions: Literal["learned", "rotary", "sinusoidal"] = "learned"
+    encoder_attention: Literal["joint", "factorised"] = "joint"
     encoder_window: int | None = None
+    temporal_pyramid: int = 0
     caption_queries: int = 0
+    fusion: Literal["cross_attention", "joint"] = "cross_attention"
     motion: bool = True
     num_frames: int = 16
     frame_interval: float = 0.25
@@ -97,10 +141,15 @@ class VideoCaptionConfig(PreTrainedConfig):
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.0
     frame_dropout: float = 0.0
+    video_dropout: float = 0.0
     word_dropout: float = 0.6
+    scheduled_sampling: float = 0.0
     label_smoothing: float = 0.1
+    caption_weight: float = 1.0
+    masked_word_weight: float = 0.0
     contrastive_weight: float = 0.1
     contrastive_type: Literal["softmax", "sigmoid"] = "softmax"
+    reversed_negatives: bool = False
     projection_dim: int = 256
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07), as in CLIP
     initializer_range: float = 0.02
@@ -124,7 +173,7 @@ class VideoCaptionConfig(PreTrainedConfig):
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is a share in [0, 1), got {getattr(self, name)}")
-        for name in ("encoder_layers", "text_layers", "caption_queries", "contrastive_weight"):
+        for name in (*WEIGHTS, "encoder_layers", "text_layers", "caption_queries", "thumbnail_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` cannot be negative, got {getattr(self, name)}")
         for name in ("multimodal_layers", "feature_grid", "num_frames", "max_position_embeddings"):
@@ -132,6 +181,10 @@ class VideoCaptionConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if self.encoder_window is not None and self.encoder_window < 1:
             raise ValueError(f"`encoder_window` must be at least 1 frame, or None, got {self.encoder_window}")
+        if self.color_bins not in (0, *range(2, 9)):
+            raise ValueError(f"`color_bins` is 0 (none) or 2 to 8 levels a primary colour, got {self.color_bins}")
+        self._check_space_and_time()
+        self._check_losses()
         if not 0 < self.min_time_period < self.max_time_period:
             raise ValueError(
                 f"0 < `min_time_period` < `max_time_period` is needed, got {self.min_time_period} and "
@@ -148,6 +201,39 @@ class VideoCaptionConfig(PreTrainedConfig):
                 f"{self.cnn_hidden_sizes[-1]}: set them equal"
             )
 
+    def _check_space_and_time(self) -> None:
+        for name, default in (("space_positions", "learned"), ("encoder_attention", "joint")):
+            if getattr(self, name) != default and not self.spatial_tokens:
+                raise ValueError(
+                    f"`{name}` {getattr(self, name)!r} needs a token a cell: set `spatial_tokens` to True, "
+                    f"or `{name}` to {default!r}"
+                )
+        head_size = self.hidden_size // self.num_attention_heads
+        smallest = 16 if self.time_positions == "rotary" else 8  # two periods or more on each axis
+        if self.space_positions == "rotary" and head_size < smallest:
+            raise ValueError(
+                f"`space_positions` 'rotary' and `time_positions` {self.time_positions!r} need heads of {smallest} or "
+                f"more channels, `hidden_size` / `num_attention_heads` is {head_size}: use fewer heads"
+            )
+        if self.encoder_attention == "factorised" and (self.encoder_layers < 2 or self.encoder_layers % 2):
+            raise ValueError(
+                "`encoder_attention` 'factorised' needs `encoder_layers` in pairs, one for space and one for time, "
+                f"got {self.encoder_layers}: set 2, 4, 6 ..."
+            )
+        if self.temporal_pyramid < 0 or 2**self.temporal_pyramid > self.num_frames:
+            raise ValueError(
+                f"`temporal_pyramid` {self.temporal_pyramid} must be 0 or more, and its last level's "
+                f"2^{self.temporal_pyramid} frames at most `num_frames` ({self.num_frames}): use fewer levels"
+            )
+
+    def _check_losses(self) -> None:
+        if not any(getattr(self, name) for name in WEIGHTS):
+            raise ValueError(f"{', '.join(f'`{name}`' for name in WEIGHTS)} are all 0: nothing would be trained")
+        if self.reversed_negatives and not self.contrastive_weight:
+            raise ValueError("`reversed_negatives` are part of the contrastive loss: set `contrastive_weight` above 0")
+        if self.fusion == "joint" and not self.text_layers:
+            raise ValueError("`fusion` 'joint' needs at least one of `text_layers`, got 0: set it to 1 or more")
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Builds the config; in the installed package, without the keys that lead to code inside a model's folder.
@@ -162,6 +248,11 @@ class VideoCaptionConfig(PreTrainedConfig):
     def thumbnail_features(self) -> int:
         """Values of the thumbnail in each cell."""
         return 3 * self.thumbnail_size**2
+
+    @property
+    def cell_features(self) -> int:
+        """Values of a cell: the backbone's channels, the thumbnail, the histogram of colours."""
+        return self.feature_size + self.thumbnail_features + self.color_bins**3
 
     @property
     def num_hidden_layers(self) -> int:

@@ -1,4 +1,7 @@
-"""The text side: causal layers that read captions, and layers above them that look at the video."""
+"""The text side: causal layers that read captions, and layers above them that look at the video, by cross-attention
+or as one transformer over video and text."""
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +19,11 @@ MAX_TEXT_PERIOD = 10_000 * 2 * torch.pi  # tokens; the longest rotary period of 
 
 
 class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
-    """Causal text layers, then causal layers with cross-attention to every token of the clip."""
+    """Causal text layers, then layers that see every token of the clip too.
+
+    With `fusion="joint"` these upper layers are one transformer over the clip's tokens and the caption's: text sees the
+    whole clip and the text before it, the clip sees itself. The cache then keeps both.
+    """
 
     main_input_name = "input_ids"
 
@@ -26,8 +33,9 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         self.summary_embedding = nn.Parameter(torch.zeros(config.hidden_size))
         self.dropout = nn.Dropout(config.dropout)
         rates = stochastic_depth_rates(config.stochastic_depth, config.num_hidden_layers)
+        cross = config.fusion == "cross_attention"
         layers = [
-            VideoCaptionDecoderLayer(config, index, sees_video=index >= config.text_layers, drop_path=rate)
+            VideoCaptionDecoderLayer(config, index, cross_attention=cross and index >= config.text_layers, drop_path=rate)
             for index, rate in enumerate(rates)
         ]
         self.text_layers = nn.ModuleList(layers[: config.text_layers])
@@ -77,33 +85,75 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
+        sees_future: bool = False,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Reads captions `(B, L)` beside their clips; with `sees_future` each word sees those behind it too."""
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         hidden_states = self.dropout(self.embed_tokens(input_ids))  # (B, L, D)
-        positions = (torch.arange(input_ids.shape[1], device=input_ids.device) + past_length).expand(
-            len(input_ids), -1
-        )
+        length = input_ids.shape[1]
+        positions = (torch.arange(length, device=input_ids.device) + past_length).expand(len(input_ids), -1)
         rotation = self._text_rotation(positions, hidden_states.dtype)
+        options = {"is_causal": False} if sees_future else {}
 
-        self_cache = past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, past_key_values=self_cache
-        )
+        if sees_future:
+            mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        else:
+            cache = past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
+            mask = create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=cache)
+        for layer in self.text_layers:
+            hidden_states = layer(hidden_states, mask, rotation, past_key_values=past_key_values, **options)
+
         video = encoder_outputs.last_hidden_state.to(hidden_states.dtype)
-        video_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=encoder_outputs.attention_mask,
-            encoder_hidden_states=video,
-        )
         video_rotation = time_rotation(self.config, encoder_outputs.token_times, hidden_states.dtype)
-        for layer in [*self.text_layers, *self.multimodal_layers]:
-            hidden_states = layer(
-                hidden_states, mask, rotation, video, video_mask, video_rotation, past_key_values=past_key_values
+        if self.config.fusion == "joint":
+            mask = self._joint_mask(hidden_states, video, attention_mask, encoder_outputs, past_length, sees_future)
+            if not past_length:
+                hidden_states = torch.cat([video, hidden_states], dim=1)  # (B, S + L, D)
+                rotation = tuple(torch.cat(parts, dim=2) for parts in zip(video_rotation, rotation, strict=True))
+            seen: dict = {}
+        else:
+            video_mask = create_bidirectional_mask(
+                self.config, hidden_states, encoder_outputs.attention_mask, encoder_hidden_states=video
             )
+            seen = {
+                "encoder_hidden_states": video,
+                "encoder_attention_mask": video_mask,
+                "encoder_rotation": video_rotation,
+            }
+        for layer in self.multimodal_layers:
+            hidden_states = layer(hidden_states, mask, rotation, past_key_values=past_key_values, **seen, **options)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values
+            last_hidden_state=self.norm(hidden_states[:, -length:]), past_key_values=past_key_values
         )
+
+    def _joint_mask(
+        self,
+        hidden_states: torch.Tensor,
+        video: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        encoder_outputs: VideoEncoderOutput,
+        past_length: int,
+        sees_future: bool,
+    ) -> Any:
+        """Who sees whom among S video tokens and the text behind them: `(B, 1, S + L, S + L)`, or `(B, 1, 1, S + past + 1)`
+        for a word that joins what is cached."""
+        batch, length = hidden_states.shape[:2]
+        if past_length and length > 1:
+            raise ValueError(f"`fusion` 'joint' adds one token at a time to its cache, got {length}: pass no cache")
+        text_mask = attention_mask
+        if text_mask is None:
+            text_mask = encoder_outputs.attention_mask.new_ones(batch, past_length + length)
+        everything = torch.cat([encoder_outputs.attention_mask, text_mask], dim=1)  # (B, S + past + L)
+        if past_length:
+            keys = hidden_states.expand(-1, everything.shape[1], -1)  # its length is all that counts
+            return create_bidirectional_mask(self.config, hidden_states, everything, encoder_hidden_states=keys)
+        clip = video.shape[1]
+
+        def visible(batch, head, query, key):
+            return (key < clip) | ((query >= clip) & (sees_future | (key <= query)))
+
+        joined = torch.cat([video, hidden_states], dim=1)
+        return create_bidirectional_mask(self.config, joined, everything, and_mask_function=visible)

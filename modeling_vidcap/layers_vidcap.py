@@ -1,7 +1,8 @@
-"""Attention, rotary positions on any real-valued axis, and the pre-norm blocks of encoder and decoder.
+"""Attention, positions on any real-valued axis, and the pre-norm blocks of encoder and decoder.
 
-Positions are real numbers: seconds for video tokens, token counts for text. In cross-attention the query stands at
-second zero and only the video's keys are rotated, so that a head can pick out a moment of the clip.
+Positions are real numbers: seconds and shares of the frame for video tokens, token counts for text. In
+cross-attention the query stands at second zero and only the video's keys are rotated, so that a head can pick out a
+moment of the clip.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def rotary_rotation(
 ) -> Rotation:
     """Cosines and sines that rotate a head's channel pairs by angles proportional to `positions`.
 
-    RoFormer (https://arxiv.org/abs/2104.09864) with periods spaced evenly in logarithm between the two given ones.
+    RoFormer (https://arxiv.org/abs/2104.09864) with the periods of [`axis_angles`].
 
     Args:
         positions: `(B, L)`, in the unit of the periods (seconds or tokens).
@@ -33,12 +34,38 @@ def rotary_rotation(
     Returns:
         cos and sin, each `(B, 1, L, head_dim)`.
     """
-    half = head_dim // 2
-    steps = torch.arange(half, device=positions.device, dtype=torch.float32) / max(half - 1, 1)
-    frequencies = 2 * torch.pi / (min_period * (max_period / min_period) ** steps)  # (half,)
-    angles = positions.float()[:, None, :, None] * frequencies  # (B, 1, L, half)
-    angles = torch.cat([angles, angles], dim=-1)
+    return to_rotation(axis_angles(positions, head_dim // 2, min_period=min_period, max_period=max_period), dtype)
+
+
+def axis_angles(positions: torch.Tensor, count: int, *, min_period: float, max_period: float) -> torch.Tensor:
+    """Angles `(..., count)` of `positions` `(...)`; periods lie evenly in logarithm between the two given ones."""
+    steps = torch.arange(count, device=positions.device, dtype=torch.float32) / max(count - 1, 1)
+    frequencies = 2 * torch.pi / (min_period * (max_period / min_period) ** steps)  # (count,)
+    return positions.float()[..., None] * frequencies
+
+
+def cell_angles(grid: int, count: int, device: torch.device) -> torch.Tensor:
+    """Angles `(N, count)` of the cells of a `grid` x `grid` frame, row by row: half of them rows, half columns.
+
+    Positions are shares of the frame. Periods go from two cells, at which neighbours are opposites, to two frames, at
+    which the cosine falls all the way across.
+    """
+    cells = torch.arange(grid**2, device=device)
+    rows = axis_angles(cells // grid / grid, count // 2, min_period=2 / grid, max_period=2)
+    columns = axis_angles(cells % grid / grid, count - count // 2, min_period=2 / grid, max_period=2)
+    return torch.cat([rows, columns], dim=-1)
+
+
+def to_rotation(angles: torch.Tensor, dtype: torch.dtype) -> Rotation:
+    """The rotation of channel pairs by `angles` `(B, L, head_dim / 2)`."""
+    angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def to_sines(angles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Sines and cosines `(..., D)` of `angles` `(..., D / 2)`, to be added to tokens
+    (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
 def rotate(states: torch.Tensor, rotation: Rotation) -> torch.Tensor:
@@ -163,8 +190,29 @@ class VideoCaptionMotion(nn.Module):
         return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat([normed, change], dim=-1))))
 
 
+class VideoCaptionFramePositions(nn.Module):
+    """A learned table of `num_frames` positions, laid over the clip from its first real frame to its last.
+
+    A clip of `num_frames` frames takes row i for frame i. Any other number of frames (8 or 32 at inference, a clip too
+    short to fill up) takes rows at the frames' shares of the clip, interpolated linearly between neighbouring rows.
+    """
+
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__()
+        self.table = nn.Embedding(config.num_frames, config.hidden_size)
+
+    def forward(self, frame_mask: torch.Tensor) -> torch.Tensor:
+        """`(B, T)`, 1 for real frames -> `(B, T, D)`. The seconds between frames play no part."""
+        index = torch.arange(frame_mask.shape[1], device=frame_mask.device)
+        last = (index * frame_mask.bool()).amax(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+        # Frames behind the last real one are masked: any row does for them.
+        rows = torch.minimum(index, last) * (self.table.num_embeddings - 1) / last  # (B, T)
+        low, high = self.table(rows.floor().long()), self.table(rows.ceil().long())
+        return torch.lerp(low, high, rows.frac()[..., None].to(low.dtype))
+
+
 class VideoCaptionEncoderLayer(GradientCheckpointingLayer):
-    """Pre-norm self-attention over the tokens of a clip, then a feed-forward block."""
+    """Pre-norm self-attention over the tokens of a clip, or within groups of them, then a feed-forward block."""
 
     def __init__(self, config: VideoCaptionConfig, *, drop_path: float = 0.0):
         super().__init__()
@@ -175,24 +223,27 @@ class VideoCaptionEncoderLayer(GradientCheckpointingLayer):
         self.dropout = residual_dropout(config, drop_path)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotation: Rotation, **kwargs
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotation: Rotation | None, **kwargs
     ) -> torch.Tensor:
-        attended, _ = self.self_attn(
-            self.self_attn_norm(hidden_states), attention_mask=attention_mask, rotation=rotation, **kwargs
-        )
-        hidden_states = hidden_states + self.dropout(attended)
+        """`(B, S, D)`, or `(B, groups, S, D)` where tokens attend within their group alone -> the same shape.
+
+        Mask and rotation are those of `(B * groups, S)` tokens; a `None` hides nothing, or rotates nothing.
+        """
+        normed = self.self_attn_norm(hidden_states).flatten(0, -3)  # (B * groups, S, D)
+        attended, _ = self.self_attn(normed, attention_mask=attention_mask, rotation=rotation, **kwargs)
+        hidden_states = hidden_states + self.dropout(attended.view_as(hidden_states))
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
 
 class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
-    """Pre-norm causal self-attention, cross-attention to the whole clip (unless text-only), feed-forward block."""
+    """Pre-norm self-attention, causal unless told otherwise, perhaps cross-attention to the clip, feed-forward block."""
 
-    def __init__(self, config: VideoCaptionConfig, layer_idx: int, *, sees_video: bool, drop_path: float = 0.0):
+    def __init__(self, config: VideoCaptionConfig, layer_idx: int, *, cross_attention: bool, drop_path: float = 0.0):
         super().__init__()
-        self.sees_video = sees_video
+        self.cross_attention = cross_attention
         self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = VideoCaptionAttention(config, layer_idx=layer_idx, is_causal=True)
-        if sees_video:
+        if cross_attention:
             self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             self.cross_attn = VideoCaptionAttention(config, layer_idx=layer_idx)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -218,7 +269,7 @@ class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
             **kwargs,
         )
         hidden_states = hidden_states + self.dropout(attended)
-        if self.sees_video:
+        if self.cross_attention:
             attended, _ = self.cross_attn(
                 self.cross_attn_norm(hidden_states),
                 attention_mask=encoder_attention_mask,

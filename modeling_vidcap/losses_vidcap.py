@@ -5,6 +5,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 MAX_LOGIT_SCALE = 100.0  # CLIP's clamp: a temperature below 0.01 makes training unstable
+ABSENT = -1e4  # a logit whose probability is 0; with minus infinity 0 x log 0 would be no number
 SIGMOID_BIAS = -10.0  # SigLIP's start: nearly all pairs of a batch are negative
 
 
@@ -37,6 +38,8 @@ def contrastive_loss(
     caption_ids: torch.Tensor,
     *,
     logit_bias: torch.Tensor | None = None,
+    negative_texts: torch.Tensor | None = None,
+    negative_videos: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric softmax loss over all pairs of a batch (CLIP, https://arxiv.org/abs/2103.00020); with `logit_bias` the
     sigmoid loss of each pair on its own, summed over pairs and averaged over clips
@@ -50,16 +53,34 @@ def contrastive_loss(
         logit_scale: Scalar, the logarithm of 1 / temperature; clamped to at most ln 100.
         caption_ids: `(B, L)`, equal rows mark equal captions.
         logit_bias: Scalar, added to all logits of the sigmoid loss.
+        negative_texts: `(B, K, D)`, captions that nearly fit their clip but are untrue of it; they compete for that
+            clip only (as in NegCLIP, https://arxiv.org/abs/2210.01936). Rows of zeros stand for none.
+        negative_videos: `(B, K, D)`, clips of which a caption is nearly true, likewise.
     """
     video = F.normalize(gather_with_gradient(video_embeds).float(), dim=-1)
     text = F.normalize(gather_with_gradient(text_embeds).float(), dim=-1)
     caption_ids = gather_padded(caption_ids)
-    logits = video @ text.T * logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)  # (B, B)
+    scale = logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
     same = (caption_ids[:, None] == caption_ids[None]).all(dim=-1).float()
+    # What each clip is compared with, then what each caption is: (B, B + K).
+    rows = torch.cat([video @ text.T * scale, hard_logits(video, negative_texts, scale)], dim=1)
+    columns = torch.cat([text @ video.T * scale, hard_logits(text, negative_videos, scale)], dim=1)
     if logit_bias is not None:
-        return -F.logsigmoid((2 * same - 1) * (logits + logit_bias.float())).sum(dim=-1).mean()
+        extra = torch.cat([rows[:, len(same) :], columns[:, len(same) :]], dim=1) + logit_bias.float()
+        pairs = (2 * same - 1) * (rows[:, : len(same)] + logit_bias.float())
+        return -(F.logsigmoid(pairs).sum(dim=-1) + F.logsigmoid(-extra).sum(dim=-1)).mean()
     targets = same / same.sum(dim=-1, keepdim=True)
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    losses = [F.cross_entropy(logits, F.pad(targets, (0, logits.shape[1] - len(same)))) for logits in (rows, columns)]
+    return sum(losses) / 2
+
+
+def hard_logits(anchors: torch.Tensor, negatives: torch.Tensor | None, scale: torch.Tensor) -> torch.Tensor:
+    """Each anchor `(B, D)` against negatives of its own `(B, K, D)`: `(B, K)`; `ABSENT` where there is none."""
+    if negatives is None:
+        return anchors.new_zeros(len(anchors), 0)
+    negatives = gather_with_gradient(negatives).float()
+    logits = torch.einsum("bd,bkd->bk", anchors, F.normalize(negatives, dim=-1)) * scale
+    return logits.masked_fill(~negatives.any(dim=-1), ABSENT)
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:

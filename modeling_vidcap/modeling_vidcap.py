@@ -6,17 +6,21 @@ may be given in place of pixels. What it gives up: one clip, one sentence; event
 
 import torch
 from torch import nn
-from transformers import GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from .configuration_vidcap import VideoCaptionConfig
 from .decoder_vidcap import VideoCaptionDecoder
 from .encoder_vidcap import VideoCaptionEncoder, VideoCaptionPreTrainedModel, pooling_mask
+from .generation_vidcap import VideoCaptionGenerationMixin
 from .layers_vidcap import VideoCaptionPooler
 from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss
 from .novelty_vidcap import VideoCaptionNovelty
 from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEncoderOutput
+from .playback_vidcap import play_backwards
+
+
+MASKED_WORDS = 0.5  # of a caption's words are hidden and named in the masked-word loss
 
 
 class VideoCaptionModel(VideoCaptionPreTrainedModel):
@@ -55,7 +59,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
             encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features)
         outputs = self.decoder(
             drop_words(decoder_input_ids, self.config) if self.training else decoder_input_ids,
-            encoder_outputs,
+            hide_videos(encoder_outputs, self.config) if self.training else encoder_outputs,
             attention_mask=decoder_attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -67,7 +71,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         )
 
 
-class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, GenerationMixin):
+class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCaptionGenerationMixin):
     """The captioner: caption cross-entropy plus a contrastive loss between the clip and its caption.
 
     Example:
@@ -101,6 +105,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.novelty = VideoCaptionNovelty(config)
+        self.loss_ramp = 1.0  # a Trainer may let the losses beside the caption's, and sampling, grow from 0
         self.logit_bias = None
         if config.contrastive_type == "sigmoid":
             self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS))
@@ -175,6 +180,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
+        negative_labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
     ) -> VideoCaptionOutput | tuple:
@@ -187,22 +193,23 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
             video_features: `(B, T, N, D)`, the backbone's output, in place of pixels.
             decoder_input_ids: `(B, L)`; by default the labels, shifted right behind BOS.
             labels: `(B, L)`, the caption's tokens and EOS, padded with -100.
+            negative_labels: `(B, K, L)`, captions that nearly fit, for the contrastive loss; rows of -100 are none.
             num_items_in_batch: Labels in the whole optimiser step, see [`caption_loss`].
         """
         if labels is not None:
             use_cache = False
             if decoder_input_ids is None:
                 decoder_input_ids = shift_right(labels, self.config)
+        if encoder_outputs is None:
+            encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features)
+        if self.training and labels is not None and self.config.scheduled_sampling:
+            decoder_input_ids = self._mix_in_predictions(decoder_input_ids, encoder_outputs)
         outputs = self.model(
-            pixel_values_videos,
-            video_mask,
-            video_times,
-            video_features,
-            decoder_input_ids,
-            decoder_attention_mask,
-            encoder_outputs,
-            past_key_values,
-            self.config.use_cache if use_cache is None else use_cache,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            use_cache=self.config.use_cache if use_cache is None else use_cache,
         )
         result = VideoCaptionOutput(
             logits=self.lm_head(outputs.last_hidden_state),
@@ -210,30 +217,78 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, Generati
             encoder_outputs=outputs.encoder_outputs,
         )
         if labels is not None:
-            self._add_losses(result, labels, num_items_in_batch)
+            self._add_caption_losses(result, labels, num_items_in_batch)
+            if self.config.contrastive_weight > 0:
+                backwards = None
+                if self.config.reversed_negatives and self.training:
+                    names = ("pixel_values_videos", "video_mask", "video_times", "video_features")
+                    clips = zip(names, (pixel_values_videos, video_mask, video_times, video_features), strict=True)
+                    given = {name: value for name, value in clips if value is not None}
+                    backwards = self.model.encoder(**play_backwards(given))
+                self._add_contrastive_loss(result, labels, negative_labels, backwards, num_items_in_batch)
         return result if return_dict is not False else result.to_tuple()
 
-    def _add_losses(
+    def _add_caption_losses(
         self, result: VideoCaptionOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
     ) -> None:
-        result.caption_loss = caption_loss(
-            result.logits,
-            labels,
-            label_smoothing=self.config.label_smoothing if self.training else 0.0,
-            num_items_in_batch=num_items_in_batch,
-        )
-        result.loss = result.caption_loss
-        if self.config.contrastive_weight > 0:
-            caption_ids = labels.masked_fill(labels == -100, self.config.pad_token_id)
-            result.video_embeds = self._video_embeds(result.encoder_outputs)
-            result.text_embeds = self.text_projection(self.model.decoder.encode_text(caption_ids))
-            result.contrastive_loss = contrastive_loss(
-                result.video_embeds, result.text_embeds, self.logit_scale, caption_ids, logit_bias=self.logit_bias
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        options = {"label_smoothing": smoothing, "num_items_in_batch": num_items_in_batch}
+        result.caption_loss = caption_loss(result.logits, labels, **options)
+        result.loss = self.config.caption_weight * result.caption_loss
+        if self.training and self.config.masked_word_weight:
+            inputs = shift_right(labels, self.config)
+            masked = drop_words(inputs, self.config, rate=MASKED_WORDS)
+            # A word is read off the place before its own, as everywhere in this decoder.
+            hidden = labels.masked_fill((masked == inputs).roll(-1, dims=1), -100)
+            hidden[:, -1] = -100
+            outputs = self.model.decoder(
+                masked, result.encoder_outputs, inputs.ne(self.config.pad_token_id).long(), sees_future=True
             )
-            # `num_items_in_batch` spans the whole optimiser step, the contrastive loss one micro-batch: its share of
-            # the step is its share of the labels, so that accumulation does not multiply it.
-            share = 1.0 if num_items_in_batch is None else (labels != -100).sum() / num_items_in_batch
-            result.loss = result.loss + self.config.contrastive_weight * share * result.contrastive_loss
+            result.masked_word_loss = caption_loss(self.lm_head(outputs.last_hidden_state), hidden, **options)
+            weight = self.config.masked_word_weight * self.loss_ramp
+            result.loss = result.loss + weight * result.masked_word_loss
+
+    def _add_contrastive_loss(
+        self,
+        result: VideoCaptionOutput,
+        labels: torch.Tensor,
+        negative_labels: torch.Tensor | None,
+        backwards: VideoEncoderOutput | None,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> None:
+        caption_ids = labels.masked_fill(labels == -100, self.config.pad_token_id)
+        result.video_embeds = self._video_embeds(result.encoder_outputs)
+        result.text_embeds = self.text_projection(self.model.decoder.encode_text(caption_ids))
+        negative_texts = None
+        if negative_labels is not None:
+            ids = negative_labels.masked_fill(negative_labels == -100, self.config.pad_token_id).flatten(0, 1)
+            embeds = self.text_projection(self.model.decoder.encode_text(ids))
+            none = ids.eq(self.config.pad_token_id).all(dim=1, keepdim=True)
+            negative_texts = embeds.masked_fill(none, 0.0).unflatten(0, negative_labels.shape[:2])
+        result.contrastive_loss = contrastive_loss(
+            result.video_embeds,
+            result.text_embeds,
+            self.logit_scale,
+            caption_ids,
+            logit_bias=self.logit_bias,
+            negative_texts=negative_texts,
+            negative_videos=None if backwards is None else self._video_embeds(backwards).unsqueeze(1),
+        )
+        # `num_items_in_batch` spans the whole optimiser step, the contrastive loss one micro-batch: its share of
+        # the step is its share of the labels, so that accumulation does not multiply it.
+        share = 1.0 if num_items_in_batch is None else (labels != -100).sum() / num_items_in_batch
+        weight = self.config.contrastive_weight * self.loss_ramp
+        result.loss = result.loss + weight * share * result.contrastive_loss
+
+    @torch.no_grad()
+    def _mix_in_predictions(self, input_ids: torch.Tensor, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
+        """Puts the model's own next words in the place of a share `scheduled_sampling` of the words it is given."""
+        outputs = self.model(decoder_input_ids=input_ids, encoder_outputs=encoder_outputs, use_cache=False)
+        predicted = self.lm_head(outputs.last_hidden_state[:, :-1]).argmax(dim=-1)  # of the words from the second on
+        rate = self.config.scheduled_sampling * self.loss_ramp
+        replace = torch.rand(predicted.shape, device=predicted.device) < rate
+        replace &= input_ids[:, 1:] != self.config.pad_token_id
+        return torch.cat([input_ids[:, :1], torch.where(replace, predicted, input_ids[:, 1:])], dim=1)
 
 
 def shift_right(labels: torch.Tensor, config: VideoCaptionConfig) -> torch.Tensor:
@@ -242,13 +297,28 @@ def shift_right(labels: torch.Tensor, config: VideoCaptionConfig) -> torch.Tenso
     return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
 
 
-def drop_words(input_ids: torch.Tensor, config: VideoCaptionConfig) -> torch.Tensor:
-    """Replaces a share `config.word_dropout` of the words by the unknown token; the start token and padding stay."""
-    if config.word_dropout == 0:
+def drop_words(input_ids: torch.Tensor, config: VideoCaptionConfig, *, rate: float | None = None) -> torch.Tensor:
+    """Replaces a share `rate` (`config.word_dropout`) of the words by the unknown token; the start token and padding
+    stay."""
+    rate = config.word_dropout if rate is None else rate
+    if rate == 0:
         return input_ids
-    drop = torch.rand(input_ids.shape, device=input_ids.device) < config.word_dropout
+    drop = torch.rand(input_ids.shape, device=input_ids.device) < rate
     drop &= (input_ids != config.decoder_start_token_id) & (input_ids != config.pad_token_id)
     return input_ids.masked_fill(drop, config.unk_token_id)
+
+
+def hide_videos(encoder_outputs: VideoEncoderOutput, config: VideoCaptionConfig) -> VideoEncoderOutput:
+    """Zeroes all tokens of a share `config.video_dropout` of the clips."""
+    if config.video_dropout == 0:
+        return encoder_outputs
+    tokens = encoder_outputs.last_hidden_state  # (B, S, D)
+    keep = torch.rand(len(tokens), 1, 1, device=tokens.device) >= config.video_dropout
+    return VideoEncoderOutput(
+        last_hidden_state=tokens * keep,
+        attention_mask=encoder_outputs.attention_mask,
+        token_times=encoder_outputs.token_times,
+    )
 
 
 __all__ = ["VideoCaptionForConditionalGeneration", "VideoCaptionModel", "VideoCaptionPreTrainedModel"]

@@ -25,7 +25,7 @@ class VideoCaptionNovelty(nn.Module):
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__()
-        size = config.feature_size + config.thumbnail_features
+        size = config.cell_features
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("precision", torch.zeros(size, size))
         self.register_buffer("limit", torch.ones(()))

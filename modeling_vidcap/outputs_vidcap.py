@@ -12,7 +12,8 @@ class VideoEncoderOutput(ModelOutput):
     """The encoded tokens of a batch of clips.
 
     Args:
-        last_hidden_state (`(B, S, D)`): One token a frame, or one a cell of a frame, in order of time.
+        last_hidden_state (`(B, S, D)`): One token a frame, or one a cell of a frame, in order of time; then the
+            levels of the temporal pyramid. Or one token a caption query.
         attention_mask (`(B, S)`): 1 where a token stands for a real frame.
         token_times (`(B, S)`): Seconds from the clip's start.
     """
@@ -36,8 +37,8 @@ class VideoCaptionOutput(ModelOutput):
     """What the captioner returns.
 
     Args:
-        loss (scalar): `caption_loss + contrastive_weight * contrastive_loss`, where labels were given.
-        caption_loss, contrastive_loss (scalars): Its parts, without their weights.
+        loss (scalar): The sum of the parts, each times its weight in the config, where labels were given.
+        caption_loss, masked_word_loss, contrastive_loss (scalars): Its parts, without their weights.
         logits (`(B, L, V)`): Scores of the next token.
         past_key_values: The decoder's cache.
         encoder_outputs: The encoded clips, to be passed in again.
@@ -46,6 +47,7 @@ class VideoCaptionOutput(ModelOutput):
 
     loss: torch.Tensor = None  # type: ignore[assignment]
     caption_loss: torch.Tensor = None  # type: ignore[assignment]
+    masked_word_loss: torch.Tensor = None  # type: ignore[assignment]
     contrastive_loss: torch.Tensor = None  # type: ignore[assignment]
     logits: torch.Tensor = None  # type: ignore[assignment]
     past_key_values: Cache | None = None

@@ -16,6 +16,7 @@ import datasets
 import torch
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
 
+from .augmentation import ClipAugmentation
 from .feature_cache import ClipCache
 from .video_io_vidcap import VideoDecodeError
 
@@ -184,11 +185,18 @@ class ClipDataset(torch.utils.data.Dataset):
     Args:
         rows: From [`load_clips`].
         cache: Where decoded clips are kept as uint8 frames or as a frozen backbone's features.
+        augmentation: For training: applied anew each time a clip is asked for; what is kept stays as it was.
+
+    Raises:
+        ValueError: If `augmentation` needs pixels and the cache keeps features.
     """
 
-    def __init__(self, rows: datasets.Dataset, cache: ClipCache):
+    def __init__(self, rows: datasets.Dataset, cache: ClipCache, *, augmentation: ClipAugmentation | None = None):
+        if augmentation is not None and cache.encode is not None:
+            augmentation.check_features()
         self.rows = rows
         self.cache = cache
+        self.augmentation = augmentation
         self._kept: dict[int, dict[str, Any]] = {}
         self._kept_bytes = 0
 
@@ -196,6 +204,10 @@ class ClipDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        clip = self._load(index)
+        return clip if self.augmentation is None else self.augmentation(clip)
+
+    def _load(self, index: int) -> dict[str, Any]:
         if index not in self._kept:
             row = self.rows[index]
             tensors = self.cache.load(row["video"])
@@ -228,7 +240,8 @@ class ClipDataset(torch.utils.data.Dataset):
             on_broken(file_name, reason)
         if len(broken) == len(self):
             raise DatasetError(f"none of the {len(self)} clips can be read")
-        return ClipDataset(self.rows.select([i for i in range(len(self)) if i not in broken]), self.cache)
+        readable = self.rows.select([i for i in range(len(self)) if i not in broken])
+        return ClipDataset(readable, self.cache, augmentation=self.augmentation)
 
 
 class StreamedClips(torch.utils.data.IterableDataset):
@@ -237,14 +250,21 @@ class StreamedClips(torch.utils.data.IterableDataset):
     Args:
         on_broken: Called with file name and reason of each clip that cannot be read, which is then left out. Without
             it the first one stops the run.
+        augmentation: For training: applied to each clip.
     """
 
     def __init__(
-        self, rows: datasets.IterableDataset, processor: Any, *, on_broken: Callable[[str, str], None] | None = None
+        self,
+        rows: datasets.IterableDataset,
+        processor: Any,
+        *,
+        on_broken: Callable[[str, str], None] | None = None,
+        augmentation: ClipAugmentation | None = None,
     ):
         self.rows = rows
         self.processor = processor
         self.on_broken = on_broken
+        self.augmentation = augmentation
 
     def set_epoch(self, epoch: int) -> None:
         self.rows.set_epoch(epoch)
@@ -252,14 +272,15 @@ class StreamedClips(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.rows:
             try:
-                clip = self.processor.video_processor(row["video"], do_rescale=False, do_normalize=False)
+                tensors = self.processor.video_processor(row["video"], do_rescale=False, do_normalize=False)
             except VideoDecodeError as error:
                 if self.on_broken is None:
                     raise
                 self.on_broken(row["file_name"], str(error))
                 continue
-            yield {
-                **{name: value[0] for name, value in clip.items()},
+            clip = {
+                **{name: value[0] for name, value in tensors.items()},
                 "captions": row["captions"],
                 "file_name": row["file_name"],
             }
+            yield clip if self.augmentation is None else self.augmentation(clip)

@@ -1,4 +1,4 @@
-"""Tensors of many clips -> one caption each, or one vector each, in batches."""
+"""Tensors of many clips -> captions, with their probabilities where wanted, or one vector each, in batches."""
 
 import itertools
 import math
@@ -9,23 +9,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from modeling_vidcap.generation_vidcap import Forms, generate_including, repeat_clips
+from modeling_vidcap.playback_vidcap import play_backwards
 from processing.collator import VideoCaptionCollator
-
-
-def play_backwards(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same clips with their real frames in reverse order and times counted from the new start."""
-    mask, times = batch["video_mask"], batch["video_times"]
-    frames = mask.shape[1]
-    lengths = mask.sum(dim=1, keepdim=True)  # real frames come first
-    positions = torch.arange(frames, device=mask.device).expand_as(mask)
-    order = torch.where(positions < lengths, lengths - 1 - positions, positions)  # (B, T)
-    last = times.gather(1, lengths - 1)
-    backwards = dict(batch, video_times=torch.where(mask.bool(), last - times.gather(1, order), last))
-    for name in ("pixel_values_videos", "video_features"):
-        if name in batch:
-            index = order.view(*order.shape, *[1] * (batch[name].ndim - 2)).expand_as(batch[name])
-            backwards[name] = batch[name].gather(1, index)
-    return backwards
 
 
 @dataclass
@@ -35,20 +21,26 @@ class ScoredCaption:
     Args:
         text: The caption.
         tokens: Its tokens as text, the end of the sentence included.
-        probabilities: The probability of each, given the clip and the tokens before it.
+        log_probabilities: Natural logarithm of the probability of each, given the clip and the tokens before it. It is
+            the model's own, whatever guidance, banned words or temperature made of it in the search.
         novelty: How unlike the training clips the clip is, see `VideoCaptionNovelty`; above 1 the caption is a guess.
             `None` for a model that was saved without this knowledge.
     """
 
     text: str
     tokens: list[str]
-    probabilities: list[float]
+    log_probabilities: list[float]
     novelty: float | None
 
     @property
+    def probabilities(self) -> list[float]:
+        """Of each token."""
+        return [math.exp(each) for each in self.log_probabilities]
+
+    @property
     def mean_log_probability(self) -> float:
-        """Natural logarithm, averaged over the tokens, so that it can be compared between captions of any length."""
-        return sum(math.log(max(each, 1e-9)) for each in self.probabilities) / max(1, len(self.probabilities))
+        """The average over the tokens, so that it can be compared between captions of any length and clip."""
+        return sum(self.log_probabilities) / max(1, len(self.log_probabilities))
 
 
 def caption_clips(
@@ -84,35 +76,70 @@ def caption_clips_with_scores(
     clips: Iterable[dict[str, Any]] | torch.utils.data.Dataset,
     *,
     batch_size: int = 16,
+    include: Sequence[Forms] = (),
     **generate_kwargs: Any,
-) -> list[ScoredCaption]:
-    """As [`caption_clips`], with the probability of every token and the novelty of every clip."""
-    tokenizer = processor.tokenizer
+) -> list[list[ScoredCaption]]:
+    """As [`caption_clips`], with the probability of every token and the novelty of every clip.
 
-    def caption(inputs: dict[str, torch.Tensor]) -> list[ScoredCaption]:
+    Args:
+        include: Phrases that each caption must hold, see [`generate_including`] and [`token_forms`].
+
+    Returns:
+        For each clip its `num_return_sequences` captions, best first: as the search ranks them (by guided probability,
+        with the length penalty), samples by their mean log-probability.
+    """
+    tokenizer = processor.tokenizer
+    sampled = generate_kwargs.get("do_sample", model.generation_config.do_sample)
+
+    def caption(inputs: dict[str, torch.Tensor]) -> list[list[ScoredCaption]]:
         if "video_features" not in inputs:  # once for the captions and the novelty
             inputs["video_features"] = model.model.encoder.backbone(inputs.pop("pixel_values_videos").to(model.dtype))
         novelty = model.get_novelty(video_features=inputs["video_features"], video_mask=inputs["video_mask"])
-        output = model.generate(**inputs, **generate_kwargs, return_dict_in_generate=True, output_scores=True)
-        scores = model.compute_transition_scores(
-            output.sequences, output.scores, output.get("beam_indices"), normalize_logits=True
-        )  # (B, L), of the tokens behind the start token
-        texts = processor.batch_decode(output.sequences, skip_special_tokens=True)
-        captions = []
-        for i, text in enumerate(texts):
-            ids = output.sequences[i, -scores.shape[1] :].tolist()
-            length = ids.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in ids else len(ids)
-            captions.append(
-                ScoredCaption(
-                    text=text.strip(),
-                    tokens=tokenizer.convert_ids_to_tokens(ids[:length]),
-                    probabilities=scores[i, :length].float().exp().tolist(),
-                    novelty=None if novelty is None else novelty[i].item(),
-                )
+        encoded = model.get_encoder()(**inputs)
+        if include:
+            sequences = generate_including(model, {"encoder_outputs": encoded}, include, **generate_kwargs)
+        else:
+            sequences = model.generate(encoder_outputs=repeat_clips(encoded, 1), **generate_kwargs)
+        log_probabilities, mask = model.get_token_log_probabilities(sequences, encoded)
+        lengths = mask.sum(dim=1).tolist()
+        texts = processor.batch_decode(sequences, skip_special_tokens=True)
+        clips_in_batch = len(inputs["video_mask"])
+        each = len(sequences) // clips_in_batch
+        captions = [
+            ScoredCaption(
+                text=texts[row].strip(),
+                tokens=tokenizer.convert_ids_to_tokens(sequences[row, 1 : 1 + length].tolist()),
+                log_probabilities=log_probabilities[row, :length].tolist(),
+                novelty=None if novelty is None else novelty[row // each].item(),
             )
-        return captions
+            for row, length in enumerate(lengths)
+        ]
+        groups = [captions[i * each : (i + 1) * each] for i in range(clips_in_batch)]
+        if sampled:
+            groups = [sorted(group, key=lambda one: -one.mean_log_probability) for group in groups]
+        return groups
 
     return _map_batches(caption, model, processor, clips, batch_size, None)
+
+
+def token_forms(tokenizer: Any, text: str) -> list[list[int]]:
+    """The ids of `text` at the start of a caption, and within one where a tokenizer counts the space to the word.
+
+    Raises:
+        ValueError: If it holds no word, or one that the tokenizer does not know.
+    """
+    text = " ".join(text.split())
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    if unknown := [word for word in text.split() if set(ids(word)) & set(tokenizer.all_special_ids)]:
+        raise ValueError(f"this model does not know the word {unknown[0]!r}")
+    # Byte-pair tokenizers spell a word differently behind a space; to word-level ones both are the same.
+    start, within = ids(text), ids(f" {text}")
+    if not start:
+        raise ValueError("there is no word in it")
+    return [start] if start == within else [start, within]
 
 
 def embed_clips(

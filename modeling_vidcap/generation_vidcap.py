@@ -1,0 +1,262 @@
+"""What the captioner's `generate` can do beyond that of transformers: guidance by a pass without video, phrases that a
+caption must hold, and the probability of each token of a caption.
+
+What it promises: guidance works with greedy search, beams, sampling and several captions a clip; probabilities are the
+model's own, whatever guidance, banned words or temperature did to the search. What it gives up: the pass without video
+keeps no cache and reads the caption anew for each word (captions are short, and beams would have to reorder it); a
+phrase is one of tokens, so that in a tokenizer of word pieces it may be the beginning of a longer word.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
+
+from .configuration_vidcap import VideoCaptionConfig
+from .outputs_vidcap import VideoEncoderOutput
+
+Forms = Sequence[Sequence[int]]  # a phrase's ids at the start of a caption, and elsewhere where these differ
+
+
+class VideoCaptionGenerationMixin(GenerationMixin):
+    """`generate` with `guidance_scale`, and the probabilities of what it wrote.
+
+    Its name has to hold that of its base class, by which transformers knows models that generate.
+    """
+
+    config: Any
+
+    def _get_logits_processor(
+        self, generation_config: GenerationConfig, *args, model_kwargs: Any = None, **kwargs
+    ) -> LogitsProcessorList:
+        guidance_scale = generation_config.guidance_scale
+        check_guidance(self.config, guidance_scale)
+        # What transformers itself makes of the scale calls the model as a decoder-only one.
+        generation_config = copy.copy(generation_config)
+        generation_config.guidance_scale = None
+        kwargs["model_kwargs"] = model_kwargs
+        processors = super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
+        if guidance_scale not in (None, 1):
+            # First of all, since behind banned words there would be infinities to subtract.
+            processors.insert(0, VideoGuidance(self, model_kwargs["encoder_outputs"], guidance_scale))
+        return processors
+
+    def get_token_log_probabilities(
+        self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p(token | clip, tokens before it) of given captions, over the whole vocabulary; with gradient.
+
+        Args:
+            sequences: `(B * K, 1 + L)`, as `generate` returns them: the start token, then the caption; the K captions
+                of a clip follow each other.
+            encoder_outputs: Of the B clips.
+
+        Returns:
+            The logarithms `(B * K, L)`, 0 behind a caption's end, and `(B * K, L)` of bool: the caption's tokens, EOS
+            included.
+        """
+        labels = sequences[:, 1:]
+        repeated = repeat_clips(encoder_outputs, len(sequences) // len(encoder_outputs.last_hidden_state))
+        outputs = self(encoder_outputs=repeated, decoder_input_ids=sequences[:, :-1], use_cache=False)  # type: ignore[operator]
+        found = outputs.logits.float().log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        ends = torch.isin(labels, torch.tensor(self.config.eos_token_id, device=labels.device)).long()
+        mask = ends.cumsum(dim=1) - ends == 0
+        return found.masked_fill(~mask, 0.0), mask
+
+
+class VideoGuidance(LogitsProcessor):
+    r"""Classifier-free guidance away from what the decoder would say without any video.
+
+    $\log p_s = \log p(\text{no video}) + s (\log p(\text{video}) - \log p(\text{no video}))$, normalised so that beams
+    may add it up (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598; for text Sanchez et al. 2023,
+    https://arxiv.org/abs/2306.17806).
+
+    Args:
+        model: The captioner.
+        encoder_outputs: Of the clips, repeated for beams or samples as `generate` does.
+        guidance_scale: s.
+    """
+
+    def __init__(self, model: Any, encoder_outputs: VideoEncoderOutput, guidance_scale: float):
+        self.model = model
+        self.no_video = without_video(encoder_outputs)
+        self.guidance_scale = guidance_scale
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(encoder_outputs=self.no_video, decoder_input_ids=input_ids, use_cache=False)
+        prior = outputs.logits[:, -1].float().log_softmax(dim=-1)  # (B, V)
+        guided = prior + self.guidance_scale * (scores.log_softmax(dim=-1) - prior)
+        return guided.log_softmax(dim=-1)
+
+
+def check_guidance(config: VideoCaptionConfig, guidance_scale: float | None) -> None:
+    """Refuses a guidance that cannot work with a model of this config.
+
+    Raises:
+        ValueError: If the scale is below 1, or the model was not trained to write captions without video.
+    """
+    if guidance_scale is None or guidance_scale == 1:
+        return
+    if not guidance_scale > 1:
+        raise ValueError(f"`guidance_scale` is {guidance_scale}: 1 is no guidance, pass a number above it")
+    if config.video_dropout == 0:
+        raise ValueError(
+            f"`guidance_scale` {guidance_scale} compares with captions written without video, which this model never "
+            "learnt (its `video_dropout` is 0): train with --video_dropout 0.1, or leave guidance out"
+        )
+
+
+@torch.no_grad()
+def generate_including(
+    model: Any, inputs: Mapping[str, Any], phrases_ids: Sequence[Forms], **generate_kwargs: Any
+) -> torch.Tensor:
+    """Captions that hold given phrases.
+
+    Each clip is captioned as by `generate` first. Then, phrase by phrase, for each position t of the caption the words
+    before t and the phrase are continued greedily, all positions in one batch; of those that hold this phrase and the
+    ones before it, the continuation with the highest mean log-probability per token is kept, and one that ended rather
+    than one that was cut off. A phrase that is there already changes nothing.
+
+    A phrase that the clip does not show is equally improbable everywhere. With a model that can write without video
+    (`video_dropout`), the phrase's own tokens therefore count by the mean of their probabilities with and without
+    video: it goes where the clip shows it or where language expects it.
+
+    Args:
+        inputs: Those of `generate`: a batch of B clips, or their `encoder_outputs`.
+        phrases_ids: For each phrase its forms: ids at the start of a caption, and elsewhere if these differ.
+        generate_kwargs: For `generate`. Beams serve the first caption only.
+
+    Returns:
+        `(B, 1 + L)`, as `generate` returns captions.
+
+    Raises:
+        ValueError: If several captions a clip or samples are asked for, the phrases cannot be had by
+            [`check_phrases`], or banned words leave no place for one beside the others.
+    """
+    settings = {**model.generation_config.to_dict(), **generate_kwargs}
+    if settings.get("do_sample") or (settings.get("num_return_sequences") or 1) > 1:
+        raise ValueError("phrases are put into the one likeliest caption: leave out sampling and several captions")
+    banned, limit = settings.get("bad_words_ids") or [], settings.get("max_new_tokens")
+    check_phrases(phrases_ids, banned, limit)
+    encoder_outputs = inputs["encoder_outputs"] if "encoder_outputs" in inputs else model.get_encoder()(**inputs)
+    sequences = model.generate(encoder_outputs=repeat_clips(encoder_outputs, 1), **generate_kwargs)  # (B, 1 + L)
+    greedy = {**generate_kwargs, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
+    captions = []
+    for index, sequence in enumerate(sequences):
+        clip = type(encoder_outputs)(**{name: value[index : index + 1] for name, value in encoder_outputs.items()})
+        for count in range(1, len(phrases_ids) + 1):
+            # Phrases must not end so late that those to come would find no place behind them.
+            room = None if limit is None else limit - _length(phrases_ids[count:])
+            words, _ = _words(sequence, model.config)
+            if not _holds(words[:room], phrases_ids[count - 1]):
+                sequence = _insert(model, clip, words, phrases_ids[:count], banned, room, greedy)
+        captions.append(sequence)
+    return nn.utils.rnn.pad_sequence(captions, batch_first=True, padding_value=model.config.pad_token_id)
+
+
+def check_phrases(
+    phrases_ids: Sequence[Forms], bad_words_ids: Sequence[Sequence[int]], max_new_tokens: int | None
+) -> None:
+    """Refuses phrases that no caption can hold.
+
+    Raises:
+        ValueError: If one holds a banned word, or all are too long together.
+    """
+    if any(_find(form, word) for forms in phrases_ids for form in forms for word in bad_words_ids):
+        raise ValueError("a phrase holds a banned word: allow the word, or leave the phrase out")
+    length = _length(phrases_ids) + 1
+    if max_new_tokens is not None and length > max_new_tokens:
+        raise ValueError(
+            f"phrases and EOS are {length} tokens, `max_new_tokens` is {max_new_tokens}: raise it, or leave one out"
+        )
+
+
+def without_video(encoder_outputs: VideoEncoderOutput) -> VideoEncoderOutput:
+    """What the decoder gets to see of a clip that it does not see: zeros at the same times, as `video_dropout` leaves
+    them in training."""
+    hidden_states = torch.zeros_like(encoder_outputs.last_hidden_state)
+    return type(encoder_outputs)(**{**encoder_outputs, "last_hidden_state": hidden_states})
+
+
+def repeat_clips(encoder_outputs: VideoEncoderOutput, times: int) -> VideoEncoderOutput:
+    """Each clip `times` times in a row, as a copy: `generate` repeats the clips of what it is given in place."""
+    return type(encoder_outputs)(
+        **{name: value.repeat_interleave(times, dim=0) for name, value in encoder_outputs.items()}
+    )
+
+
+def _insert(
+    model: Any,
+    clip: VideoEncoderOutput,
+    words: list[int],
+    phrases: Sequence[Forms],
+    banned: Sequence[Sequence[int]],
+    room: int | None,
+    generate_kwargs: dict[str, Any],
+) -> torch.Tensor:
+    """The best caption `(1 + L,)` of a clip that goes on from a beginning of `words` and the last of `phrases`, and
+    holds all of them in its first `room` tokens."""
+    prefixes = [[*words[:t], *phrases[-1][-1 if t else 0]] for t in range(len(words) + 1)]
+    anything = torch.arange(model.config.vocab_size)
+
+    def allowed(row: int, ids: torch.Tensor) -> Any:
+        step = len(ids) - 1  # behind the start token
+        return [prefixes[row][step]] if step < len(prefixes[row]) else anything
+
+    repeated = repeat_clips(clip, len(prefixes))
+    sequences = model.generate(encoder_outputs=repeated, prefix_allowed_tokens_fn=allowed, **generate_kwargs)
+    log_probabilities, mask = model.get_token_log_probabilities(sequences, repeated)
+    if model.config.video_dropout > 0:
+        prior, _ = model.get_token_log_probabilities(sequences, without_video(repeated))
+        mixture = torch.logaddexp(log_probabilities, prior) - math.log(2)
+        for t, prefix in enumerate(prefixes):
+            log_probabilities[t, t : len(prefix)] = mixture[t, t : len(prefix)]
+    means = (log_probabilities.sum(dim=1) / mask.sum(dim=1)).tolist()
+    found = []
+    for sequence, mean in zip(sequences, means, strict=True):
+        candidate, ended = _words(sequence, model.config)
+        # A prefix and its phrase may make up a banned sequence together.
+        if all(_holds(candidate[:room], forms) for forms in phrases) and not any(_find(candidate, w) for w in banned):
+            found.append((ended, mean, sequence))
+    if not found:
+        raise ValueError(
+            f"the phrase of ids {list(phrases[-1][-1])} finds no place in the caption beside the other phrases and "
+            "banned words: leave some of them out"
+        )
+    return max(found, key=lambda each: each[:2])[2]
+
+
+def _words(sequence: torch.Tensor, config: VideoCaptionConfig) -> tuple[list[int], bool]:
+    """The tokens between the start token and EOS, and whether there was an EOS."""
+    ends = torch.tensor(config.eos_token_id).flatten().tolist()
+    tokens = sequence[1:].tolist()
+    words = list(itertools.takewhile(lambda token: token not in ends, tokens))
+    return words, len(words) < len(tokens)
+
+
+def _length(phrases_ids: Sequence[Forms]) -> int:
+    return sum(max(map(len, forms)) for forms in phrases_ids)
+
+
+def _holds(words: Sequence[int], forms: Forms) -> bool:
+    return list(words[: len(forms[0])]) == list(forms[0]) or _find(words, forms[-1])
+
+
+def _find(words: Sequence[int], phrase: Sequence[int]) -> bool:
+    return any(list(words[t : t + len(phrase)]) == list(phrase) for t in range(len(words) - len(phrase) + 1))
+
+
+__all__ = [
+    "VideoCaptionGenerationMixin",
+    "VideoGuidance",
+    "check_guidance",
+    "check_phrases",
+    "generate_including",
+    "repeat_clips",
+    "without_video",
+]

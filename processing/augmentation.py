@@ -1,0 +1,170 @@
+"""Augmentation of whole clips for training from pixels; each draw holds for all frames of a clip.
+
+Promises: captions are never changed and, as far as words can tell, stay true; a pixel that rests in a clip rests in
+its augmented form; masked frames stay behind the real ones; shapes and dtypes stay; the clip given is not modified.
+Draws come from torch's global generator, which the Trainer and each data-loading worker seed. Gives up: equal draws in
+a resumed and in an uninterrupted run; words of other languages than English unless they are given; what only pixels
+tell: writing is mirrored too, what happens at the border of the frame may be cut off.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.transforms.v2.functional import horizontal_flip, resized_crop, to_pil_image
+from torchvision.utils import make_grid
+
+# Each part: the largest strength that is accepted, the one that its bare name stands for, and what the number means.
+PARTS = {
+    "crop": (0.9, 0.3, "the largest share of a frame's area to cut off"),
+    "flip": (1.0, 0.5, "the share of clips to mirror"),
+    "colour": (0.9, 0.05, "the largest change of brightness, contrast and saturation"),
+    "hue": (0.5, 0.05, "the largest turn of the hue, in full turns"),
+    "speed": (3.0, 0.25, "0.25 for 1.25 times slower to 1.25 times faster"),
+    "cut": (0.5, 0.2, "the largest share of a clip's frames to leave out at its ends"),
+}
+PIXEL_PARTS = ("crop", "flip", "colour", "hue")
+SIDES = re.compile(r"(?<![^\W_])((left|right)(most|wards?|hand(ed)?|side)?|(anti|counter)?clockwise)(?![^\W_])")
+ORDER = re.compile(
+    r"\b(then|before|after(wards?)?|first|second|last|next|finally|until|till|once|twice|times|again|"
+    r"follow(s|ed|ing)?|start(s|ed|ing)?|begin(s|ning)?|began|stop(s|ped|ping)?|end(s|ed|ing)?)\b"
+)
+
+
+@dataclass(frozen=True)
+class ClipAugmentation:
+    """Augments one clip, as a data set of [`datasets`] yields it. Each strength is 0 to leave that part out.
+
+    Args:
+        crop: A rectangle of the frame's aspect, of at least `1 - crop` of its area, is scaled to the whole frame.
+        flip: Share of the clips that are mirrored, where no caption names a side (see `can_mirror`).
+        colour: Brightness, contrast and saturation are multiplied by factors of `1 - colour` to `1 + colour`. Mild,
+            since captions name colours: at 0.05 every colour of the demo data and every skin tone of emoji stays
+            nearest to its own; at 0.1, 4 % of draws bring a skin tone nearest to its neighbour, at 0.2, 22 %.
+        hue: Hues are turned by up to this share of a full turn, which soon makes names of colours untrue.
+        speed: Times are divided by a factor of `1 / (1 + speed)` to `1 + speed`, log-uniform.
+        cut: Up to this share of the real frames is left out at the ends, times start anew; never where a caption
+            tells of order, starts, ends or counts. Off by default, for clips of one lasting action: no word tells
+            whether what a caption names happens at an end.
+        direction_words: Further words or parts of words that forbid mirroring wherever they stand in a caption, such
+            as `("links", "rechts")`, or `("says", "clock")` for what reads differently in a mirror.
+
+    Raises:
+        ValueError: For a strength out of its range, or direction words that are not a list of words.
+    """
+
+    crop: float = 0.3
+    flip: float = 0.5
+    colour: float = 0.05
+    hue: float = 0.0
+    speed: float = 0.25
+    cut: float = 0.0
+    direction_words: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, (limit, _, meaning) in PARTS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limit:
+                raise ValueError(f"{name}={value!r}: pass 0 (off) to {limit:g}, {meaning}")
+        if isinstance(self.direction_words, str) or not all(word.strip() for word in self.direction_words):
+            raise ValueError(f"direction_words={self.direction_words!r}: pass a list of words, none of them empty")
+
+    @classmethod
+    def from_parts(cls, parts: str, *, direction_words: Sequence[str] = ()) -> "ClipAugmentation":
+        """Builds it of the parts named in, say, `"crop,flip=0.3,speed"`; a bare name takes its strength in `PARTS`."""
+        strengths = dict.fromkeys(PARTS, 0.0)
+        for part in parts.split(","):
+            match = re.fullmatch(r"\s*(\w+)(?:=(\d*\.?\d+))?\s*", part)
+            if match is None or match[1] not in PARTS:
+                raise ValueError(f"augmentation {part!r}: choose from {', '.join(PARTS)}, as in 'crop,flip=0.3'")
+            strengths[match[1]] = float(match[2] or PARTS[match[1]][1])
+        return cls(**strengths, direction_words=direction_words)
+
+    def check_features(self) -> None:
+        """Raises a ValueError if a part needs pixels, which clips kept as features no longer have."""
+        parts = [name for name in PIXEL_PARTS if getattr(self, name)]
+        if parts:
+            raise ValueError(
+                f"{', '.join(parts)}: these augment pixels, but the clips are kept as features of a frozen backbone. "
+                "What remains possible with features: speed and cut, --frame_dropout, --word_dropout. To augment "
+                "pixels, train the backbone (--backbone cnn) or keep no features (--streaming)"
+            )
+
+    def can_mirror(self, captions: Sequence[str]) -> bool:
+        """Whether no caption names a side or a sense of rotation, or holds one of `direction_words`."""
+        texts = [_normalised(caption) for caption in captions]
+        words = [_normalised(word.strip()) for word in self.direction_words]
+        return not any(SIDES.search(text) or any(word in text for word in words) for text in texts)
+
+    def __call__(self, clip: dict[str, Any]) -> dict[str, Any]:
+        """Returns the clip with new `pixel_values_videos` `(T, 3, H, W)`, uint8 (or `video_features` `(T, N, D)`, if
+        only times and cuts are drawn), `video_mask` and `video_times` `(T,)`; the rest is handed on as it is."""
+        name = "video_features" if "video_features" in clip else "pixel_values_videos"
+        if name == "video_features":
+            self.check_features()
+        elif clip[name].dtype != torch.uint8:
+            raise ValueError(f"{name} are {clip[name].dtype}: augment uint8 frames, ahead of rescaling")
+        mask, captions = clip["video_mask"], clip["captions"]
+        frames, times = clip[name][mask.bool()], clip["video_times"][mask.bool()]  # copies
+        if self.cut and not any(ORDER.search(_normalised(caption)) for caption in captions):
+            lost = int(torch.randint(int(self.cut * len(frames)) + 1, ()))
+            start = int(torch.randint(lost + 1, ()))
+            chosen = slice(start, start + len(frames) - lost)
+            frames, times = frames[chosen], times[chosen] - times[start] + times[0]
+        if self.speed:
+            times = times / (1 + self.speed) ** _uniform(-1, 1)
+        if self.crop:
+            frames = _crop(frames, self.crop)
+        if self.flip and self.can_mirror(captions) and _uniform(0, 1) < self.flip:
+            frames = horizontal_flip(frames)
+        if self.colour or self.hue:
+            frames = _recolour(frames, self.colour, self.hue)
+        missing = len(mask) - len(frames)
+        return {
+            **clip,
+            name: torch.cat([frames, frames[-1:].repeat_interleave(missing, dim=0)]),
+            "video_mask": (torch.arange(len(mask)) < len(frames)).to(mask.dtype),
+            "video_times": torch.cat([times, times[-1:].repeat_interleave(missing)]),
+        }
+
+
+def contact_sheet(clip: dict[str, Any], augmentation: ClipAugmentation, path: str | Path, *, draws: int = 6) -> None:
+    """Saves a picture: the frames of a clip of pixels, below them `draws` augmented forms; masked frames are black."""
+    rows = [clip, *(augmentation(clip) for _ in range(draws))]
+    shown = [row["pixel_values_videos"] * row["video_mask"].to(torch.uint8).view(-1, 1, 1, 1) for row in rows]
+    to_pil_image(make_grid(torch.cat(shown), nrow=len(clip["video_mask"]))).save(path)
+
+
+def _normalised(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+def _crop(frames: torch.Tensor, share: float) -> torch.Tensor:
+    height, width = frames.shape[-2:]
+    scale = math.sqrt(_uniform(1 - share, 1))
+    inner_height, inner_width = round(height * scale), round(width * scale)
+    top = int(torch.randint(height - inner_height + 1, ()))
+    left = int(torch.randint(width - inner_width + 1, ()))
+    return resized_crop(frames, top, left, inner_height, inner_width, [height, width])
+
+
+def _recolour(frames: torch.Tensor, colour: float, hue: float) -> torch.Tensor:
+    """One linear map of RGB for all frames `(T, 3, H, W)`. As torchvision's adjust_* but that contrast is about the
+    mean of the clip (about each frame's own, a still background would flicker) and hue turns about the grey axis."""
+    brightness, contrast, saturation = (_uniform(1 - colour, 1 + colour) for _ in range(3))
+    pixels, luma = frames.float(), torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
+    axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)  # x -> grey axis x x
+    turn = torch.linalg.matrix_exp(2 * math.pi * _uniform(-hue, hue) * axis)
+    matrix = (saturation * torch.eye(3) + (1 - saturation) * luma) @ turn
+    mean = luma @ pixels.mean(dim=(0, 2, 3))
+    pixels = brightness * (contrast * torch.einsum("oc,tchw->tohw", matrix, pixels) + (1 - contrast) * mean)
+    return pixels.round().clamp(0, 255).to(torch.uint8)
