@@ -20,13 +20,11 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import torch
-import yaml
-from transformers import AutoTokenizer, GenerationConfig, HfArgumentParser, set_seed
+from transformers import AutoTokenizer, GenerationConfig, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 import vidcap
@@ -34,10 +32,14 @@ from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.precision import faster_in_bf16
 from modeling_vidcap.pretrained_backbones import PIXEL_MEAN, PIXEL_STD, backbone_settings, load_backbone_weights
 from modeling_vidcap.self_critical import SelfCriticalLoss
-from modeling_vidcap.training_vidcap import VideoCaptionTrainer, VideoCaptionTrainingArguments
+from modeling_vidcap.text_warmup import read_corpus, warm_up_text
+from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments, parse
+from modeling_vidcap.training_vidcap import VideoCaptionTrainer
+from processing.augmentation import ClipAugmentation
 from processing.captions import train_tokenizer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset, StreamedClips, has_split, load_clips, split_off_validation
+from processing.near_misses import NearMisses
 from vidcap.clip_cache import open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.evaluate import evaluate_model
@@ -46,115 +48,9 @@ from vidcap.evaluation.reward import CiderReward
 from vidcap.loading import load_captioner
 
 logger = logging.getLogger("vidcap")
-RECIPES = Path(__file__).parent / "recipes"
 MAX_UNKNOWN = 0.3  # share of the words that a model to go on from may lack
 NOVELTY_SAMPLE = 5_000  # training clips that tell what is usual
 STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data are streamed
-
-
-@dataclass
-class DataArguments:
-    dataset: str = field(metadata={"help": "Folder in videofolder form, or a Hub data set id."})
-    recipe: str | None = field(default=None, metadata={"help": "Name of a file in recipes/, without .yaml."})
-    train_split: str = "train"
-    validation_split: str = field(
-        default="validation", metadata={"help": "If the data have no such split, 5 %% of train take its place."}
-    )
-    test_split: str = field(default="test", metadata={"help": "Scored once, at the end, if it exists."})
-    streaming: bool = field(default=False, metadata={"help": "Read clips as they come and store nothing."})
-    skip_broken_clips: bool = field(
-        default=False, metadata={"help": "Leave out clips that cannot be read; list them."}
-    )
-    max_validation_clips: int = field(default=500, metadata={"help": "Clips captioned at each evaluation."})
-    feature_cache: str | None = field(
-        default=None, metadata={"help": "Folder of decoded clips and features [$VIDCAP_CACHE or ~/.cache/vidcap]."}
-    )
-    decoding_workers: int | None = field(default=None, metadata={"help": "Threads that decode clips [one a core]."})
-
-
-@dataclass
-class ModelArguments:
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder or Hub id of a captioner to go on training, with its tokenizer and its way of reading "
-            "clips; the sizes below are then its own, rates and weights of the loss can be changed."
-        },
-    )
-    backbone: str = field(default="efficientnet_lite0", metadata={"help": "efficientnet_lite0 (frozen) or cnn."})
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
-    )
-    max_vocab_size: int = field(default=10_000, metadata={"help": "Words of a tokenizer made of the captions."})
-    max_caption_length: int = field(default=64, metadata={"help": "In tokens."})
-    image_size: int = field(default=160, metadata={"help": "Side of the square that whole frames are fitted into."})
-    num_frames: int = 16
-    feature_grid: int = field(default=3, metadata={"help": "Cells a side that a frame's features are averaged to."})
-    thumbnail_size: int = field(
-        default=5, metadata={"help": "Pixels a side that each cell keeps of the frame itself."}
-    )
-    spatial_tokens: bool = field(default=False, metadata={"help": "Each cell a token; by default each frame is one."})
-    encoder_window: int | None = field(
-        default=None, metadata={"help": "Frames before and behind its own that a video token attends to [all]."}
-    )
-    caption_queries: int = field(
-        default=0, metadata={"help": "Queries that pool a clip for the decoder; 0 shows it every frame."}
-    )
-    motion: bool = field(default=True, metadata={"help": "Show each token its difference from the frame before."})
-    hidden_size: int = 256
-    intermediate_size: int = 1024
-    num_attention_heads: int = 4
-    encoder_layers: int = 2
-    text_layers: int = 1
-    multimodal_layers: int = 2
-    dropout: float = 0.1
-    stochastic_depth: float = 0.0
-    frame_dropout: float = 0.0
-    word_dropout: float = 0.6
-    label_smoothing: float = 0.1
-    contrastive_weight: float = 0.1
-    contrastive_type: Literal["softmax", "sigmoid"] = field(
-        default="softmax", metadata={"help": "Over the batch (CLIP) or of each pair (SigLIP)."}
-    )
-    num_beams: int = field(default=1, metadata={"help": "Beams of `generate`, saved with the model."})
-
-
-class _Parser(HfArgumentParser):
-    """Errors on one line: argparse would print two hundred lines of usage first."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"train_hf.py: error: {' '.join(message.split())} (see train_hf.py --help)\n")
-
-
-Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments]
-
-
-def parse(argv: list[str]) -> Arguments:
-    """Command line, on top of a YAML file given first or by --recipe."""
-    parser = _Parser(
-        [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
-        prog="train_hf.py",
-    )
-
-    recipe = None
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        recipe, argv = Path(argv[0]), argv[1:]
-    elif "--recipe" in argv[:-1]:
-        recipe = RECIPES / f"{argv[argv.index('--recipe') + 1]}.yaml"
-    if recipe is not None:
-        if not recipe.is_file():
-            parser.error(f"{recipe}: no such recipe")
-        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            parser.error(f"{recipe}: not a list of `name: value` lines")
-        argv = [part for name, value in settings.items() for part in (f"--{name}", str(value))] + argv
-    try:
-        *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    except ValueError as error:
-        parser.error(" ".join(str(error).split()))
-    if unknown:
-        parser.error(f"unknown option: {' '.join(unknown)}")
-    return tuple(arguments)  # type: ignore[return-value]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,11 +81,16 @@ def train(
         skipped.append({"file_name": file_name, "reason": reason})
 
     on_broken = skip if data.skip_broken_clips else None
+    augmentation = None
+    if data.augment:
+        words = data.direction_words.split(",") if data.direction_words else ()
+        augmentation = ClipAugmentation.from_parts(data.augment, direction_words=words)
+    corpus = read_corpus(data.text_corpus) if data.text_corpus else []
     train_rows, validation_rows = load_training_rows(data, args)
     sample = train_rows.take(STREAM_SAMPLE) if data.streaming else train_rows
     captions = [caption for row in sample.select_columns(["captions"]) for caption in row["captions"]]
     if model_args.model_name_or_path is None:
-        processor, model = build(model_args, captions)
+        processor, model = build(model_args, captions + corpus)
     else:
         processor, model = continue_from(model_args, captions)
     logger.info(
@@ -197,15 +98,23 @@ def train(
     )
 
     model.to(args.device)
+    if augmentation is not None and model.config.freeze_backbone and not data.streaming:
+        augmentation.check_features()
+    near_misses = near_misses_of(data, model, captions, seed=args.seed)
+    if corpus:
+        warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
     cache = open_clip_cache(model, processor, folder=data.feature_cache, workers=data.decoding_workers)
     validation = ClipDataset(validation_rows, cache).prepare("validation clips", on_broken=on_broken)
     if data.streaming:
-        clips: Any = StreamedClips(train_rows, processor, on_broken=on_broken)
+        clips: Any = StreamedClips(train_rows, processor, on_broken=on_broken, augmentation=augmentation)
     else:
-        clips = ClipDataset(train_rows, cache).prepare("training clips", on_broken=on_broken)
+        clips = ClipDataset(train_rows, cache, augmentation=augmentation)
+        clips = clips.prepare("training clips", on_broken=on_broken)
 
     eval_collator = VideoCaptionCollator(processor, max_length=model.config.max_position_embeddings)
-    collator = dataclasses.replace(eval_collator, draw=True, references=args.self_critical_samples > 0)
+    collator = dataclasses.replace(
+        eval_collator, draw=True, references=args.self_critical_samples > 0, near_misses=near_misses
+    )
     self_critical = None
     if args.self_critical_samples:
         reward = CiderReward([row["captions"] for row in sample.select_columns(["captions"])])
@@ -229,6 +138,7 @@ def train(
     resume = last if args.resume_from_checkpoint in ("True", "true", "last") else args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=resume)
     trained = time.perf_counter()
+    clips.augmentation = None
     fit_novelty(model, collator, clips, validation)
     if not trainer.is_world_process_zero():
         return
@@ -302,7 +212,10 @@ def continue_from(model_args: ModelArguments, captions: list[str]) -> tuple[Any,
     Raises:
         ValueError: If its tokenizer knows hardly any word of the captions, or an architecture option was given.
     """
-    changeable = ("word_dropout", "label_smoothing", "contrastive_weight", "frame_dropout")
+    changeable = (
+        *("word_dropout", "video_dropout", "frame_dropout", "scheduled_sampling", "label_smoothing"),
+        *("caption_weight", "masked_word_weight", "contrastive_weight", "reversed_negatives"),
+    )
     defaults = ModelArguments()
     given = [
         each.name
@@ -369,6 +282,14 @@ def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
         suppress_tokens=[config.unk_token_id, config.bos_token_id],
     )
     return processor, model
+
+
+def near_misses_of(data: DataArguments, model: Any, captions: list[str], *, seed: int) -> NearMisses | None:
+    if data.near_misses is None:
+        return None
+    if not model.config.contrastive_weight:
+        raise ValueError("--near_misses are for the contrastive loss: set --contrastive_weight above 0")
+    return NearMisses(captions, data.near_misses.split(","), seed=seed)
 
 
 @torch.inference_mode()

@@ -67,8 +67,8 @@ class VideoCaptionConfig(PreTrainedConfig):
             neighbouring frames, for decoder and contrastive loss to look at beside the frames.
         caption_queries (`int`): Learned queries that pool a clip into as many tokens for the decoder (CoCa's
             attentional pooling); 0 lets the decoder look at every token of the encoder.
-        fusion (`str`): How the decoder's upper layers look at the video: `cross_attention`, or `joint`, one transformer
-            over video and text tokens, in which text sees all of the video and the video sees no text.
+        fusion (`str`): How the decoder's upper layers look at the video: `cross_attention`, or `joint`, one
+            transformer over video and text tokens, in which text sees all of the video and the video sees no text.
         motion (`bool`): Show each token its difference from the frame before, ahead of attention.
         num_frames (`int`): Frames a clip is sampled to by default; the model itself takes any number.
         frame_interval (`float`): Seconds between frames, assumed only where no `video_times` are given.
@@ -87,8 +87,8 @@ class VideoCaptionConfig(PreTrainedConfig):
             model itself predicts there, in a first pass (Mihaylova & Martins 2019, https://arxiv.org/abs/1906.07651).
         label_smoothing (`float`): Label smoothing of the caption loss.
         caption_weight (`float`): Weight of the caption loss.
-        masked_word_weight (`float`): Weight of a second caption loss, in which the decoder sees the words on both sides
-            of the hidden ones it has to name (as in LLM2Vec, https://arxiv.org/abs/2404.05961); 0 leaves it out.
+        masked_word_weight (`float`): Weight of a second caption loss, in which the decoder sees the words on both
+            sides of the hidden ones it has to name (as in LLM2Vec, https://arxiv.org/abs/2404.05961); 0 leaves it out.
         contrastive_weight (`float`): Weight of the contrastive loss between clip and caption (CoCa,
             https://arxiv.org/abs/2205.01917); 0 leaves it out.
         contrastive_type (`str`): `softmax` over the batch (CLIP), or `sigmoid` of each pair (SigLIP).

@@ -21,8 +21,8 @@ MAX_TEXT_PERIOD = 10_000 * 2 * torch.pi  # tokens; the longest rotary period of 
 class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
     """Causal text layers, then layers that see every token of the clip too.
 
-    With `fusion="joint"` these upper layers are one transformer over the clip's tokens and the caption's: text sees the
-    whole clip and the text before it, the clip sees itself. The cache then keeps both.
+    With `fusion="joint"` these upper layers are one transformer over the clip's tokens and the caption's: text sees
+    the whole clip and the text before it, the clip sees itself. The cache then keeps both.
     """
 
     main_input_name = "input_ids"
@@ -33,9 +33,9 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         self.summary_embedding = nn.Parameter(torch.zeros(config.hidden_size))
         self.dropout = nn.Dropout(config.dropout)
         rates = stochastic_depth_rates(config.stochastic_depth, config.num_hidden_layers)
-        cross = config.fusion == "cross_attention"
+        first_cross = config.text_layers if config.fusion == "cross_attention" else config.num_hidden_layers
         layers = [
-            VideoCaptionDecoderLayer(config, index, cross_attention=cross and index >= config.text_layers, drop_path=rate)
+            VideoCaptionDecoderLayer(config, index, cross_attention=index >= first_cross, drop_path=rate)
             for index, rate in enumerate(rates)
         ]
         self.text_layers = nn.ModuleList(layers[: config.text_layers])
@@ -112,7 +112,8 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
             mask = self._joint_mask(hidden_states, video, attention_mask, encoder_outputs, past_length, sees_future)
             if not past_length:
                 hidden_states = torch.cat([video, hidden_states], dim=1)  # (B, S + L, D)
-                rotation = tuple(torch.cat(parts, dim=2) for parts in zip(video_rotation, rotation, strict=True))
+                cos, sin = (torch.cat(parts, dim=2) for parts in zip(video_rotation, rotation, strict=True))
+                rotation = (cos, sin)
             seen: dict = {}
         else:
             video_mask = create_bidirectional_mask(
@@ -138,8 +139,8 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         past_length: int,
         sees_future: bool,
     ) -> Any:
-        """Who sees whom among S video tokens and the text behind them: `(B, 1, S + L, S + L)`, or `(B, 1, 1, S + past + 1)`
-        for a word that joins what is cached."""
+        """Who sees whom among S video tokens and the text behind them: `(B, 1, S + L, S + L)`, or, for a word that
+        joins what is cached, `(B, 1, 1, S + past + 1)`."""
         batch, length = hidden_states.shape[:2]
         if past_length and length > 1:
             raise ValueError(f"`fusion` 'joint' adds one token at a time to its cache, got {length}: pass no cache")

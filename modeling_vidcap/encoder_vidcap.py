@@ -59,10 +59,12 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
         self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.layer_norm_eps)
         size = config.feature_size + config.thumbnail_features
         self.projection = nn.Linear(size if config.spatial_tokens else size * cells, config.hidden_size)
-        self.color_norm = self.color_projection = None
+        self.color_projection = None
         if config.color_bins:
-            self.color_norm = nn.LayerNorm(config.color_bins**3, eps=config.layer_norm_eps)
-            self.color_projection = nn.Linear(config.color_bins**3, config.hidden_size, bias=False)
+            colors = config.color_bins**3
+            self.color_projection = nn.Sequential(
+                nn.LayerNorm(colors, eps=config.layer_norm_eps), nn.Linear(colors, config.hidden_size, bias=False)
+            )
         self.cell_embeddings = None
         if config.spatial_tokens and config.space_positions == "learned":
             self.cell_embeddings = nn.Embedding(cells, config.hidden_size)
@@ -156,7 +158,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
             colors = colors.mean(dim=2, keepdim=True)
         tokens = self.projection(tokens)  # (B, T, N, D)
         if self.color_projection is not None:
-            tokens = tokens + self.color_projection(self.color_norm(colors ** (1 / 3)))
+            tokens = tokens + self.color_projection(colors ** (1 / 3))  # rare colours count too
         if self.cell_embeddings is not None:
             tokens = tokens + self.cell_embeddings.weight
         elif self.config.space_positions == "sinusoidal":

@@ -236,7 +236,7 @@ class VideoCaptionEncoderLayer(GradientCheckpointingLayer):
 
 
 class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
-    """Pre-norm self-attention, causal unless told otherwise, perhaps cross-attention to the clip, feed-forward block."""
+    """Pre-norm self-attention, causal unless told otherwise, perhaps cross-attention to the clip, feed-forward."""
 
     def __init__(self, config: VideoCaptionConfig, layer_idx: int, *, cross_attention: bool, drop_path: float = 0.0):
         super().__init__()

@@ -70,8 +70,8 @@ def contrastive_loss(
         pairs = (2 * same - 1) * (rows[:, : len(same)] + logit_bias.float())
         return -(F.logsigmoid(pairs).sum(dim=-1) + F.logsigmoid(-extra).sum(dim=-1)).mean()
     targets = same / same.sum(dim=-1, keepdim=True)
-    losses = [F.cross_entropy(logits, F.pad(targets, (0, logits.shape[1] - len(same)))) for logits in (rows, columns)]
-    return sum(losses) / 2
+    both = [F.cross_entropy(logits, F.pad(targets, (0, logits.shape[1] - len(same)))) for logits in (rows, columns)]
+    return torch.stack(both).mean()
 
 
 def hard_logits(anchors: torch.Tensor, negatives: torch.Tensor | None, scale: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ What it promises: padding and masked frames change nothing; the KV cache changes
 may be given in place of pixels. What it gives up: one clip, one sentence; events of long videos are found elsewhere.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -18,7 +20,6 @@ from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss
 from .novelty_vidcap import VideoCaptionNovelty
 from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEncoderOutput
 from .playback_vidcap import play_backwards
-
 
 MASKED_WORDS = 0.5  # of a caption's words are hidden and named in the masked-word loss
 
@@ -180,7 +181,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
-        negative_labels: torch.Tensor | None = None,
+        near_misses: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
     ) -> VideoCaptionOutput | tuple:
@@ -193,7 +194,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             video_features: `(B, T, N, D)`, the backbone's output, in place of pixels.
             decoder_input_ids: `(B, L)`; by default the labels, shifted right behind BOS.
             labels: `(B, L)`, the caption's tokens and EOS, padded with -100.
-            negative_labels: `(B, K, L)`, captions that nearly fit, for the contrastive loss; rows of -100 are none.
+            near_misses: `(B, K, L)`, captions that nearly fit, for the contrastive loss; rows of -100 are none.
             num_items_in_batch: Labels in the whole optimiser step, see [`caption_loss`].
         """
         if labels is not None:
@@ -202,7 +203,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
                 decoder_input_ids = shift_right(labels, self.config)
         if encoder_outputs is None:
             encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features)
-        if self.training and labels is not None and self.config.scheduled_sampling:
+        if self.training and decoder_input_ids is not None and self.config.scheduled_sampling:
             decoder_input_ids = self._mix_in_predictions(decoder_input_ids, encoder_outputs)
         outputs = self.model(
             decoder_input_ids=decoder_input_ids,
@@ -225,14 +226,14 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
                     clips = zip(names, (pixel_values_videos, video_mask, video_times, video_features), strict=True)
                     given = {name: value for name, value in clips if value is not None}
                     backwards = self.model.encoder(**play_backwards(given))
-                self._add_contrastive_loss(result, labels, negative_labels, backwards, num_items_in_batch)
+                self._add_contrastive_loss(result, labels, near_misses, backwards, num_items_in_batch)
         return result if return_dict is not False else result.to_tuple()
 
     def _add_caption_losses(
         self, result: VideoCaptionOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
     ) -> None:
         smoothing = self.config.label_smoothing if self.training else 0.0
-        options = {"label_smoothing": smoothing, "num_items_in_batch": num_items_in_batch}
+        options: Any = {"label_smoothing": smoothing, "num_items_in_batch": num_items_in_batch}
         result.caption_loss = caption_loss(result.logits, labels, **options)
         result.loss = self.config.caption_weight * result.caption_loss
         if self.training and self.config.masked_word_weight:
@@ -252,7 +253,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         self,
         result: VideoCaptionOutput,
         labels: torch.Tensor,
-        negative_labels: torch.Tensor | None,
+        near_misses: torch.Tensor | None,
         backwards: VideoEncoderOutput | None,
         num_items_in_batch: torch.Tensor | int | None,
     ) -> None:
@@ -260,11 +261,11 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         result.video_embeds = self._video_embeds(result.encoder_outputs)
         result.text_embeds = self.text_projection(self.model.decoder.encode_text(caption_ids))
         negative_texts = None
-        if negative_labels is not None:
-            ids = negative_labels.masked_fill(negative_labels == -100, self.config.pad_token_id).flatten(0, 1)
+        if near_misses is not None:
+            ids = near_misses.masked_fill(near_misses == -100, self.config.pad_token_id).flatten(0, 1)
             embeds = self.text_projection(self.model.decoder.encode_text(ids))
             none = ids.eq(self.config.pad_token_id).all(dim=1, keepdim=True)
-            negative_texts = embeds.masked_fill(none, 0.0).unflatten(0, negative_labels.shape[:2])
+            negative_texts = embeds.masked_fill(none, 0.0).unflatten(0, near_misses.shape[:2])
         result.contrastive_loss = contrastive_loss(
             result.video_embeds,
             result.text_embeds,

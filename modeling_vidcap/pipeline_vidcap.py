@@ -10,6 +10,8 @@ from typing import Any
 from PIL import Image
 from transformers import GenerationConfig, Pipeline
 
+from .generation_vidcap import check_guidance
+
 
 class VideoCaptioningPipeline(Pipeline):
     """
@@ -57,8 +59,8 @@ class VideoCaptioningPipeline(Pipeline):
             batch_size (`int`, defaults to 1): clips a forward pass takes.
             num_workers (`int`, defaults to 0): processes that read a list or a dataset of clips.
             generate_kwargs (`dict`, *optional*): options of `generate`.
-            **kwargs: options of `generate` (`max_new_tokens`, `num_beams`, `num_return_sequences` ...) or of the
-                processor (`num_frames`, `size` ...).
+            **kwargs: options of `generate` (`max_new_tokens`, `num_beams`, `num_return_sequences`, `guidance_scale`
+                ...) or of the processor (`num_frames`, `size` ...).
 
         Returns:
             For a clip, a list of one `{"generated_text": caption}` for each returned sequence. For a list, a list of
@@ -67,7 +69,7 @@ class VideoCaptioningPipeline(Pipeline):
         Raises:
             `VideoDecodeError`: if a clip cannot be read.
             `TypeError`: for an unknown option.
-            `ValueError`: if there is no clip, or an option of `generate` is given twice.
+            `ValueError`: if there is no clip, an option of `generate` is given twice, or the model cannot be guided.
         """
         if isinstance(inputs, (list, tuple)) and inputs and all(_is_frame(item) for item in inputs):
             return super().__call__([inputs], **kwargs)[0]
@@ -103,7 +105,9 @@ class VideoCaptioningPipeline(Pipeline):
             )
         if twice := sorted(set(generation) & set(generate_kwargs or {})):
             raise ValueError(f"{', '.join(twice)} is given directly and in generate_kwargs: keep one of them")
-        return options, {**(generate_kwargs or {}), **generation}, {}
+        generation |= generate_kwargs or {}
+        check_guidance(self.model.config, generation.get("guidance_scale"))
+        return options, generation, {}
 
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> Any:
         # In a list, an array of several clips is refused; a lone array of 3 axes is refused outside of one.

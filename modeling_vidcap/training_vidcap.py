@@ -6,8 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,78 +16,14 @@ from transformers import (
     EvalPrediction,
     ProgressCallback,
     Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
     TrainerCallback,
 )
 
+from .averaging import AveragedTrainerMixin
 from .self_critical import SelfCriticalLoss
+from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
-    """transformers' arguments with the defaults of a small captioner, and a budget of time.
-
-    `warmup_steps` below 1 is a share of the run, as in transformers. Label smoothing is `label_smoothing` of the
-    model's config: the Trainer's own would drop the contrastive loss.
-    """
-
-    per_device_train_batch_size: int = 64
-    per_device_eval_batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.5
-    adam_beta2: float = 0.98
-    max_grad_norm: float = 1.0
-    num_train_epochs: float = 60.0
-    warmup_steps: float = 0.05
-    logging_steps: float = 50
-    eval_strategy: str = "epoch"
-    save_strategy: str = "best"
-    save_total_limit: int | None = 1
-    load_best_model_at_end: bool = True
-    metric_for_best_model: str | None = "cider"
-    greater_is_better: bool | None = True
-    predict_with_generate: bool = True
-    remove_unused_columns: bool = False
-    disable_tqdm: bool | None = False
-    max_train_minutes: float | None = field(
-        default=None,
-        metadata={
-            "help": "Fit the whole schedule, feature extraction included, into this wall-clock time; then neither "
-            "epochs nor steps count."
-        },
-    )
-    evaluations: int = field(
-        default=6, metadata={"help": "With max_train_minutes: how often the validation split is captioned."}
-    )
-    self_critical_samples: int = field(
-        default=0,
-        metadata={
-            "help": "Captions drawn for each clip and rewarded by CIDEr-D; 0 trains by cross-entropy alone. Start "
-            "from a trained model (--model_name_or_path) and a small --learning_rate."
-        },
-    )
-    self_critical_anchor: float = field(
-        default=0.2, metadata={"help": "Weight of the usual loss beside the self-critical one."}
-    )
-    early_stopping_patience: int = field(
-        default=10, metadata={"help": "Without max_train_minutes: evaluations without gain before training stops."}
-    )
-
-    def __post_init__(self):
-        if self.label_smoothing_factor:
-            raise ValueError("--label_smoothing_factor drops the contrastive loss; use --label_smoothing")
-        if self.self_critical_samples == 1 or self.self_critical_samples < 0:
-            raise ValueError(f"--self_critical_samples {self.self_critical_samples}: 0, or at least 2 to compare")
-        if self.max_train_minutes is not None:
-            if self.max_train_minutes <= 0:
-                raise ValueError(f"--max_train_minutes {self.max_train_minutes} must be above 0")
-            self.num_train_epochs = 1_000_000.0  # the clock ends the run
-            self.eval_strategy = "steps"
-            self.eval_steps = 1_000_000_000
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
-        super().__post_init__()
 
 
 class TimeBudget(TrainerCallback):
@@ -183,8 +118,8 @@ class CaptionScores:
         return {name: scores[name] for name in ("cider", "bleu4", "rougeL", "exact", "distinct")}
 
 
-class VideoCaptionTrainer(Seq2SeqTrainer):
-    """Trains a captioner.
+class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
+    """Trains a captioner; evaluates and keeps the average of its weights, if `ema_decay` asks for one.
 
     Args:
         references: All captions of each evaluation clip, in order; the scores are computed against them.
@@ -245,16 +180,23 @@ class VideoCaptionTrainer(Seq2SeqTrainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         references = inputs.pop("references", None)
+        if model.training and self.args.loss_warmup:
+            cast(Any, self.model).loss_ramp = min(1.0, self.progress / self.args.loss_warmup)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.self_critical is not None and references is not None:
             own = self.self_critical(self.model, inputs, references)
             loss = self.args.self_critical_anchor * loss + own / self.args.gradient_accumulation_steps
             self._loss_parts["reward"].append(torch.tensor(self.self_critical.last_reward))
         if model.training:
-            for name in ("caption_loss", "contrastive_loss"):
+            for name in ("caption_loss", "masked_word_loss", "contrastive_loss"):
                 if outputs.get(name) is not None:
                     self._loss_parts[name].append(outputs[name].detach())
         return (loss, outputs) if return_outputs else loss
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is over."""
+        return self.budget.progress if self.budget else self.state.global_step / max(self.state.max_steps, 1)
 
     def prediction_step(self, model, *args, **kwargs):
         # The Trainer writes defaults such as max_length=20 into the model's generation config while it evaluates.
@@ -269,7 +211,7 @@ class VideoCaptionTrainer(Seq2SeqTrainer):
             scale = self.args.gradient_accumulation_steps  # each micro-batch holds its share of the caption loss
             for name, values in self._loss_parts.items():
                 mean = torch.stack(values).float().mean().item()
-                logs[name] = mean * scale if name == "caption_loss" else mean
+                logs[name] = mean * scale if name in ("caption_loss", "masked_word_loss") else mean
             self._loss_parts.clear()
         super().log(logs, *args, **kwargs)
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from .near_misses import NearMisses
+
 IGNORED = -100  # the label that no loss counts
 
 
@@ -20,30 +22,40 @@ class VideoCaptionCollator:
         max_length: Longest caption in tokens; a longer one loses its end, but never its EOS.
         references: Hand over all captions of each clip too, as text under `references`.
         draw: Draw one of a clip's captions at random (training); otherwise the first is taken.
+        near_misses: Makes captions that nearly fit, see `NearMisses`.
     """
 
     processor: Any
     max_length: int = 64
     draw: bool = False
     references: bool = False
+    near_misses: NearMisses | None = None
 
     def __call__(self, clips: list[dict[str, Any]]) -> dict[str, Any]:
         """Returns `pixel_values_videos` `(B, T, C, H, W)` or `video_features` `(B, T, N, D)`, `video_mask` and
-        `video_times` `(B, T)`, and `labels` `(B, L)`: the caption's tokens and EOS, then -100."""
+        `video_times` `(B, T)`, and `labels` `(B, L)`: the caption's tokens and EOS, then -100. With near misses also
+        `near_misses` `(B, K, L)` of the same form, -100 where there is none."""
         batch: dict[str, Any] = self.videos(clips)
         captions = [clip["captions"] for clip in clips]
         chosen = [int(torch.randint(len(each), ())) if self.draw and len(each) > 1 else 0 for each in captions]
-        tokens = self.processor.tokenizer(
-            [each[index] for each, index in zip(captions, chosen, strict=True)],
-            padding=True,
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-        )
-        batch["labels"] = tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, IGNORED)
+        drawn = [each[index] for each, index in zip(captions, chosen, strict=True)]
+        batch["labels"] = self.labels(drawn)
+        if self.near_misses is not None:
+            found = [self.near_misses(caption, own) for caption, own in zip(drawn, captions, strict=True)]
+            texts = [text for each in found for text in each]
+            negatives = self.labels(texts)  # (B * K, L)
+            negatives[[not text for text in texts]] = IGNORED
+            batch["near_misses"] = negatives.unflatten(0, (len(clips), -1))
         if self.references:
             batch["references"] = captions
         return batch
+
+    def labels(self, captions: list[str]) -> torch.Tensor:
+        """`(B, L)`, see above."""
+        tokens = self.processor.tokenizer(
+            captions, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, IGNORED)
 
     def videos(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch without labels."""

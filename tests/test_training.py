@@ -11,7 +11,8 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 import train_hf
 from modeling_vidcap.losses_vidcap import contrastive_loss
-from modeling_vidcap.training_vidcap import VideoCaptionTrainer, VideoCaptionTrainingArguments
+from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
+from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import DatasetError, load_clips
 from tests.tiny import tiny_clip, tiny_model, tiny_processor

@@ -5,8 +5,10 @@ appears with `--debug` or `VIDCAP_DEBUG=1` only. Results go to the standard outp
 """
 
 import argparse
+import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -92,6 +94,39 @@ def build_parser() -> argparse.ArgumentParser:
     caption.add_argument("--num_frames", type=_positive, metavar="N", help="frames taken of a clip [the model's own]")
     caption.add_argument("--max_frame_pixels", type=_positive, metavar="N", help="refuse clips with larger frames")
     caption.add_argument("--max_clip_frames", type=_positive, metavar="N", help="refuse clips with more frames")
+    search_group = caption.add_argument_group("which captions")
+    search_group.add_argument(
+        "--captions", type=_positive, default=1, metavar="N", help="captions a clip, best first [1]"
+    )
+    search_group.add_argument("--sample", action="store_true", help="draw captions instead of searching the likeliest")
+    search_group.add_argument(
+        "--temperature",
+        type=_number("a number above 0", lambda value: value > 0),
+        metavar="X",
+        help="of --sample: below 1 likelier words, above 1 rarer ones [1]",
+    )
+    search_group.add_argument(
+        "--top_p",
+        type=_number("a number above 0, up to 1", lambda value: 0 < value <= 1),
+        metavar="P",
+        help="of --sample: draw from the likeliest words that make up this probability [1]",
+    )
+    search_group.add_argument(
+        "--length_penalty",
+        type=_number("a number"),
+        metavar="X",
+        help="of beams: above 1 longer captions, below 1 shorter ones [the model's own]",
+    )
+    search_group.add_argument(
+        "--guidance_scale",
+        type=_number("a number of at least 1", lambda value: value >= 1),
+        metavar="S",
+        help="above 1: away from what the model would say without the video [the model's own]",
+    )
+    search_group.add_argument("--ban", nargs="+", default=[], metavar="WORD", help="words that no caption may hold")
+    search_group.add_argument(
+        "--include", action="append", default=[], metavar="PHRASE", help="a phrase that each caption holds; repeatable"
+    )
     caption.set_defaults(run=_caption)
 
     evaluate = commands.add_parser(
@@ -149,6 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
         demo.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"clips [{count}]")
     demo.add_argument("--seed", type=int, default=0, help="[0]")
     demo.add_argument("--size", type=int, default=64, metavar="PX", help="side of the frames [64]")
+    demo.add_argument("--hard", action="store_true", help="12 actions, three in a row; 30%% of the orders in training")
     demo.set_defaults(run=_demo_data)
 
     push = commands.add_parser("push", help="upload a trained model to the Hub")
@@ -168,6 +204,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _number(kind: str, fits: Callable[[float], bool] = math.isfinite) -> Callable[[str], float]:
+    """Reads a finite number that `fits`; `kind` says which ones do."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and fits(value)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
+        return value
+
+    return read
+
+
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Mistakes that would otherwise show after minutes of work."""
     parser = _Parser(prog="vidcap")
@@ -181,6 +232,29 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         parser.error(f"--output {arguments.output}: the report's name must end in .json")
     if arguments.run is _caption and arguments.format in ("vtt", "srt") and len(arguments.clips) > 1:
         parser.error(f"--format {arguments.format} takes one clip, got {len(arguments.clips)}")
+    if arguments.run is _caption:
+        _check_search(arguments)
+
+
+def _check_search(arguments: argparse.Namespace) -> None:
+    """Options of `vidcap caption` that contradict each other."""
+    parser = _Parser(prog="vidcap caption")
+    beams, captions = arguments.num_beams, arguments.captions
+    if arguments.sample:
+        if beams is not None and beams > 1:
+            parser.error(f"--num_beams {beams} searches and --sample draws: leave one of them out")
+        if arguments.length_penalty is not None:
+            parser.error(f"--length_penalty {arguments.length_penalty} weighs beams: leave it or --sample out")
+        if arguments.include:
+            parser.error("--include puts a phrase into the likeliest caption: leave it or --sample out")
+    else:
+        for name in ("temperature", "top_p"):
+            if (value := getattr(arguments, name)) is not None:
+                parser.error(f"--{name} {value} is for drawn captions: add --sample, or leave it out")
+        if beams is not None and captions > beams:
+            parser.error(f"--captions {captions} needs as many --num_beams, got {beams}: raise it, or add --sample")
+    if arguments.include and captions > 1:
+        parser.error(f"--include gives one caption a clip, got --captions {captions}: leave one of them out")
 
 
 def _quieten() -> None:
@@ -252,6 +326,7 @@ def _demo_data(arguments: argparse.Namespace) -> int:
         test=arguments.test,
         seed=arguments.seed,
         size=arguments.size,
+        hard=arguments.hard,
     )
     print(f"{arguments.folder}: {', '.join(f'{count} {split}' for split, count in counts.items())} clips")
     return 0

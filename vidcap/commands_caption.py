@@ -11,10 +11,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from modeling_vidcap.generation_vidcap import check_guidance, check_phrases
 from processing import VideoDecodeError, decode_video
 from processing.video_processing_vidcap import INTERPOLATIONS
 
-from .captioning import caption_clips_with_scores
+from .captioning import caption_clips_with_scores, token_forms
 from .files import write_atomically
 from .loading import load_captioner
 from .subtitles import FORMATS, CaptionedClip
@@ -27,22 +28,19 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("num_frames", "max_frame_pixels", "max_clip_frames"):
         if (value := getattr(arguments, name)) is not None:
             setattr(video_processor, name, value)
+    options = generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
     results = [CaptionedClip(clip) for clip in arguments.clips]
 
     clips = readable_clips(results, video_processor, "captioning")
-    captions = caption_clips_with_scores(
-        model, processor, clips, batch_size=arguments.batch_size, **generation_options(arguments)
-    )
+    captions = caption_clips_with_scores(model, processor, clips, batch_size=arguments.batch_size, **options)
     read = [result for result in results if result.error is None]
-    for result, caption in zip(read, captions, strict=True):
-        result.caption = caption.text
-        result.mean_log_probability = caption.mean_log_probability
-        result.tokens = list(zip(caption.tokens, caption.probabilities, strict=True))
-        result.novelty = caption.novelty
-        if caption.novelty is not None and caption.novelty > 1:
+    for result, found in zip(read, captions, strict=True):
+        result.captions = found
+        novelty = found[0].novelty
+        if novelty is not None and novelty > 1:
             print(
                 f"vidcap: warning: {result.file}: unlike the clips this model was trained on (novelty "
-                f"{caption.novelty:.1f}, usual is below 1); its caption is a guess",
+                f"{novelty:.1f}, usual is below 1); its caption is a guess",
                 file=sys.stderr,
             )
     if read or arguments.format == "json":
@@ -105,3 +103,43 @@ def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the command line says about `generate`; the rest is the model's own generation config."""
     options = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens")}
     return {name: value for name, value in options.items() if value is not None}
+
+
+def caption_options(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> dict[str, Any]:
+    """What `vidcap caption` alone says about the search.
+
+    Raises:
+        ValueError: For what cannot work with this model, before any clip is read.
+    """
+    names = ("guidance_scale", "length_penalty", "temperature", "top_p")
+    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    check_guidance(model.config, arguments.guidance_scale)
+    beams = arguments.num_beams or max(model.generation_config.num_beams or 1, arguments.captions)
+    if arguments.sample:
+        # transformers would sample from the 50 likeliest tokens; here `top_p` alone decides.
+        options |= {"do_sample": True, "top_k": 0, "num_beams": 1}
+    else:
+        options["num_beams"] = beams
+        if arguments.length_penalty is not None and beams == 1:
+            raise ValueError(
+                f"--length_penalty {arguments.length_penalty} weighs beams, and this model searches without: add "
+                "--num_beams 4"
+            )
+    options["num_return_sequences"] = arguments.captions
+    banned: list[list[int]] = []
+    for word in arguments.ban:
+        try:
+            banned += token_forms(tokenizer, word)
+        except ValueError as error:
+            print(f"vidcap: warning: --ban {word!r}: {error}, so nothing has to be banned", file=sys.stderr)
+    if banned:
+        options["bad_words_ids"] = banned
+    phrases: list[list[list[int]]] = []
+    limit = arguments.max_new_tokens or model.generation_config.max_new_tokens
+    for phrase in arguments.include:
+        try:
+            phrases.append(token_forms(tokenizer, phrase))
+            check_phrases(phrases, banned, limit)
+        except ValueError as error:
+            raise ValueError(f"--include {phrase!r}: {error}") from error
+    return options | {"include": phrases}

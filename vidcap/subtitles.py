@@ -1,12 +1,15 @@
 """Captions of clips as text: lines, JSON, WebVTT, SRT.
 
-Given up: styling and placement of subtitles, and more than one cue a clip.
+Several captions of a clip are lines of their own, best first: in subtitles lines of one cue. Given up: styling and
+placement of subtitles, and more than one cue a clip.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from .captioning import ScoredCaption
 
 
 @dataclass
@@ -15,39 +18,41 @@ class CaptionedClip:
 
     Args:
         file: Path or URL, as the user gave it.
-        caption: The caption, `None` where the clip could not be read.
+        captions: Its captions, best first; none where the clip could not be read.
         seconds: Duration of the clip, `None` where it could not be read.
         error: Why it could not be read.
-        mean_log_probability: The average logarithm of its tokens' probabilities.
-        tokens: Its tokens, each with its probability.
-        novelty: How unlike the training clips the clip is; above 1, farther out than 99 % of the validation clips.
     """
 
     file: str
-    caption: str | None = None
+    captions: Sequence[ScoredCaption] = field(default_factory=list)
     seconds: float | None = None
     error: str | None = None
-    mean_log_probability: float | None = None
-    tokens: list[tuple[str, float]] | None = None
-    novelty: float | None = None
 
 
 def format_text(clips: Sequence[CaptionedClip]) -> str:
-    """A line `file: caption` for each clip that has one."""
-    return "".join(f"{clip.file}: {clip.caption}\n" for clip in clips if clip.error is None)
+    """A line `file: caption` for each caption."""
+    return "".join(f"{clip.file}: {caption.text}\n" for clip in clips for caption in clip.captions)
 
 
 def format_json(clips: Sequence[CaptionedClip]) -> str:
     """One list with `file`, `caption` and `seconds` of every clip; `mean_log_probability`, `novelty` and `tokens` of
-    those that have a caption, and `error` of those that could not be read."""
+    the (best) caption of those that have one, and all their `captions`; `error` of those that could not be read."""
     rows = []
     for clip in clips:
-        row: dict[str, Any] = {"file": clip.file, "caption": clip.caption, "seconds": clip.seconds}
+        row: dict[str, Any] = {"file": clip.file, "caption": None, "seconds": clip.seconds}
         if clip.error is None:
+            best = clip.captions[0]
             row |= {
-                "mean_log_probability": clip.mean_log_probability,
-                "novelty": clip.novelty,
-                "tokens": [{"token": token, "probability": probability} for token, probability in clip.tokens or ()],
+                "caption": best.text,
+                "mean_log_probability": best.mean_log_probability,
+                "novelty": best.novelty,
+                "tokens": [
+                    {"token": token, "probability": probability}
+                    for token, probability in zip(best.tokens, best.probabilities, strict=True)
+                ],
+                "captions": [
+                    {"text": each.text, "mean_log_probability": each.mean_log_probability} for each in clip.captions
+                ],
             }
         else:
             row["error"] = clip.error
@@ -59,15 +64,15 @@ def format_vtt(clips: Sequence[CaptionedClip]) -> str:
     """WebVTT (https://www.w3.org/TR/webvtt1/) of a single clip: one cue from its first frame to its end."""
     clip = _single(clips)
     # In a cue `&` and `<` begin escapes and tags; escaping `>` too leaves no `-->` in the text.
-    text = (clip.caption or "").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return f"WEBVTT\n\n{timestamp(0)} --> {timestamp(clip.seconds or 0)}\n{_one_line(text)}\n"
+    text = _lines(clip).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"WEBVTT\n\n{timestamp(0)} --> {timestamp(clip.seconds or 0)}\n{text}\n"
 
 
 def format_srt(clips: Sequence[CaptionedClip]) -> str:
     """SubRip of a single clip: one cue from its first frame to its end."""
     clip = _single(clips)
     start, end = (timestamp(seconds).replace(".", ",") for seconds in (0, clip.seconds or 0))
-    return f"1\n{start} --> {end}\n{_one_line(clip.caption or '')}\n"
+    return f"1\n{start} --> {end}\n{_lines(clip)}\n"
 
 
 def timestamp(seconds: float) -> str:
@@ -83,9 +88,10 @@ def _single(clips: Sequence[CaptionedClip]) -> CaptionedClip:
     return clips[0]
 
 
-def _one_line(text: str) -> str:
-    """An empty line would end the cue."""
-    return " ".join(text.split())
+def _lines(clip: CaptionedClip) -> str:
+    """A line for each caption that is not empty: an empty line would end the cue."""
+    lines = [" ".join(caption.text.split()) for caption in clip.captions]
+    return "\n".join(line for line in lines if line)
 
 
 FORMATS = {"text": format_text, "json": format_json, "vtt": format_vtt, "srt": format_srt}

@@ -1,0 +1,249 @@
+"""What a training run can be told: about its data, about the model, about training itself. The command line and a
+YAML file of the same names."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+
+from .averaging import check_decay
+from .presets import PRESETS
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+@dataclass
+class DataArguments:
+    dataset: str = field(metadata={"help": "Folder in videofolder form, or a Hub data set id."})
+    recipe: str | None = field(default=None, metadata={"help": "Name of a file in recipes/, without .yaml."})
+    train_split: str = "train"
+    validation_split: str = field(
+        default="validation", metadata={"help": "If the data have no such split, 5 %% of train take its place."}
+    )
+    test_split: str = field(default="test", metadata={"help": "Scored once, at the end, if it exists."})
+    streaming: bool = field(default=False, metadata={"help": "Read clips as they come and store nothing."})
+    skip_broken_clips: bool = field(
+        default=False, metadata={"help": "Leave out clips that cannot be read; list them."}
+    )
+    max_validation_clips: int = field(default=500, metadata={"help": "Clips captioned at each evaluation."})
+    feature_cache: str | None = field(
+        default=None, metadata={"help": "Folder of decoded clips and features [$VIDCAP_CACHE or ~/.cache/vidcap]."}
+    )
+    augment: str | None = field(
+        default=None,
+        metadata={
+            "help": "Parts of the augmentation of training clips, such as crop,flip=0.3,colour,speed; pixels are "
+            "changed only where they are read anew (--backbone cnn, or --streaming)."
+        },
+    )
+    direction_words: str | None = field(
+        default=None, metadata={"help": "Further words, comma-separated, that keep a clip from being mirrored."}
+    )
+    near_misses: str | None = field(
+        default=None,
+        metadata={"help": "Captions beside the true one for the contrastive loss: word, order, or word,order."},
+    )
+    text_corpus: str | None = field(
+        default=None, metadata={"help": "File of sentences, one a line, on which the decoder is trained first."}
+    )
+    decoding_workers: int | None = field(default=None, metadata={"help": "Threads that decode clips [one a core]."})
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a captioner to go on training, with its tokenizer and its way of reading "
+            "clips; the sizes below are then its own, rates and weights of the loss can be changed."
+        },
+    )
+    preset: str | None = field(
+        default=None, metadata={"help": f"Sizes that go together: {', '.join(PRESETS)} parameters; 8m by default."}
+    )
+    backbone: str = field(default="efficientnet_lite0", metadata={"help": "efficientnet_lite0 (frozen) or cnn."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
+    )
+    max_vocab_size: int = field(default=10_000, metadata={"help": "Words of a tokenizer made of the captions."})
+    max_caption_length: int = field(default=64, metadata={"help": "In tokens."})
+    image_size: int = field(default=160, metadata={"help": "Side of the square that whole frames are fitted into."})
+    num_frames: int = 16
+    feature_grid: int = field(default=3, metadata={"help": "Cells a side that a frame's features are averaged to."})
+    thumbnail_size: int = field(
+        default=5, metadata={"help": "Pixels a side that each cell keeps of the frame itself."}
+    )
+    spatial_tokens: bool = field(default=False, metadata={"help": "Each cell a token; by default each frame is one."})
+    color_bins: int = field(
+        default=0, metadata={"help": "Levels of each primary colour in a histogram of colours; 0 leaves it out."}
+    )
+    time_positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
+    space_positions: Literal["learned", "rotary", "sinusoidal"] = "learned"
+    encoder_attention: Literal["joint", "factorised"] = field(
+        default="joint", metadata={"help": "Over all cells of all frames, or in turns in a frame and along time."}
+    )
+    temporal_pyramid: int = field(default=0, metadata={"help": "Levels of averages over 2, 4 ... frames to append."})
+    fusion: Literal["cross_attention", "joint"] = field(
+        default="cross_attention", metadata={"help": "How the decoder sees the video; joint: one transformer of both."}
+    )
+    encoder_window: int | None = field(
+        default=None, metadata={"help": "Frames before and behind its own that a video token attends to [all]."}
+    )
+    caption_queries: int = field(
+        default=0, metadata={"help": "Queries that pool a clip for the decoder; 0 shows it every frame."}
+    )
+    motion: bool = field(default=True, metadata={"help": "Show each token its difference from the frame before."})
+    hidden_size: int = 256
+    intermediate_size: int = 1024
+    num_attention_heads: int = 4
+    encoder_layers: int = 2
+    text_layers: int = 1
+    multimodal_layers: int = 2
+    dropout: float = 0.1
+    stochastic_depth: float = 0.0
+    frame_dropout: float = 0.0
+    video_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Share of clips captioned without video, for guidance when captions are written."},
+    )
+    word_dropout: float = 0.6
+    scheduled_sampling: float = field(
+        default=0.0, metadata={"help": "Share of input words that are the model's own predictions."}
+    )
+    label_smoothing: float = 0.1
+    caption_weight: float = 1.0
+    masked_word_weight: float = 0.0
+    contrastive_weight: float = 0.1
+    contrastive_type: Literal["softmax", "sigmoid"] = field(
+        default="softmax", metadata={"help": "Over the batch (CLIP) or of each pair (SigLIP)."}
+    )
+    reversed_negatives: bool = field(
+        default=False, metadata={"help": "Contrast a clip with itself backwards; not where that has the same caption."}
+    )
+    num_beams: int = field(default=1, metadata={"help": "Beams of `generate`, saved with the model."})
+
+
+@dataclass
+class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
+    """transformers' arguments with the defaults of a small captioner, and a budget of time.
+
+    `warmup_steps` below 1 is a share of the run, as in transformers. Label smoothing is `label_smoothing` of the
+    model's config: the Trainer's own would drop the contrastive loss.
+    """
+
+    per_device_train_batch_size: int = 64
+    per_device_eval_batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.5
+    adam_beta2: float = 0.98
+    max_grad_norm: float = 1.0
+    num_train_epochs: float = 60.0
+    warmup_steps: float = 0.05
+    logging_steps: float = 50
+    eval_strategy: str = "epoch"
+    save_strategy: str = "best"
+    save_total_limit: int | None = 1
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "cider"
+    greater_is_better: bool | None = True
+    predict_with_generate: bool = True
+    remove_unused_columns: bool = False
+    disable_tqdm: bool | None = False
+    max_train_minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fit the whole schedule, feature extraction included, into this wall-clock time; then neither "
+            "epochs nor steps count."
+        },
+    )
+    evaluations: int = field(
+        default=6, metadata={"help": "With max_train_minutes: how often the validation split is captioned."}
+    )
+    self_critical_samples: int = field(
+        default=0,
+        metadata={
+            "help": "Captions drawn for each clip and rewarded by CIDEr-D; 0 trains by cross-entropy alone. Start "
+            "from a trained model (--model_name_or_path) and a small --learning_rate."
+        },
+    )
+    self_critical_anchor: float = field(
+        default=0.2, metadata={"help": "Weight of the usual loss beside the self-critical one."}
+    )
+    text_warmup_steps: int = field(default=500, metadata={"help": "Steps on the sentences of --text_corpus."})
+    loss_warmup: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the run in which scheduled sampling and the weights of the losses beside the caption's "
+            "grow from 0."
+        },
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Evaluate and keep an exponential moving average of the weights; 0 does not."}
+    )
+    early_stopping_patience: int = field(
+        default=10, metadata={"help": "Without max_train_minutes: evaluations without gain before training stops."}
+    )
+
+    def __post_init__(self):
+        if self.label_smoothing_factor:
+            raise ValueError("--label_smoothing_factor drops the contrastive loss; use --label_smoothing")
+        if self.self_critical_samples == 1 or self.self_critical_samples < 0:
+            raise ValueError(f"--self_critical_samples {self.self_critical_samples}: 0, or at least 2 to compare")
+        if not 0 <= self.loss_warmup <= 1:
+            raise ValueError(f"--loss_warmup {self.loss_warmup} is a share of the run, from 0 to 1")
+        if self.ema_decay:
+            check_decay(self.ema_decay)
+        if self.max_train_minutes is not None:
+            if self.max_train_minutes <= 0:
+                raise ValueError(f"--max_train_minutes {self.max_train_minutes} must be above 0")
+            self.num_train_epochs = 1_000_000.0  # the clock ends the run
+            self.eval_strategy = "steps"
+            self.eval_steps = 1_000_000_000
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        super().__post_init__()
+
+
+class _Parser(HfArgumentParser):
+    """Errors on one line: argparse would print two hundred lines of usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"train_hf.py: error: {' '.join(message.split())} (see train_hf.py --help)\n")
+
+
+Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments]
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Command line, on top of a YAML file given first or by --recipe."""
+    parser = _Parser(
+        [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
+        prog="train_hf.py",
+    )
+
+    recipe = None
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        recipe, argv = Path(argv[0]), argv[1:]
+    elif "--recipe" in argv[:-1]:
+        recipe = RECIPES / f"{argv[argv.index('--recipe') + 1]}.yaml"
+    if recipe is not None:
+        if not recipe.is_file():
+            parser.error(f"{recipe}: no such recipe")
+        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            parser.error(f"{recipe}: not a list of `name: value` lines")
+        argv = [part for name, value in settings.items() for part in (f"--{name}", str(value))] + argv
+    if "--preset" in argv[:-1]:
+        name = argv[argv.index("--preset") + 1]
+        if name not in PRESETS:
+            parser.error(f"--preset {name}: there are {', '.join(PRESETS)}")
+        argv = [part for size in PRESETS[name].items() for part in (f"--{size[0]}", str(size[1]))] + argv
+    try:
+        *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except ValueError as error:
+        parser.error(" ".join(str(error).split()))
+    if unknown:
+        parser.error(f"unknown option: {' '.join(unknown)}")
+    return tuple(arguments)  # type: ignore[return-value]

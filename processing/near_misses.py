@@ -1,0 +1,83 @@
+"""Captions that nearly fit a clip: one word exchanged, or what happens in another order. Negatives for the contrastive
+loss, which otherwise sees captions that differ in everything.
+
+What it promises: a near miss reads like a caption of the training set, and is none of the clip's own. What it gives
+up: to know that it is untrue. "A man" for "a person" may hold; where captions of one clip differ as much as those of
+different clips, leave it out.
+"""
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+KINDS = ("word", "order")
+# Words between things that happen one after the other.
+CONNECTIVE = re.compile(r"(,? (?:and )?(?:then|before|after) )")
+
+
+class NearMisses:
+    """Makes near misses by what it has seen in captions.
+
+    `word`: a word is exchanged for another that was seen between the same neighbours. `order`: two neighbouring parts
+    of a sentence joined by then, before or after change places, if both were seen behind such a word.
+
+    Args:
+        captions: Of the training set.
+        kinds: Some of `word` and `order`; each gives one near miss a caption.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: For another kind, none or a repeated one, or if no caption has a near miss of a kind.
+    """
+
+    def __init__(self, captions: Iterable[str], kinds: Sequence[str], *, seed: int = 0):
+        if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
+            raise ValueError(f"near misses {','.join(kinds)!r}: name some of {', '.join(KINDS)}, each once")
+        captions = list(captions)
+        self.kinds = tuple(kinds)
+        self.random = random.Random(seed)
+        self.between: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.parts: set[str] = set()
+        for caption in captions:
+            words = ["", *caption.split(), ""]
+            for before, word, behind in zip(words, words[1:], words[2:], strict=False):
+                self.between[before, behind].add(word)
+            self.parts.update(CONNECTIVE.split(caption)[2::2])
+        for kind in kinds:
+            if not any(self.make(kind, caption) for caption in captions):
+                raise ValueError(f"near misses: no caption has one of kind {kind!r}; leave this kind out")
+
+    def __call__(self, caption: str, own: Sequence[str]) -> list[str]:
+        """One near miss of each kind for a caption of a clip whose captions are `own`; empty where there is none."""
+        found = [self.make(kind, caption) for kind in self.kinds]
+        return ["" if each in own else each for each in found]
+
+    def make(self, kind: str, caption: str) -> str:
+        """A near miss, or an empty string."""
+        return self._exchange_word(caption) if kind == "word" else self._exchange_parts(caption)
+
+    def _exchange_word(self, caption: str) -> str:
+        words = ["", *caption.split(), ""]
+        places = [i for i in range(1, len(words) - 1) if len(self.between[words[i - 1], words[i + 1]]) > 1]
+        if not places:
+            return ""
+        place = self.random.choice(places)
+        others = self.between[words[place - 1], words[place + 1]] - {words[place]}
+        words[place] = self.random.choice(sorted(others))
+        return " ".join(words[1:-1])
+
+    def _exchange_parts(self, caption: str) -> str:
+        pieces = CONNECTIVE.split(caption)  # part, connective, part ...
+        # The first part begins with who acts: what remains is its longest end that was seen as a part elsewhere.
+        words = pieces[0].split()
+        ends = (n for n in range(len(words)) if " ".join(words[n:]) in self.parts)
+        if len(pieces) < 3 or (start := next(ends, None)) is None:
+            return ""
+        pieces[0] = " ".join(words[start:])
+        places = [i for i in range(0, len(pieces) - 2, 2) if pieces[i] != pieces[i + 2]]
+        if not places:
+            return ""
+        place = self.random.choice(places)
+        pieces[place], pieces[place + 2] = pieces[place + 2], pieces[place]
+        return " ".join([*words[:start], ""]) + "".join(pieces)

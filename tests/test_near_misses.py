@@ -1,0 +1,70 @@
+"""Captions that nearly fit: what is exchanged, and what reaches the batch."""
+
+import pytest
+import torch
+
+from processing.collator import VideoCaptionCollator
+from processing.near_misses import NearMisses
+
+from .tiny import tiny_clip, tiny_processor
+
+CAPTIONS = [
+    "a red circle slides left and then grows",
+    "a blue circle spins and then slides left",
+    "a red square grows and then spins",
+]
+
+
+def test_a_word_is_exchanged_for_one_seen_between_the_same_neighbours():
+    near = NearMisses(CAPTIONS, ["word"])
+    found = {near.make("word", "a red circle slides left and then grows") for _ in range(50)}
+    assert found == {"a blue circle slides left and then grows", "a red circle slides left and then spins"}
+    assert near.make("word", "quite another sentence") == ""
+
+
+def test_what_happens_changes_places_and_who_acts_stays():
+    near = NearMisses([*CAPTIONS, "a cat grows, then spins and then slides left"], ["order"])
+    assert near.make("order", CAPTIONS[1]) == "a blue circle slides left and then spins"
+    three = {near.make("order", "a cat grows, then spins and then slides left") for _ in range(20)}
+    assert three == {"a cat spins, then grows and then slides left", "a cat grows, then slides left and then spins"}
+    assert near.make("order", "a red circle grows") == ""
+    assert near.make("order", "a red circle grows and then grows") == ""
+
+
+def test_a_caption_of_the_clip_itself_is_no_near_miss():
+    near = NearMisses(CAPTIONS, ["order"])
+    assert near(CAPTIONS[1], own=[CAPTIONS[1], "a blue circle slides left and then spins"]) == [""]
+
+
+def test_equal_seeds_draw_equal_near_misses():
+    first, second, other = (NearMisses(CAPTIONS, ["word", "order"], seed=seed) for seed in (1, 1, 2))
+    drawn = [[near(caption, [caption]) for caption in CAPTIONS * 10] for near in (first, second, other)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_collator_hands_them_over_as_labels():
+    clip = tiny_processor().video_processor(tiny_clip(), return_tensors="pt")
+    clips = [
+        {**{name: value[0] for name, value in clip.items()}, "captions": [caption], "file_name": ""}
+        for caption in (CAPTIONS[1], "a dog runs")
+    ]
+    collator = VideoCaptionCollator(tiny_processor(), near_misses=NearMisses(CAPTIONS, ["order", "word"]))
+    labels = collator(clips)["near_misses"]
+    assert labels.shape[:2] == (2, 2)
+    assert torch.equal(labels[0, :1], collator.labels(["a blue circle slides left and then spins"]))
+    assert (labels[1] == -100).all()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (["words"], "'words': name some of word, order"),
+        ([], "name some of"),
+        (["word", "word"], "each once"),
+        (["order"], "no caption has one of kind 'order'"),
+    ],
+)
+def test_kinds_that_cannot_work_are_refused(kinds, message):
+    captions = ["a red circle grows", "a blue circle grows"] if kinds == ["order"] else CAPTIONS
+    with pytest.raises(ValueError, match=message):
+        NearMisses(captions, kinds)
