@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 import train_hf
 from modeling_vidcap.losses_vidcap import contrastive_loss
-from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
+from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments, parse
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import DatasetError, load_clips
@@ -220,6 +220,58 @@ def test_going_on_from_a_trained_model(trained, folder, tmp_path, capsys):
     assert after.novelty.fitted
     assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--hidden_size", "64"]) == 1
     assert "--hidden_size is a matter of the model" in capsys.readouterr().err
+
+
+def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("a red circle grows and then spins\n" * 3)
+    wanted = {
+        "masked_word_weight": 0.5,
+        "scheduled_sampling": 0.2,
+        "video_dropout": 0.1,
+        "color_bins": 3,
+        "fusion": "joint",
+        "temporal_pyramid": 1,
+        "reversed_negatives": True,
+    }
+    options = [f"--{name}={value}" for name, value in wanted.items()]
+    options += ["--augment", "crop,colour,speed", "--near_misses", "word,order", "--ema_decay", "0.9"]
+    options += ["--loss_warmup", "0.5", "--text_corpus", str(corpus), "--text_warmup_steps", "2"]
+    assert (
+        run(folder, tmp_path / "model", tmp_path / "cache", *options, "--max_steps", "4", "--logging_steps", "1") == 0
+    )
+    config = AutoModel.from_pretrained(tmp_path / "model").config
+    assert {name: getattr(config, name) for name in wanted} == wanted
+    log = [json.loads(line) for line in (tmp_path / "model" / "training_log.jsonl").read_text().splitlines()]
+    parts = [entry for entry in log if "masked_word_loss" in entry]
+    assert len(parts) == 4 and all("contrastive_loss" in entry for entry in parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "2m"], "--preset 2m: there are 1m, 8m"),
+        (["--near_misses", "words"], "name some of word, order"),
+        (["--near_misses", "word", "--contrastive_weight", "0"], "set --contrastive_weight above 0"),
+        (["--ema_decay", "1.5"], "ema_decay 1.5 must lie between 0 and 1"),
+        (["--loss_warmup", "2"], "--loss_warmup 2.0 is a share of the run"),
+        (["--augment", "zoom"], "zoom"),
+        (["--text_corpus", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_parts_that_cannot_work_are_refused_in_one_line(folder, tmp_path, capsys, options, message):
+    try:
+        assert run(folder, tmp_path / "model", tmp_path / "cache", *options) == 1
+    except SystemExit as refused:  # by the parser
+        assert refused.code == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1] and error.splitlines()[-1].startswith("train_hf.py: error:")
+
+
+def test_a_preset_gives_way_to_what_is_said_beside_it():
+    arguments = ["--dataset", "clips", "--output_dir", "model", "--hidden_size", "96", "--preset", "1m"]
+    model_args = parse(arguments)[1]
+    assert (model_args.hidden_size, model_args.intermediate_size, model_args.multimodal_layers) == (96, 320, 1)
 
 
 def test_words_that_the_model_to_go_on_from_lacks_are_refused(trained, tmp_path, capsys):
