@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
     EarlyStoppingCallback,
@@ -177,6 +178,16 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weight decay is for matrices and kernels: no norms, biases, tables of embeddings, queries or scales."""
+        tables = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
+        learned = ("query", "level_embeddings")
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim > 1 and id(parameter) not in tables and not name.endswith(learned)
+        ]
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         references = inputs.pop("references", None)

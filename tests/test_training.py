@@ -97,6 +97,18 @@ def test_eight_clips_are_learnt_by_heart(tmp_path, processor, clips):
     assert parts[-1]["contrastive_loss"] < parts[0]["contrastive_loss"]
 
 
+def test_weight_decay_spares_norms_biases_and_tables(tmp_path, processor, clips):
+    options = {"spatial_tokens": True, "caption_queries": 2, "temporal_pyramid": 1, "time_positions": "learned"}
+    trainer = make_trainer(tmp_path, processor, clips, model=tiny_model(**options))
+    names = set(trainer.get_decay_parameter_names(trainer.model))
+    spared = {name for name, _ in trainer.model.named_parameters()} - names
+    assert names and all(name.endswith("weight") for name in names)
+    assert not any("embed" in name or "norm" in name for name in names)
+    assert {name.rsplit(".", 1)[-1] for name in spared} == {
+        *("weight", "bias", "query", "summary_embedding", "level_embeddings", "logit_scale")
+    }
+
+
 def gradients(tmp_path, processor, clips, batch, accumulation) -> torch.Tensor:
     model = tiny_model(contrastive_weight=0.0, dropout=0.0, word_dropout=0.0)
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
