@@ -29,6 +29,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
+from modeling_vidcap.generation_vidcap import check_guidance
 from modeling_vidcap.precision import faster_in_bf16
 from modeling_vidcap.pretrained_backbones import PIXEL_MEAN, PIXEL_STD, backbone_settings, load_backbone_weights
 from modeling_vidcap.self_critical import SelfCriticalLoss
@@ -220,7 +221,7 @@ def continue_from(model_args: ModelArguments, captions: list[str]) -> tuple[Any,
     given = [
         each.name
         for each in dataclasses.fields(ModelArguments)
-        if each.name not in (*changeable, "model_name_or_path", "num_beams")
+        if each.name not in (*changeable, "model_name_or_path", "num_beams", "guidance_scale")
         and getattr(model_args, each.name) != getattr(defaults, each.name)
     ]
     if given:
@@ -229,6 +230,7 @@ def continue_from(model_args: ModelArguments, captions: list[str]) -> tuple[Any,
     for name in changeable:
         if getattr(model_args, name) != getattr(defaults, name):
             setattr(model.config, name, getattr(model_args, name))
+    vidcap.VideoCaptionConfig.from_dict(model.config.to_dict())  # refuses what cannot work together
     tokens = processor.tokenizer(captions)["input_ids"]
     unknown = sum(ids.count(model.config.unk_token_id) for ids in tokens) / sum(map(len, tokens))
     logger.info(
@@ -261,7 +263,10 @@ def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
     own = {each.name for each in dataclasses.fields(vidcap.VideoCaptionConfig)}
     sizes = {name: value for name, value in dataclasses.asdict(model_args).items() if name in own}
     config = vidcap.VideoCaptionConfig(
-        **(sizes | backbone_settings(model_args.backbone, grid=model_args.feature_grid)),
+        **(
+            sizes
+            | backbone_settings(model_args.backbone, grid=model_args.feature_grid, stages=model_args.backbone_stages)
+        ),
         vocab_size=len(tokenizer),
         max_position_embeddings=model_args.max_caption_length,
         pad_token_id=tokenizer.pad_token_id,
@@ -270,11 +275,13 @@ def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
         eos_token_id=tokenizer.eos_token_id,
         unk_token_id=tokenizer.unk_token_id,
     )
+    check_guidance(config, model_args.guidance_scale)
     model = vidcap.VideoCaptionForConditionalGeneration(config)
     logger.info(load_backbone_weights(model.model.encoder.backbone, config))
     model.generation_config = GenerationConfig(
         max_new_tokens=model_args.max_caption_length,
         num_beams=model_args.num_beams,
+        guidance_scale=model_args.guidance_scale if model_args.guidance_scale != 1 else None,
         pad_token_id=config.pad_token_id,
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,

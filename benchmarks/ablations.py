@@ -1,65 +1,105 @@
 """Each part of the model and of its training switched on or off, at equal wall-clock, scored on the validation split.
 
-    python benchmarks/ablations.py demo --max_train_minutes 3
-    python benchmarks/ablations.py my-clips --max_train_minutes 4 --seeds 0 1 2 --only "as set" "no word dropout"
+    python benchmarks/ablations.py demo --max_train_minutes 2 --jobs 2
+    python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2
+    python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2 --seeds 0 1 2 --only "as set" "no dropout"
 
-The first argument is `demo` (the demo recipe on generated clips, 1,000 of them for validation) or a folder of
-captioned clips. Features are computed before the first run and shared. A run whose result is stored is not repeated,
-so that the command can be stopped and given again. The test split is never read. Leave the machine to itself
-meanwhile.
+The first argument is `demo` (the demo recipe on generated clips, 500 of them for validation) or a folder of captioned
+clips. `--jobs 2` runs two at a time, each on its share of the cores. Features are computed before the first run and
+shared. A run whose result is stored is not repeated, so that the command can be stopped and given again; a part that
+cannot work together with the recipe is listed with the reason. The test split is never read. Leave the machine to
+itself meanwhile.
 """
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {
     "as set": "",
+    # Video-CoCa
     "no contrastive loss": "--contrastive_weight 0",
     "contrastive weight .1": "--contrastive_weight 0.1",
+    "contrastive weight .5": "--contrastive_weight 0.5",
     "sigmoid contrastive loss": "--contrastive_weight 0.1 --contrastive_type sigmoid",
+    "losses warmed up": "--contrastive_weight 0.1 --loss_warmup 0.3",
     "8 caption queries": "--caption_queries 8",
+    # time and space
     "no encoder layer": "--encoder_layers 0",
     "two encoder layers": "--encoder_layers 2",
-    "encoder sees 2 frames around": "--encoder_layers 2 --encoder_window 2",
+    "two layers, learned times": "--encoder_layers 2 --time_positions learned",
+    "two layers, sinusoidal times": "--encoder_layers 2 --time_positions sinusoidal",
+    "two layers, 2 frames around": "--encoder_layers 2 --encoder_window 2",
+    "cells, joint": "--spatial_tokens True --encoder_layers 2",
+    "cells, factorised": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorised",
+    "cells, factorised, rotary space": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorised "
+    "--space_positions rotary",
+    "cells, factorised, sinusoidal space": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorised "
+    "--space_positions sinusoidal",
     "no frame differences": "--motion False",
     "8 frames": "--num_frames 8",
-    "a token a cell": "--spatial_tokens True --per_device_train_batch_size 16",
+    # scales and fusion
+    "last stage alone": "--backbone_stages 4",
     "no thumbnails": "--thumbnail_size 0",
+    "no histogram of colours": "--color_bins 0",
+    "temporal pyramid": "--temporal_pyramid 2",
+    "joint fusion": "--fusion joint",
+    # against the language prior
     "no word dropout": "--word_dropout 0",
     "word dropout .4": "--word_dropout 0.4",
+    "scheduled sampling .2": "--scheduled_sampling 0.2",
+    "masked words .5": "--masked_word_weight 0.5",
+    "near misses": "--contrastive_weight 0.1 --near_misses word",
+    "reversed clips as negatives": "--contrastive_weight 0.1 --reversed_negatives True",
+    "video dropout .1": "--video_dropout 0.1",
+    "video dropout .1, guidance 1.5": "--video_dropout 0.1 --guidance_scale 1.5",
+    # regularisation and size
     "no label smoothing": "--label_smoothing 0",
     "no dropout": "--dropout 0",
     "stochastic depth .2": "--stochastic_depth 0.2",
     "frame dropout .1": "--frame_dropout 0.1",
+    "speed augmentation": "--augment speed",
     "weight decay .05": "--weight_decay 0.05",
+    "averaged weights": "--ema_decay 0.99",
+    "preset 1m": "--preset 1m",
+    "preset 25m": "--preset 25m",
+    # before the first clip
+    "text warm-up": "--text_warmup_steps 100 --text_corpus {corpus}",
+    # decoding
+    "4 beams": "--num_beams 4",
 }
-CHANGES_FEATURES = ("8 frames", "no thumbnails")
-SCORES = {"exact": "eval_exact", "CIDEr": "eval_cider"}
+CHANGES_FEATURES = ("8 frames", "last stage alone", "no thumbnails", "no histogram of colours")
 
 
-def train(arguments: list[str], output: Path) -> None:
-    """Runs `train_hf.py` in a process of its own; what it prints goes to a file beside its output."""
-    with open(output.with_suffix(".log"), "w") as log:
+def train(arguments: list[str], output: Path, *, threads: int) -> str | None:
+    """Runs `train_hf.py` in a process of its own, which writes beside its output; returns its error, if any."""
+    log = output.with_suffix(".log")
+    with log.open("w") as file:
         command = [sys.executable, "train_hf.py", *arguments, "--output_dir", str(output)]
-        status = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT).returncode
-    if status:
-        raise SystemExit(f"training failed, see {output.with_suffix('.log')}")
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        run = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    return None if run.returncode == 0 else log.read_text().strip().splitlines()[-1]
 
 
 def result(output: Path) -> dict[str, float]:
-    """The scores of the checkpoint that was kept, steps and parameters."""
-    log = [json.loads(line) for line in (output / "training_log.jsonl").read_text().splitlines()]
-    best = max((entry for entry in log if "eval_cider" in entry), key=lambda entry: entry["eval_cider"])
+    """Scores and controls on the validation split, milliseconds a step and trained parameters."""
     report = json.loads((output / "report.json").read_text())
+    log = [json.loads(line) for line in (output / "training_log.jsonl").read_text().splitlines()]
     seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)
+    controls = report["controls"]
     return {
-        **{name: best[key] for name, key in SCORES.items()},
+        "exact": report["scores"]["exact"],
+        "CIDEr": report["scores"]["cider"],
+        "other clip": controls["other_clip"]["exact"],
+        "backwards": controls.get("reversed", {}).get("exact", float("nan")),
         "steps": report["steps"],
         "ms/step": 1000 * seconds / report["steps"],
         "M params": report["parameters"] / 1e6,
@@ -72,47 +112,69 @@ def main() -> None:
     parser.add_argument("--max_train_minutes", default="3", metavar="M")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
     parser.add_argument("--folder", type=Path, help="where runs and results go [outputs/ablations-NAME]")
     arguments = parser.parse_args()
     folder = (arguments.folder or ROOT / "outputs" / f"ablations-{Path(arguments.what).name}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    common = ["--feature_cache", str(folder / "cache"), "--test_split", "none", "--max_validation_clips", "1000"]
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    clips = Path(arguments.what).resolve()
+    common = ["--feature_cache", str(folder / "cache"), "--test_split", "validation", "--bf16", "True"]
     if arguments.what == "demo":
         clips = folder / "clips"
-        generate = [sys.executable, "-m", "vidcap", "demo-data", str(clips), "--validation", "1000", "--test", "0"]
+        generate = [sys.executable, "-m", "vidcap", "demo-data", str(clips), "--validation", "500", "--test", "0"]
         subprocess.run(generate, check=True, cwd=ROOT)
-        common = ["recipes/demo.yaml", "--dataset", str(clips), *common]
-    else:
-        common = ["--dataset", str(Path(arguments.what).resolve()), *common]
+        common = ["recipes/demo.yaml", *common]
+    common += ["--dataset", str(clips)]
+    corpus = folder / "corpus.txt"
+    rows = map(json.loads, (clips / "train" / "metadata.jsonl").read_text().splitlines())
+    captions = [row.get("captions") or row.get("references") or [row["caption"]] for row in rows]
+    corpus.write_text("\n".join(caption for each in captions for caption in each))
+
+    def options(name: str) -> list[str]:
+        return [part.format(corpus=corpus) for part in VARIANTS[name].split()]
 
     results_file = folder / "results.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
-    budget = ["--max_train_minutes", arguments.max_train_minutes, "--evaluations", "3"]
-    warmed: set[str] = set()
-    for name in arguments.only:
-        for seed in arguments.seeds:
-            key = f"{name} | seed {seed} | {arguments.max_train_minutes} min"
-            if key not in results:
-                output = folder / "run"
-                features = name if name in CHANGES_FEATURES else "as set"
-                if features not in warmed:  # so that no run pays for the features of another
-                    once = ["--max_steps", "1", "--eval_strategy", "no", "--save_strategy", "no"]
-                    train([*common, *VARIANTS[features].split(), *once, "--load_best_model_at_end", "False"], output)
-                    warmed.add(features)
-                shutil.rmtree(output, ignore_errors=True)
-                train([*common, *budget, *VARIANTS[name].split(), "--seed", str(seed)], output)
-                results[key] = result(output)
-                results_file.write_text(json.dumps(results, indent=1))
-            print(key, {each: round(value, 3) for each, value in results[key].items()}, flush=True)
+    budget = ["--max_train_minutes", arguments.max_train_minutes, "--evaluations", "1"]
+    wanted = {
+        f"{name} | seed {seed} | {arguments.max_train_minutes} min, {arguments.jobs} at a time": (name, seed)
+        for name in arguments.only
+        for seed in arguments.seeds
+    }
+    missing = {key: run for key, run in wanted.items() if key not in results}
+    for name in dict.fromkeys(name if name in CHANGES_FEATURES else "as set" for name, _ in missing.values()):
+        # So that no run pays for the features of another.
+        once = ["--max_steps", "1", "--max_train_minutes", "100", "--save_strategy", "no"]
+        if error := train(
+            [*common, *options(name), *once, "--load_best_model_at_end", "False"], folder / "warm", threads=2
+        ):
+            raise SystemExit(f"{name}: {error}")
+    lock = threading.Lock()
 
-    names = list(next(iter(results.values())))
+    def measure(key: str) -> None:
+        name, seed = missing[key]
+        output = folder / f"run-{threading.get_ident()}"
+        shutil.rmtree(output, ignore_errors=True)
+        error = train([*common, *budget, *options(name), "--seed", str(seed)], output, threads=threads)
+        with lock:
+            results[key] = {"error": error} if error else result(output)
+            results_file.write_text(json.dumps(results, indent=1))
+            print(key, results[key], flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(measure, missing))
+
+    names = list(next(each for each in results.values() if "error" not in each))
     print("\n| setting | " + " | ".join(names) + " |")
     print("|---" * (1 + len(names)) + "|")
     for name in arguments.only:
-        rows = [results[f"{name} | seed {seed} | {arguments.max_train_minutes} min"] for seed in arguments.seeds]
-        medians = [statistics.median(row[each] for row in rows) for each in names]
-        cells = [f"{value:.3f}" if value < 10 else f"{value:.0f}" for value in medians]
-        print(f"| {name} | {' | '.join(cells)} |")
+        runs = [results[key] for key, (each, _) in wanted.items() if each == name]
+        if errors := [run["error"] for run in runs if "error" in run]:
+            print(f"| {name} | {errors[0]} |")
+            continue
+        medians = [statistics.median(run[each] for run in runs) for each in names]
+        print(f"| {name} | {' | '.join(f'{v:.3f}' if v < 10 else f'{v:.0f}' for v in medians)} |")
 
 
 if __name__ == "__main__":

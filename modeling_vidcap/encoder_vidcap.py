@@ -43,6 +43,9 @@ class VideoCaptionPreTrainedModel(PreTrainedModel):
             init.normal_(module.query, std=self.config.initializer_range)
 
 
+COLOR_SCALE = 10.0  # of the histogram, so that it is heard beside thousands of backbone values in the same sum
+
+
 class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
     """Backbone, projection and self-attention over the tokens of all frames.
 
@@ -85,6 +88,8 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if module is self and self.color_projection is not None:
+            init.constant_(self.color_projection[0].weight, COLOR_SCALE)
         if module is self and self.level_embeddings is not None:
             init.zeros_(self.level_embeddings)  # a pyramid starts as plain averages
 
@@ -158,7 +163,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
             colors = colors.mean(dim=2, keepdim=True)
         tokens = self.projection(tokens)  # (B, T, N, D)
         if self.color_projection is not None:
-            tokens = tokens + self.color_projection(colors ** (1 / 3))  # rare colours count too
+            tokens = tokens + self.color_projection(colors ** (1 / 3))
         if self.cell_embeddings is not None:
             tokens = tokens + self.cell_embeddings.weight
         elif self.config.space_positions == "sinusoidal":

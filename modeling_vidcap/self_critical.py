@@ -44,7 +44,8 @@ class SelfCriticalLoss:
         model.eval()
         video = {name: value for name, value in inputs.items() if name.startswith(("video_", "pixel_values"))}
         with torch.no_grad():
-            sequences = model.generate(**video, do_sample=True, top_k=0, num_return_sequences=self.samples)
+            options = {"do_sample": True, "top_k": 0, "guidance_scale": 1.0}  # the distribution that is trained
+            sequences = model.generate(**video, **options, num_return_sequences=self.samples)
         captions = self.processor.batch_decode(sequences, skip_special_tokens=True)
         repeated = [truths for truths in references for _ in range(self.samples)]
         rewards = torch.tensor(self.reward(captions, repeated), device=sequences.device, dtype=torch.float32)

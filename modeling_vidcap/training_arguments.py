@@ -65,6 +65,10 @@ class ModelArguments:
         default=None, metadata={"help": f"Sizes that go together: {', '.join(PRESETS)} parameters; 8m by default."}
     )
     backbone: str = field(default="efficientnet_lite0", metadata={"help": "efficientnet_lite0 (frozen) or cnn."})
+    backbone_stages: list[int] = field(
+        default_factory=lambda: [2, 3, 4],
+        metadata={"help": "Stages of efficientnet_lite0 to read, 0 (stride 2) to 4 (stride 32)."},
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
     )
@@ -124,6 +128,9 @@ class ModelArguments:
         default=False, metadata={"help": "Contrast a clip with itself backwards; not where that has the same caption."}
     )
     num_beams: int = field(default=1, metadata={"help": "Beams of `generate`, saved with the model."})
+    guidance_scale: float = field(
+        default=1.0, metadata={"help": "Guidance of `generate`, saved with the model; above 1 needs --video_dropout."}
+    )
 
 
 @dataclass
@@ -143,6 +150,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     num_train_epochs: float = 60.0
     warmup_steps: float = 0.05
     logging_steps: float = 50
+    logging_first_step: bool = True  # so that the shortest run has a curve
     eval_strategy: str = "epoch"
     save_strategy: str = "best"
     save_total_limit: int | None = 1

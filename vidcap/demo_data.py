@@ -1,11 +1,12 @@
 """Short captioned clips, drawn from nothing: data to try the whole package on, and a test of what a captioner learned.
 
 Each clip shows one coloured shape doing two things, one after the other: "a red circle slides left and then grows".
+A harder setting has three more actions and shows three in a row, of whose orders training sees three in ten.
 
 Promises: every caption is true of its clip, and `caption_reversed` of the clip played backwards; the object never
 leaves the frame; the test clips show colour-shape pairs and orders of actions that no training clip shows (so do
 the validation clips, with other pairs and orders than the test's); the same arguments draw the same pixels; the
-folder appears complete or not at all. Gives up: one object and one still background a clip, one sentence pattern.
+folder appears complete or not at all. What the clips show and how it is drawn is in `demo_drawing.py`.
 """
 
 import json
@@ -13,232 +14,74 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm.auto import tqdm
 
-# Colours that nobody confuses: no orange between red and yellow, no brown between red and black.
-COLOURS = {
-    "red": (220, 40, 40),
-    "pink": (255, 150, 185),
-    "yellow": (250, 225, 50),
-    "green": (40, 160, 70),
-    "blue": (45, 85, 220),
-    "purple": (130, 45, 190),
-    "white": (245, 245, 245),
-    "black": (18, 18, 18),
-}
-# Each action and what it looks like backwards.
-INVERSE = {
-    "slides left": "slides right",
-    "slides right": "slides left",
-    "slides up": "slides down",
-    "slides down": "slides up",
-    "grows": "shrinks",
-    "shrinks": "grows",
-    "spins": "spins",
-    "blinks": "blinks",
-    "bounces": "bounces",
-}
+from .demo_drawing import BACKGROUNDS, COLOURS, HARD_INVERSE, INVERSE, SHAPES, ClipSpec, render_clip
+
+Order = tuple[str, ...]  # actions, one after the other
+
 SPLITS = ("train", "validation", "test")
 
-_DIRECTIONS = {"slides left": (-1, 0), "slides right": (1, 0), "slides up": (0, -1), "slides down": (0, 1)}
-_BACKGROUNDS = ("plain", "gradient", "halves", "stripes", "noise")
 _SETTINGS_FILE = "demo_data.json"
 _GENERATOR = 2  # to be raised with every change of the pixels or captions, so that an older folder is not reused
-_SUPERSAMPLING = 4
 _MARGIN = 0.02  # between the object and the border, as a share of the frame
 
 
-def _regular_polygon(corners: int, *, inner: float = 1.0) -> np.ndarray:
-    """Corners on the unit circle, the first at the top; `inner` < 1 pulls every second one in, which makes a star."""
-    angles = np.arange(corners) * 2 * np.pi / corners - np.pi / 2
-    radii = np.where(np.arange(corners) % 2 == 0, 1.0, inner)
-    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
-
-
-def _square() -> np.ndarray:
-    half = np.sqrt(0.5)
-    return np.array([(-half, -half), (half, -half), (half, half), (-half, half)])
-
-
-def _cross(half_width: float = 0.3) -> np.ndarray:
-    long = np.sqrt(1 - half_width**2)
-    quarter = np.array([(half_width, half_width), (long, half_width), (long, -half_width)])
-    turn = np.array([(0, -1), (1, 0)])  # a quarter turn; four quarters close the outline
-    return np.concatenate([quarter @ np.linalg.matrix_power(turn, n) for n in range(4)])
-
-
-def _heart() -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 60, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    points = np.stack([x, y - (y.min() + y.max()) / 2], axis=1)
-    return points / np.linalg.norm(points, axis=1).max()
-
-
-# Outlines within the unit circle, y pointing down: (P, 2). A square on its tip would be a spun square, so no diamond.
-SHAPES = {
-    "circle": _regular_polygon(60),
-    "square": _square(),
-    "triangle": _regular_polygon(3),
-    "star": _regular_polygon(10, inner=0.4),
-    "cross": _cross(),
-    "heart": _heart(),
-}
-
-
 @dataclass(frozen=True)
-class ClipSpec:
-    """Everything that decides a clip's pixels and captions. Lengths are shares of the frame's side.
+class _Ranges:
+    """From which ranges a clip is drawn; see `ClipSpec` for the names that are missing here."""
 
-    Attributes:
-        colour, shape: Keys of `COLOURS` and `SHAPES`.
-        actions: Two different keys of `INVERSE`, in the order in which they happen.
-        size: Side of the square frame in pixels.
-        num_frames, frame_ms: The number of frames and how long each is shown.
-        turning_frame: The frame in which the first action has ended and the second is about to begin.
-        rgb: The object's colour: that of `COLOURS`, slightly varied.
-        radius: That of the circle around the object where it is smallest.
-        start: The object's centre in the first frame (x, y).
-        travel, factor: How far a slide goes and how much a change of size multiplies, one each for the two actions.
-        hop: The height of a bounce.
-        turn: 1 to spin clockwise, -1 counter-clockwise.
-        background: One of plain, gradient, halves, stripes, noise.
-        tones: The background's two colours.
-        background_seed: Draws the background's direction, place and grain.
-    """
-
-    colour: str
-    shape: str
-    actions: tuple[str, str]
-    size: int
-    num_frames: int
-    frame_ms: int
-    turning_frame: int
-    rgb: tuple[int, int, int]
-    radius: float
-    start: tuple[float, float]
+    milliseconds: tuple[int, int]
+    turning: tuple[tuple[float, float], ...]  # when one action gives way to the next, as shares of the clip
     travel: tuple[float, float]
     factor: tuple[float, float]
-    hop: float
-    turn: int
-    background: str
-    tones: tuple[tuple[int, int, int], tuple[int, int, int]]
-    background_seed: int
-
-    @property
-    def caption(self) -> str:
-        return _sentence(self.colour, self.shape, self.actions)
-
-    @property
-    def caption_reversed(self) -> str:
-        """What is true of the clip played backwards (equal to `caption` for, say, growing and then shrinking)."""
-        first, second = self.actions
-        return _sentence(self.colour, self.shape, (INVERSE[second], INVERSE[first]))
-
-    def path(self) -> dict[str, np.ndarray]:
-        """The object's centre `x`, `y` seen from `start`, its `radius`, `angle` (radians) and `visible`, each (T,)."""
-        now = np.arange(self.num_frames)
-        x, y, angle = np.zeros(len(now)), np.zeros(len(now)), np.zeros(len(now))
-        scale, visible = np.ones(len(now)), np.ones(len(now), dtype=bool)
-        spans = ((0, self.turning_frame), (self.turning_frame, self.num_frames - 1))
-        for action, (begin, end), travel, factor in zip(self.actions, spans, self.travel, self.factor, strict=True):
-            phase = np.clip((now - begin) / (end - begin), 0, 1)  # (T,)
-            if action in _DIRECTIONS:
-                x += _DIRECTIONS[action][0] * travel * phase
-                y += _DIRECTIONS[action][1] * travel * phase
-            elif action == "grows":
-                scale *= factor**phase
-            elif action == "shrinks":
-                scale *= factor**-phase
-            elif action == "spins":
-                angle += self.turn * 2 * np.pi * phase
-            elif action == "blinks":  # on, off, on, off, on: long enough to be seen by a model that skips frames
-                off_centre = np.abs(phase - 0.5)
-                visible &= ~((off_centre > 0.1) & (off_centre < 0.3))
-            elif action == "bounces":  # two hops
-                y -= self.hop * 4 * (2 * phase % 1) * (1 - 2 * phase % 1)
-            else:
-                raise ValueError(f"no such action: {action!r}; choose from {sorted(INVERSE)}")
-        return {"x": x, "y": y, "radius": self.radius * scale / scale.min(), "angle": angle, "visible": visible}
+    hop: tuple[float, float]
+    turns: float
+    hidden: tuple[float, float]
+    radius: tuple[float, float]
 
 
-def _sentence(colour: str, shape: str, actions: tuple[str, str]) -> str:
-    return f"a {colour} {shape} {actions[0]} and then {actions[1]}"
+_TWO_ACTIONS = _Ranges(
+    milliseconds=(1600, 2600),  # 16 to 37 frames
+    turning=((0.4, 0.6),),
+    travel=(0.24, 0.34),
+    factor=(1.5, 1.8),
+    hop=(0.22, 0.28),
+    turns=1,
+    hidden=(0.1, 0.3),
+    radius=(0.16, 0.26),
+)
+# Sixteen frames of a clip show each action in five or more. No blink falls between two of them, and a spin turns by
+# some 45 degrees from one to the next, not by the 72 or 90 after which a star or a square looks the same.
+_THREE_ACTIONS = _Ranges(
+    milliseconds=(3000, 3900),  # 30 to 56 frames
+    turning=((0.28, 0.32), (0.68, 0.72)),
+    travel=(0.2, 0.25),
+    factor=(1.45, 1.6),
+    hop=(0.17, 0.2),
+    turns=0.6,
+    hidden=(0.08, 0.35),
+    radius=(0.13, 0.24),
+)
 
 
-def render_clip(spec: ClipSpec) -> np.ndarray:
-    """Draw a clip.
-
-    Returns:
-        uint8 RGB frames (num_frames, size, size, 3).
-    """
-    background = render_background(spec).astype(np.float32)  # (H, W, 3)
-    path = spec.path()
-    frames = np.empty((spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
-    scale = spec.size * _SUPERSAMPLING
-    for i, frame in enumerate(frames):
-        canvas = Image.new("L", (scale, scale))
-        if path["visible"][i]:
-            cos, sin = np.cos(path["angle"][i]), np.sin(path["angle"][i])
-            turned = SHAPES[spec.shape] @ np.array([(cos, sin), (-sin, cos)])
-            centre = np.array(spec.start) + (path["x"][i], path["y"][i])
-            corners = (centre + path["radius"][i] * turned) * scale - 0.5
-            ImageDraw.Draw(canvas).polygon(corners.ravel().tolist(), fill=255)
-        cover = np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float32)[..., None] / 255  # (H, W, 1)
-        frame[:] = np.rint(background + (np.array(spec.rgb) - background) * cover)
-    return frames
-
-
-def render_background(spec: ClipSpec) -> np.ndarray:
-    """Draw what stands still behind the object: uint8 (size, size, 3)."""
-    rng = np.random.default_rng(spec.background_seed)
-    angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.25, 0.25)
-    side = (np.arange(spec.size) + 0.5) / spec.size - 0.5
-    along = side[None, :] * np.cos(angle) + side[:, None] * np.sin(angle)  # (H, W), within +-0.71
-    if spec.background == "plain":
-        weight = np.zeros_like(along)
-    elif spec.background == "gradient":
-        weight = np.clip(along + 0.5, 0, 1)
-    elif spec.background == "halves":
-        weight = (along > offset).astype(float)
-    elif spec.background == "stripes":
-        weight = (np.sin(along * 2 * np.pi * rng.uniform(2, 4)) > 0).astype(float)
-    elif spec.background == "noise":
-        weight = rng.random(along.shape)
-    else:
-        raise ValueError(f"no such background: {spec.background!r}; choose from {_BACKGROUNDS}")
-    first, second = np.array(spec.tones)
-    return np.rint(first + (second - first) * weight[..., None]).astype(np.uint8)
-
-
-def plan_splits(seed: int = 0) -> dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]]:
+def plan_splits(seed: int = 0, *, hard: bool = False) -> dict[str, tuple[list[tuple[str, str]], list[Order]]]:
     """Decide which colour-shape pairs and which orders of actions each split may show.
 
-    Seat the nine actions around a table in random order. Pairs at distance 3 and 4 are train's in both orders; of
-    those at distance 2, one direction (by the toss of a coin) is train's and the opposite one test's; so it is at
-    distance 1, but for validation, and for every second pair only (both orders of the others are train's).
-    Colour-shape pairs are dealt out likewise: per shape one colour for test, for every second shape one for
-    validation, the others for train.
+    Colour-shape pairs: per shape one colour is test's, for every second shape one is validation's, the others are
+    train's. Orders: see `_plan_pairs` and, if `hard`, `_plan_triples`.
 
     Returns:
-        For each split its (colour, shape) pairs and its (first action, second action) orders.
+        For each split its (colour, shape) pairs and its orders of actions.
     """
     rng = np.random.default_rng(seed)
-    actions = [str(action) for action in rng.permutation(list(INVERSE))]
-    orders: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
-    for distance in range(1, len(actions) // 2 + 1):
-        sign = rng.choice((-1, 1))
-        for i, action in enumerate(actions):
-            partner = actions[(i + sign * distance) % len(actions)]
-            held_out = {1: "train" if i % 2 else "validation", 2: "test"}.get(distance, "train")
-            orders["train"].append((action, partner))
-            orders[held_out].append((partner, action))
+    orders = _plan_triples(rng) if hard else _plan_pairs(rng)
     pairs: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     colours = [str(colour) for colour in rng.permutation(list(COLOURS))]
     for j, shape in enumerate(rng.permutation(list(SHAPES))):
@@ -248,13 +91,43 @@ def plan_splits(seed: int = 0) -> dict[str, tuple[list[tuple[str, str]], list[tu
     return {split: (pairs[split], orders[split]) for split in SPLITS}
 
 
-def draw_specs(split: str, count: int, *, seed: int = 0, size: int = 64) -> list[ClipSpec]:
+def _plan_pairs(rng: np.random.Generator) -> dict[str, list[Order]]:
+    """Which of the 72 orders of two actions each split may show.
+
+    Seat the nine actions around a table in random order. Pairs at distance 3 and 4 are train's in both orders; of
+    those at distance 2, one direction (by the toss of a coin) is train's and the opposite one test's; so it is at
+    distance 1, but for validation, and for every second pair only (both orders of the others are train's).
+    """
+    actions = [str(action) for action in rng.permutation(list(INVERSE))]
+    orders: dict[str, list[Order]] = {split: [] for split in SPLITS}
+    for distance in range(1, len(actions) // 2 + 1):
+        sign = rng.choice((-1, 1))
+        for i, action in enumerate(actions):
+            partner = actions[(i + sign * distance) % len(actions)]
+            held_out = {1: "train" if i % 2 else "validation", 2: "test"}.get(distance, "train")
+            orders["train"].append((action, partner))
+            orders[held_out].append((partner, action))
+    return orders
+
+
+def _plan_triples(rng: np.random.Generator) -> dict[str, list[Order]]:
+    """Which of the 1320 orders of three actions each split may show: whatever two come first, of the ten that may
+    follow three are train's, three validation's and four test's."""
+    orders: dict[str, list[Order]] = {split: [] for split in SPLITS}
+    for first_two in permutations(HARD_INVERSE, 2):
+        thirds = [str(third) for third in rng.permutation([each for each in HARD_INVERSE if each not in first_two])]
+        for split, part in zip(SPLITS, (thirds[:3], thirds[3:6], thirds[6:]), strict=True):
+            orders[split] += [(*first_two, third) for third in part]
+    return orders
+
+
+def draw_specs(split: str, count: int, *, seed: int = 0, size: int = 64, hard: bool = False) -> list[ClipSpec]:
     """Draw `count` clips of a split: each combination of colour, shape and actions comes once before any comes twice.
 
     A turning circle looks like a resting one, so no circle spins.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    pairs, orders = plan_splits(seed)[split]
+    pairs, orders = plan_splits(seed, hard=hard)[split]
     combinations = [
         (colour, shape, actions)
         for (colour, shape), actions in product(pairs, orders)
@@ -263,13 +136,16 @@ def draw_specs(split: str, count: int, *, seed: int = 0, size: int = 64) -> list
     order: list[int] = []
     while len(order) < count:
         order.extend(rng.permutation(len(combinations)).tolist())
-    return [_draw_spec(rng, *combinations[i], size=size) for i in order[:count]]
+    ranges = _THREE_ACTIONS if hard else _TWO_ACTIONS
+    return [_draw_spec(rng, *combinations[i], size=size, ranges=ranges) for i in order[:count]]
 
 
-def _draw_spec(rng: np.random.Generator, colour: str, shape: str, actions: tuple[str, str], *, size: int) -> ClipSpec:
+def _draw_spec(
+    rng: np.random.Generator, colour: str, shape: str, actions: Order, *, size: int, ranges: _Ranges
+) -> ClipSpec:
     rgb = np.clip(np.array(COLOURS[colour]) + rng.integers(-8, 9, size=3), 0, 255)
     frame_ms = int(rng.choice((70, 80, 100)))  # GIF counts in hundredths of a second
-    num_frames = round(rng.uniform(1600, 2600) / frame_ms)  # 16 to 37
+    num_frames = round(rng.uniform(*ranges.milliseconds) / frame_ms)
     spec = ClipSpec(
         colour=colour,
         shape=shape,
@@ -277,22 +153,24 @@ def _draw_spec(rng: np.random.Generator, colour: str, shape: str, actions: tuple
         size=size,
         num_frames=num_frames,
         frame_ms=frame_ms,
-        turning_frame=round(rng.uniform(0.4, 0.6) * (num_frames - 1)),
+        turning_frames=tuple(round(rng.uniform(*span) * (num_frames - 1)) for span in ranges.turning),
         rgb=_as_rgb(rgb),
         radius=1.0,
         start=(0.0, 0.0),
-        travel=(float(rng.uniform(0.24, 0.34)), float(rng.uniform(0.24, 0.34))),
-        factor=(float(rng.uniform(1.5, 1.8)), float(rng.uniform(1.5, 1.8))),
-        hop=float(rng.uniform(0.22, 0.28)),
-        turn=int(rng.choice((-1, 1))),
-        background=str(rng.choice(_BACKGROUNDS)),
+        travel=tuple(float(rng.uniform(*ranges.travel)) for _ in actions),
+        factor=tuple(float(rng.uniform(*ranges.factor)) for _ in actions),
+        hop=float(rng.uniform(*ranges.hop)),
+        turn=ranges.turns * int(rng.choice((-1, 1))),
+        hidden=ranges.hidden,
+        background=str(rng.choice(BACKGROUNDS)),
         tones=_draw_tones(rng, rgb),
         background_seed=int(rng.integers(2**31)),
     )
-    # Any size and place, as long as the whole path stays in view: the ranges above leave room for a radius of 0.17.
+    # Any size and place, as long as the whole path stays in view: the ranges leave room for the smallest radius.
     path = spec.path()
     room = min(1 - 2 * _MARGIN - np.ptp(path[axis]) for axis in ("x", "y"))
-    radius = float(rng.uniform(0.16, min(0.26, room / 2 / path["radius"].max())))
+    smallest, largest = ranges.radius
+    radius = float(rng.uniform(smallest, min(largest, room / 2 / path["radius"].max())))
     low = {axis: _MARGIN - (path[axis] - radius * path["radius"]).min() for axis in ("x", "y")}
     high = {axis: 1 - _MARGIN - (path[axis] + radius * path["radius"]).max() for axis in ("x", "y")}
     start = (float(rng.uniform(low["x"], high["x"])), float(rng.uniform(low["y"], high["y"])))
@@ -322,6 +200,7 @@ def generate_demo_data(
     test: int = 512,
     seed: int = 0,
     size: int = 64,
+    hard: bool = False,
 ) -> dict[str, int]:
     """Write a captioned data set in the `videofolder` layout: `{split}/metadata.jsonl` beside the clips it names.
 
@@ -334,6 +213,7 @@ def generate_demo_data(
         train, validation, test: How many clips each split gets. A split of 0 clips is left out.
         seed: Draws the plan of the splits and every clip.
         size: Side of the square frames in pixels, even and at least 32.
+        hard: Twelve actions instead of nine and three in a row instead of two; training shows 30 % of their orders.
 
     Returns:
         The number of clips of each split.
@@ -349,7 +229,8 @@ def generate_demo_data(
             raise ValueError(f"{split}={count}: the number of clips cannot be negative")
     if size < 32 or size % 2:
         raise ValueError(f"size={size}: the frame's side must be an even number of pixels, at least 32")
-    settings = json.dumps({"generator": _GENERATOR, **counts, "seed": seed, "size": size}, indent=2) + "\n"
+    arguments = {**counts, "seed": seed, "size": size} | ({"hard": True} if hard else {})
+    settings = json.dumps({"generator": _GENERATOR, **arguments}, indent=2) + "\n"
     settings_file = folder / _SETTINGS_FILE
     if settings_file.is_file() and settings_file.read_bytes() == settings.encode():
         return counts
@@ -364,7 +245,8 @@ def generate_demo_data(
         with tqdm(total=sum(counts.values()), desc="drawing demo clips", unit="clip", mininterval=1) as progress:
             for split, count in counts.items():
                 if count:
-                    _write_split(unfinished / split, draw_specs(split, count, seed=seed, size=size), progress)
+                    specs = draw_specs(split, count, seed=seed, size=size, hard=hard)
+                    _write_split(unfinished / split, specs, progress)
         (unfinished / _SETTINGS_FILE).write_bytes(settings.encode())
         os.replace(unfinished, folder)
     return counts
