@@ -12,6 +12,7 @@ from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import VideoCaptionConfig
 from .layers_vidcap import (
     Rotation,
+    VideoCaptionColors,
     VideoCaptionEncoderLayer,
     VideoCaptionFramePositions,
     VideoCaptionMotion,
@@ -43,9 +44,6 @@ class VideoCaptionPreTrainedModel(PreTrainedModel):
             init.normal_(module.query, std=self.config.initializer_range)
 
 
-COLOR_SCALE = 10.0  # of the histogram, so that it is heard beside thousands of backbone values in the same sum
-
-
 class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
     """Backbone, projection and self-attention over the tokens of all frames.
 
@@ -62,12 +60,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
         self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.layer_norm_eps)
         size = config.feature_size + config.thumbnail_features
         self.projection = nn.Linear(size if config.spatial_tokens else size * cells, config.hidden_size)
-        self.color_projection = None
-        if config.color_bins:
-            colors = config.color_bins**3
-            self.color_projection = nn.Sequential(
-                nn.LayerNorm(colors, eps=config.layer_norm_eps), nn.Linear(colors, config.hidden_size, bias=False)
-            )
+        self.color_projection = VideoCaptionColors(config) if config.color_bins else None
         self.cell_embeddings = None
         if config.spatial_tokens and config.space_positions == "learned":
             self.cell_embeddings = nn.Embedding(cells, config.hidden_size)
@@ -88,8 +81,6 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if module is self and self.color_projection is not None:
-            init.constant_(self.color_projection[0].weight, COLOR_SCALE)
         if module is self and self.level_embeddings is not None:
             init.zeros_(self.level_embeddings)  # a pyramid starts as plain averages
 
@@ -163,7 +154,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
             colors = colors.mean(dim=2, keepdim=True)
         tokens = self.projection(tokens)  # (B, T, N, D)
         if self.color_projection is not None:
-            tokens = tokens + self.color_projection(colors ** (1 / 3))
+            tokens = tokens + self.color_projection(colors)
         if self.cell_embeddings is not None:
             tokens = tokens + self.cell_embeddings.weight
         elif self.config.space_positions == "sinusoidal":

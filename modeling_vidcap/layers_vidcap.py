@@ -190,6 +190,21 @@ class VideoCaptionMotion(nn.Module):
         return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat([normed, change], dim=-1))))
 
 
+class VideoCaptionColors(nn.Module):
+    """Projects histograms of colours; their cube root, since what covers a hundredth of a frame matters too."""
+
+    scale = 10.0  # so that 125 shares are heard beside thousands of backbone values in the same sum
+
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.color_bins**3, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(config.color_bins**3, config.hidden_size, bias=False)
+
+    def forward(self, histograms: torch.Tensor) -> torch.Tensor:
+        """`(..., color_bins^3)` of shares that sum to 1 -> `(..., D)`."""
+        return self.projection(self.norm(histograms ** (1 / 3)) * self.scale)
+
+
 class VideoCaptionFramePositions(nn.Module):
     """A learned table of `num_frames` positions, laid over the clip from its first real frame to its last.
 

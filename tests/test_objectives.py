@@ -221,8 +221,3 @@ def test_the_histogram_holds_the_share_of_each_colour():
 def test_combinations_that_cannot_work_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         VideoCaptionConfig(**{"feature_size": 128, **options})
-
-
-def test_a_new_model_hears_the_histogram_as_loud_as_the_backbone():
-    encoder = tiny_model(color_bins=3).model.encoder
-    assert encoder.color_projection[0].weight.unique().tolist() == [10.0]
