@@ -12,6 +12,8 @@ from transformers import AutoBackbone
 
 from .configuration_vidcap import VideoCaptionConfig
 
+FINE_LEVELS = 16  # of each primary colour, in which pixels are counted for a histogram
+
 
 class FrameCNN(nn.Module):
     """A small CNN to train from scratch: patches of 4 x 4 pixels, then stages of one residual convolution each, which
@@ -81,14 +83,19 @@ def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
     """Shares of the colours in each cell: normalised pixels `(F, 3, H, W)` in [-1, 1] -> `(F, bins^3, grid, grid)`.
 
     A pixel is shared out between the neighbouring levels of red, green and blue by its distance to them, so that the
-    histogram changes smoothly. Up to `grid` - 1 rows and columns at the frame's end are left out.
+    histogram changes smoothly. Pixels are counted in `FINE_LEVELS` of each first, which makes that sharing cheap. Up
+    to `grid` - 1 rows and columns at the frame's end are left out.
     """
     height, width = frames.shape[-2] // grid, frames.shape[-1] // grid
-    cells = frames[..., : height * grid, : width * grid].unflatten(-2, (grid, height)).unflatten(-1, (grid, width))
-    pixels = cells.permute(0, 2, 4, 3, 5, 1).flatten(0, 2).flatten(1, 2)  # (F*g*g, P, 3)
-    levels = torch.arange(bins, device=frames.device)
-    weights = (1 - ((pixels + 1) / 2 * (bins - 1)).unsqueeze(-1).sub(levels).abs()).clamp(min=0)  # (F*g*g, P, 3, bins)
-    red, green, blue = weights.unbind(dim=2)
-    green_blue = (green.unsqueeze(-1) * blue.unsqueeze(-2)).flatten(2)  # (F*g*g, P, bins^2)
-    histogram = red.transpose(1, 2) @ green_blue / (height * width)  # (F*g*g, bins, bins^2)
-    return histogram.flatten(1).unflatten(0, (-1, grid, grid)).permute(0, 3, 1, 2)
+    levels = ((frames[..., : height * grid, : width * grid] + 1) / 2 * (FINE_LEVELS - 1)).round()
+    red, green, blue = levels.clamp(0, FINE_LEVELS - 1).long().unbind(dim=1)  # each (F, H, W)
+    colors = (red * FINE_LEVELS + green) * FINE_LEVELS + blue
+    cells = colors.unflatten(-2, (grid, height)).unflatten(-1, (grid, width)).transpose(2, 3).flatten(3).flatten(0, 2)
+    counts = torch.zeros(len(cells), FINE_LEVELS**3, device=frames.device)
+    counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=counts.dtype))  # (F*g*g, fine^3)
+
+    fine = torch.linspace(0, bins - 1, FINE_LEVELS, device=frames.device)
+    weights = (1 - (fine[:, None] - torch.arange(bins, device=frames.device)).abs()).clamp(min=0)  # (fine, bins)
+    shares = counts.unflatten(1, (FINE_LEVELS,) * 3) / (height * width)
+    histogram = torch.einsum("nrgb,rx,gy,bz->nxyz", shares, weights, weights, weights).flatten(1)  # (F*g*g, bins^3)
+    return histogram.unflatten(0, (-1, grid, grid)).permute(0, 3, 1, 2).to(frames.dtype)

@@ -200,10 +200,10 @@ def test_the_histogram_holds_the_share_of_each_colour():
     torch.testing.assert_close((whole[2, 0, 0], whole[0, 0, 0]), (torch.tensor(0.25), torch.tensor(0.75)))
     cells = color_histogram(frames, 2, 3)[0].view(3, 3, 3, 2, 2)
     assert cells[2, 0, 0].tolist() == [[1.0, 0.0], [0.0, 0.0]]
-    frames[0, 1] = -0.5  # half of the way from level 0 to level 1
+    frames[0, 1] = -0.2  # four fifths of the way from level 0 to level 1
     torch.testing.assert_close(color_histogram(frames, 1, 3).sum(), torch.tensor(1.0))
-    halves = color_histogram(frames, 1, 3)[0].view(3, 3, 3)[2, :, 0]
-    torch.testing.assert_close(halves, torch.tensor([0.125, 0.125, 0.0]))
+    shared = color_histogram(frames, 1, 3)[0].view(3, 3, 3)[2, :, 0]
+    torch.testing.assert_close(shared, torch.tensor([0.05, 0.2, 0.0]))
     assert color_histogram(torch.rand(2, 3, 10, 11), 3, 2).shape == (2, 8, 3, 3)  # not divisible by the grid
 
 
