@@ -82,7 +82,7 @@ class ModelArguments:
     )
     spatial_tokens: bool = field(default=False, metadata={"help": "Each cell a token; by default each frame is one."})
     color_bins: int = field(
-        default=0, metadata={"help": "Levels of each primary colour in a histogram of colours; 0 leaves it out."}
+        default=5, metadata={"help": "Levels of each primary colour in a histogram of colours; 0 leaves it out."}
     )
     time_positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
     space_positions: Literal["learned", "rotary", "sinusoidal"] = "learned"
