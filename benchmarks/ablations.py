@@ -119,7 +119,16 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     clips = Path(arguments.what).resolve()
-    common = ["--feature_cache", str(folder / "cache"), "--test_split", "validation", "--bf16", "True"]
+    common = [
+        "--feature_cache",
+        str(folder / "cache"),
+        "--test_split",
+        "validation",
+        "--bf16",
+        "True",
+        "--num_beams",
+        "1",
+    ]
     if arguments.what == "demo":
         clips = folder / "clips"
         generate = [sys.executable, "-m", "vidcap", "demo-data", str(clips), "--validation", "500", "--test", "0"]
@@ -145,7 +154,7 @@ def main() -> None:
     missing = {key: run for key, run in wanted.items() if key not in results}
     for name in dict.fromkeys(name if name in CHANGES_FEATURES else "as set" for name, _ in missing.values()):
         # So that no run pays for the features of another.
-        once = ["--max_steps", "1", "--max_train_minutes", "100", "--save_strategy", "no"]
+        once = ["--max_steps", "1", "--save_strategy", "no", "--eval_strategy", "no"]
         if error := train(
             [*common, *options(name), *once, "--load_best_model_at_end", "False"], folder / "warm", threads=2
         ):

@@ -44,7 +44,8 @@ class SelfCriticalLoss:
         model.eval()
         video = {name: value for name, value in inputs.items() if name.startswith(("video_", "pixel_values"))}
         with torch.no_grad():
-            options = {"do_sample": True, "top_k": 0, "guidance_scale": 1.0}  # the distribution that is trained
+            # From the distribution that is trained, whatever the model is set to generate by.
+            options = {"do_sample": True, "num_beams": 1, "top_k": 0, "guidance_scale": 1.0}
             sequences = model.generate(**video, **options, num_return_sequences=self.samples)
         captions = self.processor.batch_decode(sequences, skip_special_tokens=True)
         repeated = [truths for truths in references for _ in range(self.samples)]

@@ -36,7 +36,7 @@ def read_corpus(path: str | Path) -> list[str]:
 
 
 def warm_up_text(
-    model: Any, processor: Any, texts: Sequence[str], *, steps: int, batch_size: int = 64, learning_rate: float = 1e-3
+    model: Any, processor: Any, texts: Sequence[str], *, steps: int, batch_size: int = 64, learning_rate: float = 3e-4
 ) -> float:
     """Trains the decoder on sentences alone (AdamW, linear warm-up, cosine to zero) and returns the last batch's loss.
 

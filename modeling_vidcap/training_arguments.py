@@ -127,7 +127,7 @@ class ModelArguments:
     reversed_negatives: bool = field(
         default=False, metadata={"help": "Contrast a clip with itself backwards; not where that has the same caption."}
     )
-    num_beams: int = field(default=1, metadata={"help": "Beams of `generate`, saved with the model."})
+    num_beams: int = field(default=4, metadata={"help": "Beams of `generate`, saved with the model."})
     guidance_scale: float = field(
         default=1.0, metadata={"help": "Guidance of `generate`, saved with the model; above 1 needs --video_dropout."}
     )
@@ -158,6 +158,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     metric_for_best_model: str | None = "cider"
     greater_is_better: bool | None = True
     predict_with_generate: bool = True
+    generation_num_beams: int | None = 1  # enough to compare checkpoints; scores at the end take the model's own
     remove_unused_columns: bool = False
     disable_tqdm: bool | None = False
     max_train_minutes: float | None = field(
