@@ -214,7 +214,7 @@ def continue_from(model_args: ModelArguments, captions: list[str]) -> tuple[Any,
         ValueError: If its tokenizer knows hardly any word of the captions, or an architecture option was given.
     """
     changeable = (
-        *("word_dropout", "video_dropout", "frame_dropout", "scheduled_sampling", "label_smoothing"),
+        *("word_dropout", "video_dropout", "frame_dropout", "color_dropout", "scheduled_sampling", "label_smoothing"),
         *("caption_weight", "masked_word_weight", "contrastive_weight", "reversed_negatives"),
     )
     defaults = ModelArguments()

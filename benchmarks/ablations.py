@@ -50,6 +50,7 @@ VARIANTS = {
     "last stage alone": "--backbone_stages 4",
     "no thumbnails": "--thumbnail_size 0",
     "no histogram of colours": "--color_bins 0",
+    "no dropout of the histogram": "--color_dropout 0",
     "temporal pyramid": "--temporal_pyramid 2",
     "joint fusion": "--fusion joint",
     # against the language prior

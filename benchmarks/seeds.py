@@ -1,10 +1,12 @@
 """Trains the same thing with several seeds and gives the median of each score on the test split.
 
-    python benchmarks/seeds.py demo
+    python benchmarks/seeds.py demo --frames 8 32 64
+    python benchmarks/seeds.py demo-hard
     python benchmarks/seeds.py my-clips --max_train_minutes 6
 
-The first argument is `demo` (the demo recipe on generated clips) or a data set; options that are not listed below go
-to `train_hf.py`. A seed whose report exists already is not trained again. Each seed computes its features anew, so
+The first argument is `demo` or `demo-hard` (these recipes, on generated clips) or a data set; options that are not
+listed below go to `train_hf.py`. With `--frames` the trained model also captions the test clips at other numbers of
+frames. A seed whose report exists already is not trained again. Each seed computes its features anew, so
 that times include them. Leave the machine to itself meanwhile.
 """
 
@@ -18,9 +20,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+VIDCAP = [sys.executable, "-m", "vidcap"]
 
 
-def run_seed(what: str, seed: int, folder: Path, options: list[str]) -> dict:
+def run_seed(what: str, seed: int, folder: Path, frames: list[int], options: list[str]) -> dict:
     """Trains in a process of its own, and returns the report with the seconds of the whole command."""
     output, cache, report = folder / f"seed{seed}", folder / "cache", folder / f"seed{seed}.json"
     if report.is_file():
@@ -28,18 +31,33 @@ def run_seed(what: str, seed: int, folder: Path, options: list[str]) -> dict:
     for leftover in (output, cache):
         shutil.rmtree(leftover, ignore_errors=True)
     start = time.perf_counter()
-    if what == "demo":
+    clips, arguments = Path(what).resolve(), []
+    if what in ("demo", "demo-hard"):
         clips = folder / "demo-clips"
         shutil.rmtree(clips, ignore_errors=True)
-        generate = [sys.executable, "-m", "vidcap", "demo-data", str(clips)]
+        generate = [*VIDCAP, "demo-data", str(clips), *(["--hard"] if what == "demo-hard" else [])]
         subprocess.run(generate, check=True, cwd=ROOT, stdout=sys.stderr)
-        arguments = ["recipes/demo.yaml", "--dataset", str(clips)]
-    else:
-        arguments = ["--dataset", str(Path(what).resolve())]
+        arguments = [f"recipes/{what}.yaml"]
+    arguments += ["--dataset", str(clips)]
     arguments += ["--output_dir", str(output), "--feature_cache", str(cache), "--seed", str(seed), *options]
     subprocess.run([sys.executable, "train_hf.py", *arguments], check=True, cwd=ROOT, stdout=sys.stderr)
     facts = json.loads((output / "report.json").read_text())
     facts["command_seconds"] = time.perf_counter() - start
+    for count in frames:
+        at = folder / f"seed{seed}-{count}-frames.json"
+        evaluate = [
+            *VIDCAP,
+            "evaluate",
+            "--model",
+            str(output),
+            "--dataset",
+            str(clips),
+            "--feature_cache",
+            str(cache),
+        ]
+        arguments = [*evaluate, "--num_frames", str(count), "--output", str(at)]
+        subprocess.run(arguments, check=True, cwd=ROOT, stdout=sys.stderr)
+        facts[f"exact at {count} frames"] = json.loads(at.read_text())["scores"]["exact"]
     report.write_text(json.dumps(facts))
     return facts
 
@@ -49,6 +67,9 @@ def figures(report: dict) -> dict[str, float]:
     row = {name: report["scores"][name] for name in ("exact", "cider", "distinct")}
     for kind, scores in report.get("by_kind", {}).items():
         row |= {f"{kind} {name}": scores[name] for name in ("exact", "cider")}
+        if "retrieval" in scores:
+            row[f"{kind} R@1"] = scores["retrieval"]["text_to_video"]["r1"]
+    row |= {name: value for name, value in report.items() if name.startswith("exact at ")}
     row["other clip, exact"] = report["controls"]["other_clip"]["exact"]
     if "exact_reversed" in report["controls"]["reversed"]:
         row["backwards, exact"] = report["controls"]["reversed"]["exact_reversed"]
@@ -57,13 +78,14 @@ def figures(report: dict) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", help="`demo`, or a folder or Hub id of captioned clips")
+    parser.add_argument("what", help="`demo`, `demo-hard`, or a folder or Hub id of captioned clips")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, help="where models and reports go [outputs/seeds-NAME]")
+    parser.add_argument("--frames", type=int, nargs="+", default=[], help="further numbers of frames to caption at")
     arguments, options = parser.parse_known_args()
     folder = (arguments.folder or ROOT / "outputs" / f"seeds-{Path(arguments.what).name}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [figures(run_seed(arguments.what, seed, folder, options)) for seed in arguments.seeds]
+    rows = [figures(run_seed(arguments.what, seed, folder, arguments.frames, options)) for seed in arguments.seeds]
     print(f"{'':20}" + "".join(f"{f'seed {seed}':>11}" for seed in arguments.seeds) + f"{'median':>11}")
     for name in rows[0]:
         values = [row[name] for row in rows]

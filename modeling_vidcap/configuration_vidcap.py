@@ -14,6 +14,7 @@ SHARES = (
     "attention_dropout",
     "stochastic_depth",
     "frame_dropout",
+    "color_dropout",
     "video_dropout",
     "word_dropout",
     "scheduled_sampling",
@@ -47,6 +48,8 @@ class VideoCaptionConfig(PreTrainedConfig):
         color_bins (`int`): Levels of each primary colour in the histogram of `color_bins`^3 colours that each cell
             gets; it tells what colours there are however small their surface, which an average blurs. 0 leaves it
             out, 2 to 8 are possible.
+        color_dropout (`float`): Share of the clips whose histogram training hides, so that nothing but colours is
+            read off it: what is seen together with a colour would be otherwise.
         spatial_tokens (`bool`): `True`: each cell of each frame is a token of its own. `False`: the cells of a frame
             are concatenated into one token a frame, which keeps positions at a fraction of the cost.
         time_positions (`str`): How a video token knows its moment in the encoder. `rotary`: attention sees the seconds
@@ -122,6 +125,7 @@ class VideoCaptionConfig(PreTrainedConfig):
     feature_grid: int = 4
     thumbnail_size: int = 0
     color_bins: int = 0
+    color_dropout: float = 0.0
     spatial_tokens: bool = False
     time_positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
     space_positions: Literal["learned", "rotary", "sinusoidal"] = "learned"

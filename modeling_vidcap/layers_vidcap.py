@@ -199,10 +199,14 @@ class VideoCaptionColors(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.color_bins**3, eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.color_bins**3, config.hidden_size, bias=False)
+        self.dropout = config.color_dropout
 
     def forward(self, histograms: torch.Tensor) -> torch.Tensor:
-        """`(..., color_bins^3)` of shares that sum to 1 -> `(..., D)`."""
-        return self.projection(self.norm(histograms ** (1 / 3)) * self.scale)
+        """`(B, T, N, color_bins^3)` of shares that sum to 1 -> `(B, T, N, D)`, zeros for dropped clips."""
+        projected = self.projection(self.norm(histograms ** (1 / 3)) * self.scale)
+        if self.training and self.dropout:
+            projected = projected * (torch.rand(len(projected), 1, 1, 1, device=projected.device) >= self.dropout)
+        return projected
 
 
 class VideoCaptionFramePositions(nn.Module):

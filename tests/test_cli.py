@@ -294,6 +294,10 @@ def test_evaluate_writes_report_page_and_predictions(captioner, dataset, tmp_pat
     captions = [row["caption"] for row in json.loads(capsys.readouterr().out)]
     assert captions == [line["hypothesis"] for line in lines]
     assert any(line["backwards"] != line["hypothesis"] for line in lines)
+    fewer = tmp_path / "fewer.jsonl"
+    assert main([*argv, "--predictions", str(fewer), "--num_frames", "2"]) == 0
+    assert fewer.read_text() != predictions.read_text()
+    fewer.unlink()
     page = output.with_suffix(".html").read_text()
     assert page.count("<figure") == 4 and "3.gif" in page
     assert {path.name for path in tmp_path.iterdir()} == {

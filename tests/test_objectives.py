@@ -207,6 +207,16 @@ def test_the_histogram_holds_the_share_of_each_colour():
     assert color_histogram(torch.rand(2, 3, 10, 11), 3, 2).shape == (2, 8, 3, 3)  # not divisible by the grid
 
 
+def test_the_histogram_is_hidden_for_whole_clips_in_training_alone():
+    colors = tiny_model(color_bins=2, color_dropout=0.5).model.encoder.color_projection
+    histograms = torch.full((64, 4, 1, 8), 0.125)
+    histograms[..., 0] = 0.5
+    assert (colors.eval()(histograms) != 0).all()
+    torch.manual_seed(0)
+    seen = (colors.train()(histograms) != 0).flatten(1)
+    assert torch.equal(seen.any(dim=1), seen.all(dim=1)) and 16 < seen.any(dim=1).sum() < 48
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -145,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--train_split", default="train", help="its split [train]")
     evaluate.add_argument("--skip_broken_clips", action="store_true", help="leave out, and list, unreadable clips")
+    evaluate.add_argument("--num_frames", type=_positive, metavar="N", help="frames taken of a clip [the model's own]")
     evaluate.add_argument("--limit", type=_positive, metavar="N", help="the first N clips only")
     evaluate.add_argument(
         "--feature_cache", type=Path, metavar="DIR", help="decoded clips [$VIDCAP_CACHE or ~/.cache/vidcap]"

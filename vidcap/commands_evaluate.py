@@ -25,6 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
         rows = rows.select(range(min(arguments.limit, len(rows))))
     train_captions = read_train_captions(arguments)
     model, processor = load_captioner(arguments.model, device=arguments.device)
+    if arguments.num_frames is not None:
+        processor.video_processor.num_frames = arguments.num_frames
 
     skipped: list[dict[str, str]] = []
 
