@@ -51,6 +51,7 @@ VARIANTS = {
     "no thumbnails": "--thumbnail_size 0",
     "no histogram of colours": "--color_bins 0",
     "no dropout of the histogram": "--color_dropout 0",
+    "dropout of the histogram .5": "--color_dropout 0.5",
     "temporal pyramid": "--temporal_pyramid 2",
     "joint fusion": "--fusion joint",
     # against the language prior

@@ -85,7 +85,7 @@ class ModelArguments:
         default=5, metadata={"help": "Levels of each primary colour in a histogram of colours; 0 leaves it out."}
     )
     color_dropout: float = field(
-        default=0.5, metadata={"help": "Share of the clips whose histogram of colours training hides."}
+        default=0.0, metadata={"help": "Share of the clips whose histogram of colours training hides."}
     )
     time_positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
     space_positions: Literal["learned", "rotary", "sinusoidal"] = "learned"
