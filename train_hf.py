@@ -57,12 +57,12 @@ STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data ar
 def main(argv: list[str] | None = None) -> int:
     """Runs one training; errors of the user's making become one line and status 1."""
     started = time.perf_counter()
-    data, model_args, args = parse(sys.argv[1:] if argv is None else argv)
+    data, model_args, args, given = parse(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(message)s")
     for name in ("vidcap", "modeling_vidcap"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
-        train(data, model_args, args, started)
+        train(data, model_args, args, given, started)
     except (ValueError, ImportError, OSError) as error:
         if os.environ.get("VIDCAP_DEBUG"):
             raise
@@ -72,8 +72,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(
-    data: DataArguments, model_args: ModelArguments, args: VideoCaptionTrainingArguments, started: float
+    data: DataArguments,
+    model_args: ModelArguments,
+    args: VideoCaptionTrainingArguments,
+    given: set[str],
+    started: float,
 ) -> None:
+    """One run.
+
+    Args:
+        given: Names of the options that were given; the others are defaults.
+        started: `time.perf_counter()` at its start.
+    """
     assert args.output_dir is not None  # transformers sets a default
     set_seed(args.seed)
     skipped: list[dict[str, str]] = []
@@ -91,9 +101,13 @@ def train(
     sample = train_rows.take(STREAM_SAMPLE) if data.streaming else train_rows
     captions = [caption for row in sample.select_columns(["captions"]) for caption in row["captions"]]
     if model_args.model_name_or_path is None:
-        processor, model = build(model_args, captions + corpus)
+        processor, model = build(model_args, captions, corpus, given)
+    elif corpus:
+        raise ValueError(
+            "--text_corpus prepares a decoder that has seen no clip; leave out --model_name_or_path or it"
+        )
     else:
-        processor, model = continue_from(model_args, captions)
+        processor, model = continue_from(model_args, captions, given)
     logger.info(
         f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}"
     )
@@ -101,8 +115,8 @@ def train(
     model.to(args.device)
     if augmentation is not None and model.config.freeze_backbone and not data.streaming:
         augmentation.check_features()
-    near_misses = near_misses_of(data, model, captions, seed=args.seed)
-    if corpus:
+    near_misses = near_misses_of(data, model, captions)
+    if corpus and args.resume_from_checkpoint is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
     cache = open_clip_cache(model, processor, folder=data.feature_cache, workers=data.decoding_workers)
     validation = ClipDataset(validation_rows, cache).prepare("validation clips", on_broken=on_broken)
@@ -165,6 +179,7 @@ def train(
             **dataclasses.asdict(data),
             "dataset": public_name(data.dataset),
             "feature_cache": None,
+            "text_corpus": public_name(data.text_corpus),
             **dataclasses.asdict(model_args),
             "tokenizer": public_name(model_args.tokenizer),
             "model_name_or_path": public_name(model_args.model_name_or_path),
@@ -207,8 +222,8 @@ def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments)
     return rows, validation
 
 
-def continue_from(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
-    """A trained captioner and its processor; only what shapes the loss follows the arguments.
+def continue_from(model_args: ModelArguments, captions: list[str], given: set[str]) -> tuple[Any, Any]:
+    """A trained captioner and its processor; only what shapes the loss follows the arguments that were given.
 
     Raises:
         ValueError: If its tokenizer knows hardly any word of the captions, or an architecture option was given.
@@ -217,20 +232,17 @@ def continue_from(model_args: ModelArguments, captions: list[str]) -> tuple[Any,
         *("word_dropout", "video_dropout", "frame_dropout", "color_dropout", "scheduled_sampling", "label_smoothing"),
         *("caption_weight", "masked_word_weight", "contrastive_weight", "reversed_negatives"),
     )
-    defaults = ModelArguments()
-    given = [
-        each.name
-        for each in dataclasses.fields(ModelArguments)
-        if each.name not in (*changeable, "model_name_or_path", "num_beams", "guidance_scale")
-        and getattr(model_args, each.name) != getattr(defaults, each.name)
-    ]
-    if given:
-        raise ValueError(f"--{given[0]} is a matter of the model in {model_args.model_name_or_path}; leave it out")
+    decoding = ("num_beams", "guidance_scale")
+    fixed = {each.name for each in dataclasses.fields(ModelArguments)} - {*changeable, *decoding, "model_name_or_path"}
+    if names := sorted(fixed & given):
+        raise ValueError(f"--{names[0]} is a matter of the model in {model_args.model_name_or_path}; leave it out")
     model, processor = load_captioner(str(model_args.model_name_or_path), device="cpu")
-    for name in changeable:
-        if getattr(model_args, name) != getattr(defaults, name):
-            setattr(model.config, name, getattr(model_args, name))
+    for name in given.intersection(changeable):
+        setattr(model.config, name, getattr(model_args, name))
     vidcap.VideoCaptionConfig.from_dict(model.config.to_dict())  # refuses what cannot work together
+    for name in given.intersection(decoding):
+        setattr(model.generation_config, name, getattr(model_args, name))
+    check_guidance(model.config, model.generation_config.guidance_scale)
     tokens = processor.tokenizer(captions)["input_ids"]
     unknown = sum(ids.count(model.config.unk_token_id) for ids in tokens) / sum(map(len, tokens))
     logger.info(
@@ -244,12 +256,14 @@ def continue_from(model_args: ModelArguments, captions: list[str]) -> tuple[Any,
     return processor, model
 
 
-def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
-    """Processor and model for these captions."""
+def build(model_args: ModelArguments, captions: list[str], corpus: list[str], given: set[str]) -> tuple[Any, Any]:
+    """Processor and model for these captions; words of the corpus join the vocabulary where there is room."""
+    if model_args.backbone == "cnn" and "backbone_stages" in given:
+        raise ValueError("--backbone_stages are those of efficientnet_lite0; leave them out with --backbone cnn")
     tokenizer: Any
     if model_args.tokenizer is None:
         tokenizer = train_tokenizer(
-            captions, vocab_size=model_args.max_vocab_size, max_length=model_args.max_caption_length
+            captions, corpus, vocab_size=model_args.max_vocab_size, max_length=model_args.max_caption_length
         )
     else:
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer)
@@ -291,12 +305,12 @@ def build(model_args: ModelArguments, captions: list[str]) -> tuple[Any, Any]:
     return processor, model
 
 
-def near_misses_of(data: DataArguments, model: Any, captions: list[str], *, seed: int) -> NearMisses | None:
+def near_misses_of(data: DataArguments, model: Any, captions: list[str]) -> NearMisses | None:
     if data.near_misses is None:
         return None
     if not model.config.contrastive_weight:
         raise ValueError("--near_misses are for the contrastive loss: set --contrastive_weight above 0")
-    return NearMisses(captions, data.near_misses.split(","), seed=seed)
+    return NearMisses(captions, data.near_misses.split(","))
 
 
 @torch.inference_mode()
@@ -349,6 +363,7 @@ def chosen(args: VideoCaptionTrainingArguments) -> dict[str, Any]:
         and value != each.default
         and "token" not in each.name
         and not each.name.endswith("_dir")
+        and each.name != "resume_from_checkpoint"
     }
 
 

@@ -39,17 +39,17 @@ VARIANTS = {
     "two layers, sinusoidal times": "--encoder_layers 2 --time_positions sinusoidal",
     "two layers, 2 frames around": "--encoder_layers 2 --encoder_window 2",
     "cells, joint": "--spatial_tokens True --encoder_layers 2",
-    "cells, factorised": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorised",
-    "cells, factorised, rotary space": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorised "
+    "cells, factorized": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorized",
+    "cells, factorized, rotary space": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorized "
     "--space_positions rotary",
-    "cells, factorised, sinusoidal space": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorised "
+    "cells, factorized, sinusoidal space": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorized "
     "--space_positions sinusoidal",
     "no frame differences": "--motion False",
     "8 frames": "--num_frames 8",
     # scales and fusion
     "last stage alone": "--backbone_stages 4",
     "no thumbnails": "--thumbnail_size 0",
-    "no histogram of colours": "--color_bins 0",
+    "no histogram of colours": "--color_bins 0 --color_dropout 0",
     "no dropout of the histogram": "--color_dropout 0",
     "dropout of the histogram .5": "--color_dropout 0.5",
     "temporal pyramid": "--temporal_pyramid 2",
@@ -96,6 +96,7 @@ def result(output: Path) -> dict[str, float]:
     report = json.loads((output / "report.json").read_text())
     log = [json.loads(line) for line in (output / "training_log.jsonl").read_text().splitlines()]
     seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)
+    seconds -= sum(entry.get("eval_runtime", 0.0) for entry in log)
     controls = report["controls"]
     return {
         "exact": report["scores"]["exact"],
@@ -176,7 +177,7 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(measure, missing))
 
-    names = list(next(each for each in results.values() if "error" not in each))
+    names = list(next((each for each in results.values() if "error" not in each), {}))
     print("\n| setting | " + " | ".join(names) + " |")
     print("|---" * (1 + len(names)) + "|")
     for name in arguments.only:

@@ -26,8 +26,12 @@ VIDCAP = [sys.executable, "-m", "vidcap"]
 def run_seed(what: str, seed: int, folder: Path, frames: list[int], options: list[str]) -> dict:
     """Trains in a process of its own, and returns the report with the seconds of the whole command."""
     output, cache, report = folder / f"seed{seed}", folder / "cache", folder / f"seed{seed}.json"
+    settings = {"what": what, "frames": frames, "options": options}
     if report.is_file():
-        return json.loads(report.read_text())
+        facts = json.loads(report.read_text())
+        if facts["settings"] != settings:
+            raise SystemExit(f"{report} is of {facts['settings']}, not of {settings}: name another --folder")
+        return facts
     for leftover in (output, cache):
         shutil.rmtree(leftover, ignore_errors=True)
     start = time.perf_counter()
@@ -42,6 +46,7 @@ def run_seed(what: str, seed: int, folder: Path, frames: list[int], options: lis
     arguments += ["--output_dir", str(output), "--feature_cache", str(cache), "--seed", str(seed), *options]
     subprocess.run([sys.executable, "train_hf.py", *arguments], check=True, cwd=ROOT, stdout=sys.stderr)
     facts = json.loads((output / "report.json").read_text())
+    facts["settings"] = settings
     facts["command_seconds"] = time.perf_counter() - start
     for count in frames:
         at = folder / f"seed{seed}-{count}-frames.json"

@@ -45,9 +45,9 @@ class VideoCaptionConfig(PreTrainedConfig):
         feature_grid (`int`): Each feature map is averaged to `feature_grid` x `feature_grid` cells.
         thumbnail_size (`int`): Pixels a side that each cell keeps of the frame itself, behind the backbone's features;
             colours and small movements survive there that an ImageNet backbone has learnt to ignore. 0 leaves it out.
-        color_bins (`int`): Levels of each primary colour in the histogram of `color_bins`^3 colours that each cell
-            gets; it tells what colours there are however small their surface, which an average blurs. 0 leaves it
-            out, 2 to 8 are possible.
+        color_bins (`int`): Levels of each primary colour, from -1 to 1 as the processor normalises it, in the
+            histogram of `color_bins`^3 colours that each cell gets; it tells what colours there are however small
+            their surface, which an average blurs. 0 leaves it out, 2 to 8 are possible.
         color_dropout (`float`): Share of the clips whose histogram training hides, so that nothing but colours is
             read off it: what is seen together with a colour would be otherwise.
         spatial_tokens (`bool`): `True`: each cell of each frame is a token of its own. `False`: the cells of a frame
@@ -61,7 +61,7 @@ class VideoCaptionConfig(PreTrainedConfig):
             table of the cells is added. `sinusoidal`: fixed sines of row and column are added. `rotary`: attention
             sees how far apart two cells are, but not where; a quarter of each head's channels is for rows and a
             quarter for columns, half and half where `time_positions` leave time's channels free.
-        encoder_attention (`str`): `joint`: every token attends to every token. `factorised`: layers attend in turns
+        encoder_attention (`str`): `joint`: every token attends to every token. `factorized`: layers attend in turns
             to the cells of their frame and to their cell in all frames (TimeSformer,
             https://arxiv.org/abs/2102.05095; ViViT, https://arxiv.org/abs/2103.15691).
         encoder_window (`int`, *optional*): How many frames before and behind its own a video token attends to;
@@ -86,8 +86,9 @@ class VideoCaptionConfig(PreTrainedConfig):
             without one. Needed for `guidance_scale` of `generate` (https://arxiv.org/abs/2207.12598).
         word_dropout (`float`): Share of the decoder's *input* words that training replaces by the unknown token, so
             that the next word has to be read off the video (Bowman et al. 2016, https://arxiv.org/abs/1511.06349).
-        scheduled_sampling (`float`): Share of the decoder's input words that training replaces by those that the
-            model itself predicts there, in a first pass (Mihaylova & Martins 2019, https://arxiv.org/abs/1906.07651).
+        scheduled_sampling (`float`): Share of the decoder's input words that training replaces, ahead of word
+            dropout, by those that the model itself predicts there, in a first pass (Mihaylova & Martins 2019,
+            https://arxiv.org/abs/1906.07651).
         label_smoothing (`float`): Label smoothing of the caption loss.
         caption_weight (`float`): Weight of the caption loss.
         masked_word_weight (`float`): Weight of a second caption loss, in which the decoder sees the words on both
@@ -129,7 +130,7 @@ class VideoCaptionConfig(PreTrainedConfig):
     spatial_tokens: bool = False
     time_positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
     space_positions: Literal["learned", "rotary", "sinusoidal"] = "learned"
-    encoder_attention: Literal["joint", "factorised"] = "joint"
+    encoder_attention: Literal["joint", "factorized"] = "joint"
     encoder_window: int | None = None
     temporal_pyramid: int = 0
     caption_queries: int = 0
@@ -185,6 +186,8 @@ class VideoCaptionConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if self.encoder_window is not None and self.encoder_window < 1:
             raise ValueError(f"`encoder_window` must be at least 1 frame, or None, got {self.encoder_window}")
+        if self.color_dropout and not self.color_bins:
+            raise ValueError(f"`color_dropout` {self.color_dropout} hides a histogram: set `color_bins` above 0")
         if self.color_bins not in (0, *range(2, 9)):
             raise ValueError(f"`color_bins` is 0 (none) or 2 to 8 levels a primary colour, got {self.color_bins}")
         self._check_space_and_time()
@@ -212,6 +215,11 @@ class VideoCaptionConfig(PreTrainedConfig):
                     f"`{name}` {getattr(self, name)!r} needs a token a cell: set `spatial_tokens` to True, "
                     f"or `{name}` to {default!r}"
                 )
+        if not self.encoder_layers and (self.encoder_window is not None or self.space_positions == "rotary"):
+            raise ValueError(
+                "`encoder_window` and `space_positions` 'rotary' are for the attention of `encoder_layers`, of which "
+                "there are 0: leave them at their defaults, or set `encoder_layers` above 0"
+            )
         head_size = self.hidden_size // self.num_attention_heads
         smallest = 16 if self.time_positions == "rotary" else 8  # two periods or more on each axis
         if self.space_positions == "rotary" and head_size < smallest:
@@ -219,9 +227,9 @@ class VideoCaptionConfig(PreTrainedConfig):
                 f"`space_positions` 'rotary' and `time_positions` {self.time_positions!r} need heads of {smallest} or "
                 f"more channels, `hidden_size` / `num_attention_heads` is {head_size}: use fewer heads"
             )
-        if self.encoder_attention == "factorised" and (self.encoder_layers < 2 or self.encoder_layers % 2):
+        if self.encoder_attention == "factorized" and (self.encoder_layers < 2 or self.encoder_layers % 2):
             raise ValueError(
-                "`encoder_attention` 'factorised' needs `encoder_layers` in pairs, one for space and one for time, "
+                "`encoder_attention` 'factorized' needs `encoder_layers` in pairs, one for space and one for time, "
                 f"got {self.encoder_layers}: set 2, 4, 6 ..."
             )
         if self.temporal_pyramid < 0 or 2**self.temporal_pyramid > self.num_frames:
@@ -233,6 +241,10 @@ class VideoCaptionConfig(PreTrainedConfig):
     def _check_losses(self) -> None:
         if not any(getattr(self, name) for name in WEIGHTS):
             raise ValueError(f"{', '.join(f'`{name}`' for name in WEIGHTS)} are all 0: nothing would be trained")
+        if self.contrastive_weight and not self.text_layers:
+            raise ValueError(
+                "the contrastive loss needs at least one of `text_layers`, got 0: captions would all be alike"
+            )
         if self.reversed_negatives and not self.contrastive_weight:
             raise ValueError("`reversed_negatives` are part of the contrastive loss: set `contrastive_weight` above 0")
         if self.fusion == "joint" and not self.text_layers:

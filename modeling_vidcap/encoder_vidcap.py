@@ -97,13 +97,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
         Features win where both are given, since `generate` fills an absent main input with dummy ids.
         """
         if video_features is None:
-            if pixel_values_videos is None or pixel_values_videos.ndim != 5:
-                shape = None if pixel_values_videos is None else tuple(pixel_values_videos.shape)
-                raise ValueError(
-                    f"`pixel_values_videos` must be (batch, frames, channels, height, width), got {shape}; "
-                    "make it with the processor, or pass `video_features`"
-                )
-            video_features = self.backbone(pixel_values_videos)
+            video_features = self.extract_features(pixel_values_videos)
         batch, frames = video_features.shape[:2]
         found = tuple(video_features.shape[2:])
         expected = (self.config.feature_grid**2, self.config.cell_features)
@@ -138,6 +132,16 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
             video_mask = video_mask.new_ones(hidden_states.shape[:2])
             video_times = video_times.new_zeros(hidden_states.shape[:2])  # a query sums the clip up, it has no moment
         return VideoEncoderOutput(last_hidden_state=hidden_states, attention_mask=video_mask, token_times=video_times)
+
+    def extract_features(self, pixel_values_videos: torch.Tensor | None) -> torch.Tensor:
+        """The backbone's features `(B, T, N, D)` of pixels `(B, T, C, H, W)`."""
+        if pixel_values_videos is None or pixel_values_videos.ndim != 5:
+            shape = None if pixel_values_videos is None else tuple(pixel_values_videos.shape)
+            raise ValueError(
+                f"`pixel_values_videos` must be (batch, frames, channels, height, width), got {shape}; "
+                "make it with the processor, or pass `video_features`"
+            )
+        return self.backbone(pixel_values_videos)
 
     def _embed(
         self, video_features: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor

@@ -47,7 +47,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         return processors
 
     def get_token_log_probabilities(
-        self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput
+        self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput, *, without: Sequence[int] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """log p(token | clip, tokens before it) of given captions, over the whole vocabulary; with gradient.
 
@@ -55,6 +55,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
             sequences: `(B * K, 1 + L)`, as `generate` returns them: the start token, then the caption; the K captions
                 of a clip follow each other.
             encoder_outputs: Of the B clips.
+            without: Tokens that could not be drawn, and so are no part of the distribution.
 
         Returns:
             The logarithms `(B * K, L)`, 0 behind a caption's end, and `(B * K, L)` of bool: the caption's tokens, EOS
@@ -63,7 +64,9 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         labels = sequences[:, 1:]
         repeated = repeat_clips(encoder_outputs, len(sequences) // len(encoder_outputs.last_hidden_state))
         outputs = self(encoder_outputs=repeated, decoder_input_ids=sequences[:, :-1], use_cache=False)  # type: ignore[operator]
-        found = outputs.logits.float().log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        logits = outputs.logits.float()
+        logits[..., list(without)] = -torch.inf
+        found = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         ends = torch.isin(labels, torch.tensor(self.config.eos_token_id, device=labels.device)).long()
         mask = ends.cumsum(dim=1) - ends == 0
         return found.masked_fill(~mask, 0.0), mask

@@ -199,13 +199,14 @@ class VideoCaptionColors(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.color_bins**3, eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.color_bins**3, config.hidden_size, bias=False)
-        self.dropout = config.color_dropout
+        self.config = config
 
     def forward(self, histograms: torch.Tensor) -> torch.Tensor:
         """`(B, T, N, color_bins^3)` of shares that sum to 1 -> `(B, T, N, D)`, zeros for dropped clips."""
         projected = self.projection(self.norm(histograms ** (1 / 3)) * self.scale)
-        if self.training and self.dropout:
-            projected = projected * (torch.rand(len(projected), 1, 1, 1, device=projected.device) >= self.dropout)
+        rate = self.config.color_dropout
+        if self.training and rate:
+            projected = projected * (torch.rand(len(projected), 1, 1, 1, device=projected.device) >= rate)
         return projected
 
 

@@ -201,9 +201,12 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             use_cache = False
             if decoder_input_ids is None:
                 decoder_input_ids = shift_right(labels, self.config)
+        reverse = self.training and labels is not None and self.config.reversed_negatives
+        if reverse and video_features is None:
+            video_features = self.model.encoder.extract_features(pixel_values_videos)  # once for both directions
         if encoder_outputs is None:
             encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features)
-        if self.training and decoder_input_ids is not None and self.config.scheduled_sampling:
+        if self.training and decoder_input_ids is not None and self.config.scheduled_sampling * self.loss_ramp:
             decoder_input_ids = self._mix_in_predictions(decoder_input_ids, encoder_outputs)
         outputs = self.model(
             decoder_input_ids=decoder_input_ids,
@@ -221,10 +224,9 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             self._add_caption_losses(result, labels, num_items_in_batch)
             if self.config.contrastive_weight > 0:
                 backwards = None
-                if self.config.reversed_negatives and self.training:
-                    names = ("pixel_values_videos", "video_mask", "video_times", "video_features")
-                    clips = zip(names, (pixel_values_videos, video_mask, video_times, video_features), strict=True)
-                    given = {name: value for name, value in clips if value is not None}
+                if reverse:
+                    clips = {"video_features": video_features, "video_mask": video_mask, "video_times": video_times}
+                    given = {name: value for name, value in clips.items() if value is not None}
                     backwards = self.model.encoder(**play_backwards(given))
                 self._add_contrastive_loss(result, labels, near_misses, backwards, num_items_in_batch)
         return result if return_dict is not False else result.to_tuple()
@@ -245,6 +247,9 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             outputs = self.model.decoder(
                 masked, result.encoder_outputs, inputs.ne(self.config.pad_token_id).long(), sees_future=True
             )
+            # Divided by what is hidden on average: the number at hand may be 0, and differs between micro-batches.
+            words = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+            options["num_items_in_batch"] = MASKED_WORDS * words
             result.masked_word_loss = caption_loss(self.lm_head(outputs.last_hidden_state), hidden, **options)
             weight = self.config.masked_word_weight * self.loss_ramp
             result.loss = result.loss + weight * result.masked_word_loss
@@ -270,7 +275,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             result.video_embeds,
             result.text_embeds,
             self.logit_scale,
-            caption_ids,
+            labels.masked_fill(labels == -100, -1),
             logit_bias=self.logit_bias,
             negative_texts=negative_texts,
             negative_videos=None if backwards is None else self._video_embeds(backwards).unsqueeze(1),
@@ -284,7 +289,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     @torch.no_grad()
     def _mix_in_predictions(self, input_ids: torch.Tensor, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
         """Puts the model's own next words in the place of a share `scheduled_sampling` of the words it is given."""
-        outputs = self.model(decoder_input_ids=input_ids, encoder_outputs=encoder_outputs, use_cache=False)
+        outputs = self.model.decoder(input_ids, encoder_outputs)
         predicted = self.lm_head(outputs.last_hidden_state[:, :-1]).argmax(dim=-1)  # of the words from the second on
         rate = self.config.scheduled_sampling * self.loss_ramp
         replace = torch.rand(predicted.shape, device=predicted.device) < rate

@@ -107,6 +107,12 @@ class VideoCaptioningPipeline(Pipeline):
             raise ValueError(f"{', '.join(twice)} is given directly and in generate_kwargs: keep one of them")
         generation |= generate_kwargs or {}
         check_guidance(self.model.config, generation.get("guidance_scale"))
+        if not {"num_beams", "generation_config"} & set(generation):
+            # The model's own beams would search where captions are to be drawn, and cannot be fewer than are wanted.
+            if generation.get("do_sample"):
+                generation["num_beams"] = 1
+            elif generation.get("num_return_sequences", 1) > (self.model.generation_config.num_beams or 1):
+                generation["num_beams"] = generation["num_return_sequences"]
         return options, generation, {}
 
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> Any:

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from .outputs_vidcap import VideoEncoderOutput
-
 Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
 
 
@@ -52,26 +50,11 @@ class SelfCriticalLoss:
         rewards = torch.tensor(self.reward(captions, repeated), device=sequences.device, dtype=torch.float32)
         self.last_reward = rewards.mean().item()
         advantage = leave_one_out_advantage(rewards.unflatten(0, (-1, self.samples))).flatten()  # (B * K,)
-        log_probabilities, mask = self._log_probabilities(model, video, sequences)
+        log_probabilities, mask = model.get_token_log_probabilities(
+            sequences, model.model.encoder(**video), without=model.generation_config.suppress_tokens or ()
+        )
         model.train(training)
         return -(advantage[:, None] * log_probabilities * mask).sum() / mask.sum()
-
-    def _log_probabilities(
-        self, model: Any, video: dict[str, torch.Tensor], sequences: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of each drawn token, `(B * K, L)`, with gradient; and a mask that ends with the first EOS."""
-        encoded = model.model.encoder(**video)
-        repeated = VideoEncoderOutput(
-            **{name: value.repeat_interleave(self.samples, dim=0) for name, value in encoded.items()}
-        )
-        labels = sequences[:, 1:]
-        logits = model(encoder_outputs=repeated, decoder_input_ids=sequences[:, :-1], use_cache=False).logits.float()
-        if suppressed := model.generation_config.suppress_tokens:  # never drawn, so no part of the distribution
-            logits[..., suppressed] = -torch.inf
-        drawn = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        ended = (labels == model.config.eos_token_id).long().cumsum(dim=1)
-        mask = (ended == 0) | ((ended == 1) & (labels == model.config.eos_token_id))
-        return drawn.masked_fill(~mask, 0.0), mask.float()
 
 
 def leave_one_out_advantage(rewards: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The decoder learns to write sentences before it sees a video.
 
-What it promises: only what reads and writes text is trained; the encoder, and the decoder's attention to the video,
-stay as they are. What it gives up: words that the tokenizer does not know.
+What it promises: only the decoder is trained, without its cross-attention to the video; the encoder stays as it is.
+What it gives up: words that the tokenizer does not know.
 """
 
 import itertools

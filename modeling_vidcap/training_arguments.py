@@ -1,9 +1,10 @@
 """What a training run can be told: about its data, about the model, about training itself. The command line and a
 YAML file of the same names."""
 
+from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
@@ -35,7 +36,7 @@ class DataArguments:
     augment: str | None = field(
         default=None,
         metadata={
-            "help": "Parts of the augmentation of training clips, such as crop,flip=0.3,colour,speed; pixels are "
+            "help": "Parts of the augmentation of training clips, such as crop,flip=0.3,color,speed; pixels are "
             "changed only where they are read anew (--backbone cnn, or --streaming)."
         },
     )
@@ -44,7 +45,7 @@ class DataArguments:
     )
     near_misses: str | None = field(
         default=None,
-        metadata={"help": "Captions beside the true one for the contrastive loss: word, order, or word,order."},
+        metadata={"help": "Hard negatives of the contrastive loss, captions that nearly fit: word, order, or both."},
     )
     text_corpus: str | None = field(
         default=None, metadata={"help": "File of sentences, one a line, on which the decoder is trained first."}
@@ -89,7 +90,7 @@ class ModelArguments:
     )
     time_positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
     space_positions: Literal["learned", "rotary", "sinusoidal"] = "learned"
-    encoder_attention: Literal["joint", "factorised"] = field(
+    encoder_attention: Literal["joint", "factorized"] = field(
         default="joint", metadata={"help": "Over all cells of all frames, or in turns in a frame and along time."}
     )
     temporal_pyramid: int = field(default=0, metadata={"help": "Levels of averages over 2, 4 ... frames to append."})
@@ -110,7 +111,7 @@ class ModelArguments:
     text_layers: int = 1
     multimodal_layers: int = 2
     dropout: float = 0.1
-    stochastic_depth: float = 0.0
+    stochastic_depth: float = field(default=0.0, metadata={"help": "Drop path, at the last layer."})
     frame_dropout: float = 0.0
     video_dropout: float = field(
         default=0.0,
@@ -118,7 +119,8 @@ class ModelArguments:
     )
     word_dropout: float = 0.6
     scheduled_sampling: float = field(
-        default=0.0, metadata={"help": "Share of input words that are the model's own predictions."}
+        default=0.0,
+        metadata={"help": "Share of input words that are the model's own predictions, ahead of word dropout."},
     )
     label_smoothing: float = 0.1
     caption_weight: float = 1.0
@@ -225,37 +227,58 @@ class _Parser(HfArgumentParser):
         self.exit(2, f"train_hf.py: error: {' '.join(message.split())} (see train_hf.py --help)\n")
 
 
-Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments]
+Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]
 
 
 def parse(argv: list[str]) -> Arguments:
-    """Command line, on top of a YAML file given first or by --recipe."""
+    """Command line, on top of a preset, on top of a YAML file given first or by --recipe; and the names that were
+    given in any of these."""
     parser = _Parser(
         [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
         prog="train_hf.py",
+        allow_abbrev=False,
     )
 
-    recipe = None
+    recipe, from_recipe = None, []
     if argv and argv[0].endswith((".yaml", ".yml")):
         recipe, argv = Path(argv[0]), argv[1:]
-    elif "--recipe" in argv[:-1]:
-        recipe = RECIPES / f"{argv[argv.index('--recipe') + 1]}.yaml"
+    elif name := _given(parser, argv).get("recipe"):
+        recipe = RECIPES / f"{name}.yaml"
     if recipe is not None:
         if not recipe.is_file():
             parser.error(f"{recipe}: no such recipe")
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             parser.error(f"{recipe}: not a list of `name: value` lines")
-        argv = [part for name, value in settings.items() for part in (f"--{name}", str(value))] + argv
-    if "--preset" in argv[:-1]:
-        name = argv[argv.index("--preset") + 1]
-        if name not in PRESETS:
-            parser.error(f"--preset {name}: there are {', '.join(PRESETS)}")
-        argv = [part for size in PRESETS[name].items() for part in (f"--{size[0]}", str(size[1]))] + argv
+        from_recipe = _options(settings)
+    if preset := _given(parser, from_recipe + argv).get("preset"):
+        if preset not in PRESETS:
+            parser.error(f"--preset {preset}: there are {', '.join(PRESETS)}")
+        sizes = _options(PRESETS[preset])
+        # A preset of the recipe is what the recipe starts from; one of the command line replaces its sizes.
+        from_recipe = from_recipe + sizes if "preset" in _given(parser, argv) else sizes + from_recipe
+    argv = from_recipe + argv
     try:
         *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except ValueError as error:
         parser.error(" ".join(str(error).split()))
     if unknown:
         parser.error(f"unknown option: {' '.join(unknown)}")
-    return tuple(arguments)  # type: ignore[return-value]
+    return (*arguments, set(_given(parser, argv)))  # type: ignore[return-value]
+
+
+def _given(parser: HfArgumentParser, argv: list[str]) -> dict[str, Any]:
+    """The values of the options that stand in `argv`, without any default."""
+    absent = object()
+    names = Namespace(**{action.dest: absent for action in parser._actions})
+    required = [action for action in parser._actions if action.required]
+    for action in required:
+        action.required = False
+    given, _ = parser.parse_known_args(argv, names)
+    for action in required:
+        action.required = True
+    return {name: value for name, value in vars(given).items() if value is not absent}
+
+
+def _options(settings: dict[str, Any]) -> list[str]:
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]

@@ -219,7 +219,9 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs and self._loss_parts:
-            scale = self.args.gradient_accumulation_steps  # each micro-batch holds its share of the caption loss
+            # Each micro-batch of each rank holds its share of the caption loss.
+            ranks = self.args.world_size if self.args.average_tokens_across_devices else 1
+            scale = self.args.gradient_accumulation_steps * ranks
             for name, values in self._loss_parts.items():
                 mean = torch.stack(values).float().mean().item()
                 logs[name] = mean * scale if name in ("caption_loss", "masked_word_loss") else mean

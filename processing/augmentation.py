@@ -23,12 +23,12 @@ from torchvision.utils import make_grid
 PARTS = {
     "crop": (0.9, 0.3, "the largest share of a frame's area to cut off"),
     "flip": (1.0, 0.5, "the share of clips to mirror"),
-    "colour": (0.9, 0.05, "the largest change of brightness, contrast and saturation"),
+    "color": (0.9, 0.05, "the largest change of brightness, contrast and saturation"),
     "hue": (0.5, 0.05, "the largest turn of the hue, in full turns"),
     "speed": (3.0, 0.25, "0.25 for 1.25 times slower to 1.25 times faster"),
     "cut": (0.5, 0.2, "the largest share of a clip's frames to leave out at its ends"),
 }
-PIXEL_PARTS = ("crop", "flip", "colour", "hue")
+PIXEL_PARTS = ("crop", "flip", "color", "hue")
 SIDES = re.compile(r"(?<![^\W_])((left|right)(most|wards?|hand(ed)?|side)?|(anti|counter)?clockwise)(?![^\W_])")
 ORDER = re.compile(
     r"\b(then|before|after(wards?)?|first|second|last|next|finally|until|till|once|twice|times|again|"
@@ -43,10 +43,10 @@ class ClipAugmentation:
     Args:
         crop: A rectangle of the frame's aspect, of at least `1 - crop` of its area, is scaled to the whole frame.
         flip: Share of the clips that are mirrored, where no caption names a side (see `can_mirror`).
-        colour: Brightness, contrast and saturation are multiplied by factors of `1 - colour` to `1 + colour`. Mild,
-            since captions name colours: at 0.05 every colour of the demo data and every skin tone of emoji stays
+        color: Brightness, contrast and saturation are multiplied by factors of `1 - color` to `1 + color`. Mild,
+            since captions name colors: at 0.05 every color of the demo data and every skin tone of emoji stays
             nearest to its own; at 0.1, 4 % of draws bring a skin tone nearest to its neighbour, at 0.2, 22 %.
-        hue: Hues are turned by up to this share of a full turn, which soon makes names of colours untrue.
+        hue: Hues are turned by up to this share of a full turn, which soon makes names of colors untrue.
         speed: Times are divided by a factor of `1 / (1 + speed)` to `1 + speed`, log-uniform.
         cut: Up to this share of the real frames is left out at the ends, times start anew; never where a caption
             tells of order, starts, ends or counts. Off by default, for clips of one lasting action: no word tells
@@ -60,7 +60,7 @@ class ClipAugmentation:
 
     crop: float = 0.3
     flip: float = 0.5
-    colour: float = 0.05
+    color: float = 0.05
     hue: float = 0.0
     speed: float = 0.25
     cut: float = 0.0
@@ -122,8 +122,8 @@ class ClipAugmentation:
             frames = _crop(frames, self.crop)
         if self.flip and self.can_mirror(captions) and _uniform(0, 1) < self.flip:
             frames = horizontal_flip(frames)
-        if self.colour or self.hue:
-            frames = _recolour(frames, self.colour, self.hue)
+        if self.color or self.hue:
+            frames = _recolor(frames, self.color, self.hue)
         missing = len(mask) - len(frames)
         return {
             **clip,
@@ -157,10 +157,10 @@ def _crop(frames: torch.Tensor, share: float) -> torch.Tensor:
     return resized_crop(frames, top, left, inner_height, inner_width, [height, width])
 
 
-def _recolour(frames: torch.Tensor, colour: float, hue: float) -> torch.Tensor:
+def _recolor(frames: torch.Tensor, color: float, hue: float) -> torch.Tensor:
     """One linear map of RGB for all frames `(T, 3, H, W)`. As torchvision's adjust_* but that contrast is about the
     mean of the clip (about each frame's own, a still background would flicker) and hue turns about the grey axis."""
-    brightness, contrast, saturation = (_uniform(1 - colour, 1 + colour) for _ in range(3))
+    brightness, contrast, saturation = (_uniform(1 - color, 1 + color) for _ in range(3))
     pixels, luma = frames.float(), torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
     axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)  # x -> grey axis x x
     turn = torch.linalg.matrix_exp(2 * math.pi * _uniform(-hue, hue) * axis)

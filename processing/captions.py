@@ -14,12 +14,13 @@ WORD = r"\w+(?:[-'’]\w+)*|[^\w\s]"  # a word keeps its hyphens and apostrophes
 
 
 def train_tokenizer(
-    captions: Iterable[str], *, vocab_size: int = 10_000, max_length: int = 64
+    captions: Iterable[str], further: Iterable[str] = (), *, vocab_size: int = 10_000, max_length: int = 64
 ) -> PreTrainedTokenizerFast:
     """Makes a lower-casing word-level tokenizer out of the captions themselves.
 
     Args:
         captions: Training captions.
+        further: Other sentences, whose words follow behind those of the captions.
         vocab_size: Upper bound of the vocabulary; the rarest words beyond it become the unknown token.
         max_length: Longest caption in tokens, EOS included.
 
@@ -29,11 +30,15 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
-    counts: Counter[str] = Counter()
-    for caption in captions:
-        normalized = tokenizer.normalizer.normalize_str(caption)
-        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized))
-    words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+    def words_of(texts: Iterable[str]) -> list[str]:
+        counts: Counter[str] = Counter()
+        for text in texts:
+            normalized = tokenizer.normalizer.normalize_str(text)
+            counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized))
+        return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+    words = list(dict.fromkeys([*words_of(captions), *words_of(further)]))
     vocabulary = [*SPECIAL_TOKENS, *words[: max(0, vocab_size - len(SPECIAL_TOKENS))]]
     tokenizer.model = models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token="<unk>")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])

@@ -41,10 +41,12 @@ class VideoCaptionCollator:
         drawn = [each[index] for each, index in zip(captions, chosen, strict=True)]
         batch["labels"] = self.labels(drawn)
         if self.near_misses is not None:
-            found = [self.near_misses(caption, own) for caption, own in zip(drawn, captions, strict=True)]
+            found = [self.near_misses(caption) for caption in drawn]
             texts = [text for each in found for text in each]
+            own = [self.processor.tokenizer(each)["input_ids"] for each in captions for _ in self.near_misses.kinds]
+            ids = self.processor.tokenizer(texts)["input_ids"]
             negatives = self.labels(texts)  # (B * K, L)
-            negatives[[not text for text in texts]] = IGNORED
+            negatives[[not text or ids[i] in own[i] for i, text in enumerate(texts)]] = IGNORED
             batch["near_misses"] = negatives.unflatten(0, (len(clips), -1))
         if self.references:
             batch["references"] = captions

@@ -1,16 +1,19 @@
 """Captions that nearly fit a clip: one word exchanged, or what happens in another order. Negatives for the contrastive
 loss, which otherwise sees captions that differ in everything.
 
-What it promises: a near miss reads like a caption of the training set, and is none of the clip's own. What it gives
-up: to know that it is untrue. "A man" for "a person" may hold; where captions of one clip differ as much as those of
-different clips, leave it out.
+What it promises: a near miss reads like a caption of the training set. What it gives up: to know that it is untrue;
+only those that the tokenizer takes for one of the clip's own captions are left out, by the collator. "A man" for "a person"
+may hold; where captions of one clip differ as much as those of different clips, do without.
 """
 
-import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
+import torch
+
+Item = TypeVar("Item")
 KINDS = ("word", "order")
 # Words between things that happen one after the other.
 CONNECTIVE = re.compile(r"(,? (?:and )?(?:then|before|after) )")
@@ -24,19 +27,17 @@ class NearMisses:
 
     Args:
         captions: Of the training set.
-        kinds: Some of `word` and `order`; each gives one near miss a caption.
-        seed: Of the draws.
+        kinds: Some of `word` and `order`; each gives one near miss a caption, drawn by torch's global generator.
 
     Raises:
         ValueError: For another kind, none or a repeated one, or if no caption has a near miss of a kind.
     """
 
-    def __init__(self, captions: Iterable[str], kinds: Sequence[str], *, seed: int = 0):
+    def __init__(self, captions: Iterable[str], kinds: Sequence[str]):
         if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
             raise ValueError(f"near misses {','.join(kinds)!r}: name some of {', '.join(KINDS)}, each once")
         captions = list(captions)
         self.kinds = tuple(kinds)
-        self.random = random.Random(seed)
         self.between: dict[tuple[str, str], set[str]] = defaultdict(set)
         self.parts: set[str] = set()
         for caption in captions:
@@ -48,10 +49,9 @@ class NearMisses:
             if not any(self.make(kind, caption) for caption in captions):
                 raise ValueError(f"near misses: no caption has one of kind {kind!r}; leave this kind out")
 
-    def __call__(self, caption: str, own: Sequence[str]) -> list[str]:
-        """One near miss of each kind for a caption of a clip whose captions are `own`; empty where there is none."""
-        found = [self.make(kind, caption) for kind in self.kinds]
-        return ["" if each in own else each for each in found]
+    def __call__(self, caption: str) -> list[str]:
+        """One near miss of each kind; empty where there is none."""
+        return [self.make(kind, caption) for kind in self.kinds]
 
     def make(self, kind: str, caption: str) -> str:
         """A near miss, or an empty string."""
@@ -62,9 +62,9 @@ class NearMisses:
         places = [i for i in range(1, len(words) - 1) if len(self.between[words[i - 1], words[i + 1]]) > 1]
         if not places:
             return ""
-        place = self.random.choice(places)
+        place = _draw(places)
         others = self.between[words[place - 1], words[place + 1]] - {words[place]}
-        words[place] = self.random.choice(sorted(others))
+        words[place] = _draw(sorted(others))
         return " ".join(words[1:-1])
 
     def _exchange_parts(self, caption: str) -> str:
@@ -78,6 +78,10 @@ class NearMisses:
         places = [i for i in range(0, len(pieces) - 2, 2) if pieces[i] != pieces[i + 2]]
         if not places:
             return ""
-        place = self.random.choice(places)
+        place = _draw(places)
         pieces[place], pieces[place + 2] = pieces[place + 2], pieces[place]
         return " ".join([*words[:start], ""]) + "".join(pieces)
+
+
+def _draw(items: Sequence[Item]) -> Item:
+    return items[int(torch.randint(len(items), ()))]

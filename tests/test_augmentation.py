@@ -13,8 +13,8 @@ from processing.feature_cache import ClipCache
 from tests.media import corner_names, corners, texture, write_animation
 from tests.tiny import tiny_processor
 
-OFF = {"crop": 0.0, "flip": 0.0, "colour": 0.0, "hue": 0.0, "speed": 0.0, "cut": 0.0}
-STRONG = {"crop": 0.6, "flip": 0.5, "colour": 0.5, "hue": 0.2, "speed": 0.5, "cut": 0.4}
+OFF = {"crop": 0.0, "flip": 0.0, "color": 0.0, "hue": 0.0, "speed": 0.0, "cut": 0.0}
+STRONG = {"crop": 0.6, "flip": 0.5, "color": 0.5, "hue": 0.2, "speed": 0.5, "cut": 0.4}
 
 
 def only(**strengths) -> ClipAugmentation:
@@ -50,11 +50,11 @@ def test_what_rests_in_a_clip_rests_in_its_augmented_form():
     still = clip([texture(1)[0]] * 6)
     moving = clip([texture(1)[0]] * 6)
     moving["pixel_values_videos"][:, :, :60] = torch.arange(6).mul(40).view(6, 1, 1, 1).byte()
-    for part in ({"crop": 0.6}, {"flip": 0.5}, {"colour": 0.5}, {"hue": 0.2}):
+    for part in ({"crop": 0.6}, {"flip": 0.5}, {"color": 0.5}, {"hue": 0.2}):
         pixels = [each["pixel_values_videos"] for each in draws(only(**part), still, 8)]
         assert all(torch.equal(frame, each[0]) for each in pixels for frame in each)
         assert any(not torch.equal(each, still["pixel_values_videos"]) for each in pixels)
-    for each in draws(only(colour=0.5, hue=0.2), moving, 8):  # brighter frames do not change the rest of the picture
+    for each in draws(only(color=0.5, hue=0.2), moving, 8):  # brighter frames do not change the rest of the picture
         below = each["pixel_values_videos"][:, :, 60:]
         assert all(torch.equal(frame, below[0]) for frame in below)
 
@@ -99,9 +99,9 @@ def test_flip_mirrors_its_share_of_the_other_clips():
     assert set(names) == {"RGBW", "GRWB"} and 10 < names.count("GRWB") < 30
 
 
-def test_colours_stay_near_theirs_and_grey_keeps_its_hue():
+def test_colors_stay_near_theirs_and_grey_keeps_its_hue():
     item = clip([corners()] * 2)
-    for each in draws(only(colour=0.05), item):
+    for each in draws(only(color=0.05), item):
         assert corner_names(each["pixel_values_videos"][0]) == "RGBW"
     grey = clip([corners() * 0 + 90] * 2)
     for each in draws(only(hue=0.5), grey):
@@ -170,7 +170,7 @@ def test_equal_seeds_draw_equally_and_parts_can_all_be_off():
     [
         ({"crop": 1.0}, "crop=1.0: pass 0 .off. to 0.9, the largest share"),
         ({"flip": -0.1}, "flip=-0.1"),
-        ({"colour": float("nan")}, "colour=nan"),
+        ({"color": float("nan")}, "color=nan"),
         ({"hue": "0.1"}, "hue='0.1'"),
         ({"speed": True}, "speed=True"),
         ({"cut": 0.6}, "cut=0.6"),
@@ -186,7 +186,7 @@ def test_bad_values_are_refused(options, message):
 def test_parts_are_named_in_one_string():
     assert ClipAugmentation.from_parts("crop, flip=.3,cut") == only(crop=0.3, flip=0.3, cut=0.2)
     for wrong in ("zoom", "crop,", "crop=much", ""):
-        with pytest.raises(ValueError, match="choose from crop, flip, colour, hue, speed, cut"):
+        with pytest.raises(ValueError, match="choose from crop, flip, color, hue, speed, cut"):
             ClipAugmentation.from_parts(wrong)
     with pytest.raises(ValueError, match="flip=2.0: pass 0 .off. to 1, the share of clips to mirror"):
         ClipAugmentation.from_parts("flip=2")
@@ -239,7 +239,7 @@ def test_features_of_a_frozen_backbone_are_refused_with_what_remains(tmp_path, r
         return pixels.mean(dim=(3, 4))[:, :, None]  # (1, T, 1, 3)
 
     cache = ClipCache(tmp_path / "cache", tiny_processor().video_processor, encode=encode, workers=1)
-    message = "crop, flip, colour: .*speed and cut, --frame_dropout, --word_dropout.*--backbone cnn"
+    message = "crop, flip, color: .*speed and cut, --frame_dropout, --word_dropout.*--backbone cnn"
     with pytest.raises(ValueError, match=message):
         ClipDataset(rows, cache, augmentation=ClipAugmentation())
     timed = ClipDataset(rows.select([0]), cache, augmentation=only(speed=0.25))

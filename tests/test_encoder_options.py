@@ -1,4 +1,4 @@
-"""Options of the video encoder: positions in time and space, factorised attention, the temporal pyramid."""
+"""Options of the video encoder: positions in time and space, factorized attention, the temporal pyramid."""
 
 import pytest
 import torch
@@ -9,15 +9,15 @@ from modeling_vidcap.layers_vidcap import VideoCaptionFramePositions
 from tests.tiny import tiny_config, tiny_model
 
 CELLS = {"spatial_tokens": True}
-FACTORISED = {"spatial_tokens": True, "encoder_attention": "factorised", "encoder_layers": 2}
+FACTORISED = {"spatial_tokens": True, "encoder_attention": "factorized", "encoder_layers": 2}
 OPTIONS = {
     "learned_time": {"time_positions": "learned"},
     "sinusoidal_time": {"time_positions": "sinusoidal"},
     "rotary_cells": {**CELLS, "space_positions": "rotary"},
     "rotary_cells_alone": {**CELLS, "space_positions": "rotary", "time_positions": "learned"},
     "sinusoidal_cells": {**CELLS, "space_positions": "sinusoidal", "time_positions": "sinusoidal"},
-    "factorised": FACTORISED,
-    "factorised_window": {**FACTORISED, "space_positions": "rotary", "encoder_window": 2},
+    "factorized": FACTORISED,
+    "factorized_window": {**FACTORISED, "space_positions": "rotary", "encoder_window": 2},
     "pyramid": {"temporal_pyramid": 2},
     "pyramid_of_cells": {**FACTORISED, "temporal_pyramid": 2, "caption_queries": 3},
 }
@@ -108,7 +108,7 @@ def test_order_of_frames_matters(model):
 
 
 @pytest.mark.parametrize("space_positions", ["learned", "rotary", "sinusoidal"])
-@pytest.mark.parametrize("attention", [CELLS, FACTORISED], ids=["joint", "factorised"])
+@pytest.mark.parametrize("attention", [CELLS, FACTORISED], ids=["joint", "factorized"])
 def test_places_of_cells_matter(attention, space_positions):
     model, inputs = build(**attention, space_positions=space_positions), clips()
     plain = model.get_video_features(**inputs)
@@ -153,7 +153,7 @@ def test_a_learned_table_is_laid_over_the_clip():
     torch.testing.assert_close(positions(torch.tensor([[1, 0, 0]]))[0, 0], table[0])
 
 
-def test_factorised_attention_is_joint_attention_behind_masks():
+def test_factorized_attention_is_joint_attention_behind_masks():
     model, inputs = build(**FACTORISED, space_positions="sinusoidal"), clips()
     inputs["video_mask"][0, 3:] = 0
     encoder, seen = model.get_encoder(), []
@@ -208,7 +208,7 @@ def test_a_pyramid_starts_as_averages_over_real_frames():
         ({"space_positions": "rotary"}, "`space_positions` 'rotary' needs a token a cell: set `spatial_tokens`"),
         ({"space_positions": "sinusoidal"}, "`space_positions` 'sinusoidal' needs a token a cell"),
         ({**CELLS, "space_positions": "rotary", "num_attention_heads": 4}, "16 or more channels.* is 8"),
-        ({"encoder_attention": "factorised", "encoder_layers": 2}, "`encoder_attention` 'factorised' needs a token"),
+        ({"encoder_attention": "factorized", "encoder_layers": 2}, "`encoder_attention` 'factorized' needs a token"),
         ({**FACTORISED, "encoder_layers": 3}, "in pairs.*got 3"),
         ({**FACTORISED, "encoder_layers": 0}, "in pairs.*got 0"),
         ({"temporal_pyramid": 3}, r"`temporal_pyramid` 3 .*2\^3 .*`num_frames` \(4\)"),

@@ -120,7 +120,24 @@ def test_masked_words_are_counted_where_they_were_hidden():
     ).log_softmax(-1)
     expected = -sum(logits[i, t - 1, inputs[i, t]] for i, t in itertools.product(range(2), range(1, 4)) if hide[i, t])
     assert hide.any()
-    torch.testing.assert_close(output.masked_word_loss, expected / 7)
+    torch.testing.assert_close(output.masked_word_loss, expected / (0.5 * 7))
+
+
+def test_a_batch_in_which_no_word_is_hidden_has_a_loss():
+    model = tiny_model(masked_word_weight=1.0).train()
+    one = {name: value[:1] for name, value in clips().items()}
+    losses = [model(**one, labels=torch.tensor([[4, 2]])).masked_word_loss.item() for _ in range(20)]
+    assert min(losses) == 0 < max(losses) < float("inf")
+
+
+def test_captions_padded_to_another_length_stay_equal_captions(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "modeling_vidcap.modeling_vidcap.contrastive_loss",
+        lambda video, text, scale, ids, **options: seen.append(ids) or video.sum() * 0,
+    )
+    tiny_model().train()(**batch())
+    assert seen[0].tolist() == [[4, 7, 10, 2], [4, 8, 2, -1]]  # what ranks fill up with, see `gather_padded`
 
 
 def test_scheduled_sampling_puts_predictions_in_place_of_words():
@@ -224,8 +241,11 @@ def test_the_histogram_is_hidden_for_whole_clips_in_training_alone():
         ({"caption_weight": 0.0, "contrastive_weight": 0.0}, "are all 0"),
         ({"masked_word_weight": -1.0}, "`masked_word_weight` cannot be negative, got -1.0"),
         ({"reversed_negatives": True, "contrastive_weight": 0.0}, "set `contrastive_weight` above 0"),
-        ({"fusion": "joint", "text_layers": 0}, "at least one of `text_layers`, got 0"),
+        ({"fusion": "joint", "text_layers": 0, "contrastive_weight": 0.0}, "at least one of `text_layers`, got 0"),
         ({"video_dropout": 1.0}, "`video_dropout` is a share"),
+        ({"text_layers": 0}, "the contrastive loss needs at least one of `text_layers`, got 0"),
+        ({"color_dropout": 0.5}, "hides a histogram: set `color_bins` above 0"),
+        ({"encoder_layers": 0, "encoder_window": 2}, "of which there are 0"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused(options, message):

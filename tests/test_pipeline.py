@@ -135,6 +135,14 @@ def test_generation_options_reach_generate(captioner: Any) -> None:
         captioner(CLIPS[0], max_new_tokens=3, generate_kwargs={"max_new_tokens": 4})
 
 
+def test_the_beams_of_a_model_do_not_stand_in_the_way(captioner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captioner.model.generation_config, "num_beams", 2)
+    assert captioner._sanitize_parameters(do_sample=True)[1]["num_beams"] == 1
+    assert len(captioner(tiny_clip(), do_sample=True, num_return_sequences=5)) == 5
+    assert len(captioner(tiny_clip(), num_return_sequences=3)) == 3
+    assert captioner._sanitize_parameters(num_beams=4)[1] == {"num_beams": 4}
+
+
 def test_processor_options_reach_the_processor(captioner: Any, expected: Any) -> None:
     tokens = captioner.model.generate(**captioner.processor(videos=CLIPS[0], num_frames=1), **WORDS)
     caption = captioner.processor.post_process_generation(tokens)[0]

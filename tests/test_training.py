@@ -11,12 +11,14 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 import train_hf
 from modeling_vidcap.losses_vidcap import contrastive_loss
+from modeling_vidcap.pretrained_backbones import backbone_settings
 from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments, parse
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import DatasetError, load_clips
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap.captioning import caption_clips
+from vidcap.clip_cache import open_clip_cache
 from vidcap.demo_data import generate_demo_data
 from vidcap.evaluation import score_captions
 
@@ -230,7 +232,13 @@ def test_going_on_from_a_trained_model(trained, folder, tmp_path, capsys):
     assert before.config.hidden_size == after.config.hidden_size
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
     assert after.novelty.fitted
-    assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--hidden_size", "64"]) == 1
+    changes = ["--color_dropout", "0.3", "--contrastive_weight", "0.1", "--num_beams", "2", "--max_steps", "1"]
+    assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "changed"), *changes]) == 0
+    changed = AutoModel.from_pretrained(tmp_path / "changed")
+    assert (changed.config.color_dropout, changed.generation_config.num_beams) == (0.3, 2)
+    assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--guidance_scale", "2"]) == 1
+    assert "train with --video_dropout" in capsys.readouterr().err
+    assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--hidden_size", "256"]) == 1
     assert "--hidden_size is a matter of the model" in capsys.readouterr().err
 
 
@@ -247,7 +255,7 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         "reversed_negatives": True,
     }
     options = [f"--{name}={value}" for name, value in wanted.items()]
-    options += ["--augment", "crop,colour,speed", "--near_misses", "word,order", "--ema_decay", "0.9"]
+    options += ["--augment", "crop,color,speed", "--near_misses", "word,order", "--ema_decay", "0.9"]
     options += ["--loss_warmup", "0.5", "--text_corpus", str(corpus), "--text_warmup_steps", "2"]
     assert (
         run(folder, tmp_path / "model", tmp_path / "cache", *options, "--max_steps", "4", "--logging_steps", "1") == 0
@@ -269,6 +277,8 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         (["--loss_warmup", "2"], "--loss_warmup 2.0 is a share of the run"),
         (["--augment", "zoom"], "zoom"),
         (["--text_corpus", "missing.txt"], "missing.txt"),
+        (["--backbone_stages", "4"], "leave them out with --backbone cnn"),
+        (["--color_bins", "0", "--color_dropout", "0.5"], "set `color_bins` above 0"),
     ],
 )
 def test_parts_that_cannot_work_are_refused_in_one_line(folder, tmp_path, capsys, options, message):
@@ -284,6 +294,18 @@ def test_a_preset_gives_way_to_what_is_said_beside_it():
     arguments = ["--dataset", "clips", "--output_dir", "model", "--hidden_size", "96", "--preset", "1m"]
     model_args = parse(arguments)[1]
     assert (model_args.hidden_size, model_args.intermediate_size, model_args.multimodal_layers) == (96, 320, 1)
+
+
+def test_a_preset_on_the_command_line_goes_before_that_of_a_recipe(tmp_path):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("dataset: clips\noutput_dir: model\npreset: 1m\nencoder_layers: 0\n")
+    own = parse([str(recipe)])[1]
+    assert (own.hidden_size, own.encoder_layers) == (80, 0)
+    larger = parse([str(recipe), "--preset=25m", "--text_layers", "1"])
+    assert (larger[1].hidden_size, larger[1].encoder_layers, larger[1].text_layers) == (384, 3, 1)
+    assert {"dataset", "preset", "hidden_size", "text_layers"} <= larger[3] and "num_beams" not in larger[3]
+    with pytest.raises(SystemExit):
+        parse([str(recipe), "--pre", "25m"])
 
 
 def test_words_that_the_model_to_go_on_from_lacks_are_refused(trained, tmp_path, capsys):
@@ -359,3 +381,15 @@ def test_bad_usage_is_one_line(tmp_path, capsys):
     assert train_hf.main(["--dataset", str(tmp_path / "none"), "--output_dir", str(tmp_path / "m")]) == 1
     assert "no such folder" in capsys.readouterr().err
     assert not Path(tmp_path / "m").exists()
+
+
+def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
+    processor = tiny_processor()
+    options: list[dict] = [{}, {"color_bins": 2}, {"thumbnail_size": 2}]
+    for stages in ([2], [0, 1]):  # 40 channels both
+        settings = backbone_settings("efficientnet_lite0", grid=2, stages=stages)
+        options.append(settings)
+    models = [tiny_model(**{"freeze_backbone": True, **each}) for each in options]
+    folders = [open_clip_cache(model, processor, folder=tmp_path).folder for model in models]
+    assert len(set(folders)) == len(models)
+    assert open_clip_cache(models[0], processor, folder=tmp_path).folder == folders[0]

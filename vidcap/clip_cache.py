@@ -38,7 +38,13 @@ def open_clip_cache(
             return backbone(pixels.to(device)).cpu()
 
     # The precision is not among them: it depends on how busy the machine was, and either one serves.
-    settings = {"grid": model.config.feature_grid, "thumbnail": model.config.thumbnail_size}
+    config = model.config
+    settings = {
+        "grid": config.feature_grid,
+        "thumbnail": config.thumbnail_size,
+        "colors": config.color_bins,
+        "backbone": config.backbone_config.to_diff_dict() if config.backbone_config else None,
+    }
     return ClipCache(
         folder, processor.video_processor, encode=encode, backbone=backbone, settings=settings, workers=workers
     )
