@@ -2,8 +2,8 @@
 loss, which otherwise sees captions that differ in everything.
 
 What it promises: a near miss reads like a caption of the training set. What it gives up: to know that it is untrue;
-only those that the tokenizer takes for one of the clip's own captions are left out, by the collator. "A man" for "a person"
-may hold; where captions of one clip differ as much as those of different clips, do without.
+only those that the tokenizer takes for one of the clip's own captions are left out, by the collator. "A man" for "a
+person" may hold; where captions of one clip differ as much as those of different clips, do without.
 """
 
 import re
