@@ -48,6 +48,7 @@ VARIANTS = {
     "8 frames": "--num_frames 8",
     # scales and fusion
     "last stage alone": "--backbone_stages 4",
+    "backbone sees grey": "--grayscale_backbone True",
     "no thumbnails": "--thumbnail_size 0",
     "no histogram of colours": "--color_bins 0 --color_dropout 0",
     "no dropout of the histogram": "--color_dropout 0",
@@ -78,7 +79,7 @@ VARIANTS = {
     # decoding
     "4 beams": "--num_beams 4",
 }
-CHANGES_FEATURES = ("8 frames", "last stage alone", "no thumbnails", "no histogram of colours")
+CHANGES_FEATURES = ("8 frames", "backbone sees grey", "last stage alone", "no thumbnails", "no histogram of colours")
 
 
 def train(arguments: list[str], output: Path, *, threads: int) -> str | None:

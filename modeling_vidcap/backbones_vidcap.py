@@ -8,6 +8,7 @@ Frames do not see each other here, so features of a frozen backbone can be store
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 from transformers import AutoBackbone
 
 from .configuration_vidcap import VideoCaptionConfig
@@ -50,6 +51,7 @@ class VideoBackbone(nn.Module):
         self.grid = config.feature_grid
         self.thumbnail_size = config.thumbnail_size
         self.color_bins = config.color_bins
+        self.grayscale = config.grayscale_backbone
         self.frozen = config.freeze_backbone
         if config.backbone_config is None:
             self.net = FrameCNN(config.cnn_hidden_sizes)
@@ -67,7 +69,7 @@ class VideoBackbone(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             # Channels last: twice as fast on CPU, and what GPUs want.
             frames_first = pixel_values_videos.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            output = self.net(frames_first)
+            output = self.net(rgb_to_grayscale(frames_first, 3) if self.grayscale else frames_first)
             maps = output if isinstance(output, tuple) else output.feature_maps  # each (B*T, C, h, w)
             parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T, D_i, g, g)
             if self.thumbnail_size:

@@ -41,6 +41,8 @@ class VideoCaptionConfig(PreTrainedConfig):
         cnn_hidden_sizes (`list[int]`): Channels of the small CNN's stages, at 1/4, 1/8, 1/16 ... of the frame's size;
             multiples of 8.
         freeze_backbone (`bool`): Keep the backbone's weights and statistics fixed. Its features can then be cached.
+        grayscale_backbone (`bool`): Show the backbone frames without colour, so that a shape looks the same in every
+            colour; colours are left to `thumbnail_size` and `color_bins`.
         feature_size (`int`): Channels of the backbone's feature maps, summed over its output stages.
         feature_grid (`int`): Each feature map is averaged to `feature_grid` x `feature_grid` cells.
         thumbnail_size (`int`): Pixels a side that each cell keeps of the frame itself, behind the backbone's features;
@@ -122,6 +124,7 @@ class VideoCaptionConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     cnn_hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128)
     freeze_backbone: bool = False
+    grayscale_backbone: bool = False
     feature_size: int = 128
     feature_grid: int = 4
     thumbnail_size: int = 0

@@ -70,6 +70,9 @@ class ModelArguments:
         default_factory=lambda: [2, 3, 4],
         metadata={"help": "Stages of efficientnet_lite0 to read, 0 (stride 2) to 4 (stride 32)."},
     )
+    grayscale_backbone: bool = field(
+        default=False, metadata={"help": "Show the backbone frames without colour; the histogram still tells it."}
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
     )

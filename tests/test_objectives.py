@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from modeling_vidcap import VideoCaptionConfig, VideoCaptionForConditionalGeneration
 from modeling_vidcap.backbones_vidcap import color_histogram
@@ -222,6 +223,16 @@ def test_the_histogram_holds_the_share_of_each_colour():
     shared = color_histogram(frames, 1, 3)[0].view(3, 3, 3)[2, :, 0]
     torch.testing.assert_close(shared, torch.tensor([0.05, 0.2, 0.0]))
     assert color_histogram(torch.rand(2, 3, 10, 11), 3, 2).shape == (2, 8, 3, 3)  # not divisible by the grid
+
+
+def test_a_grayscale_backbone_sees_no_color_and_the_histogram_does():
+    frames = clips()["pixel_values_videos"]
+    grey = rgb_to_grayscale(frames, 3)
+    for grayscale in (True, False):
+        backbone = tiny_model(grayscale_backbone=grayscale, color_bins=3).model.encoder.backbone
+        first, second = backbone(frames), backbone(grey)
+        assert torch.allclose(first[..., :16], second[..., :16], atol=1e-2) is grayscale
+        assert not torch.allclose(first[..., 16:], second[..., 16:], atol=1e-2)
 
 
 def test_the_histogram_is_hidden_for_whole_clips_in_training_alone():

@@ -385,7 +385,7 @@ def test_bad_usage_is_one_line(tmp_path, capsys):
 
 def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
     processor = tiny_processor()
-    options: list[dict] = [{}, {"color_bins": 2}, {"thumbnail_size": 2}]
+    options: list[dict] = [{}, {"color_bins": 2}, {"thumbnail_size": 2}, {"grayscale_backbone": True}]
     for stages in ([2], [0, 1]):  # 40 channels both
         settings = backbone_settings("efficientnet_lite0", grid=2, stages=stages)
         options.append(settings)

@@ -43,6 +43,7 @@ def open_clip_cache(
         "grid": config.feature_grid,
         "thumbnail": config.thumbnail_size,
         "colors": config.color_bins,
+        "grayscale": config.grayscale_backbone,
         "backbone": config.backbone_config.to_diff_dict() if config.backbone_config else None,
     }
     return ClipCache(
