@@ -155,7 +155,7 @@ class VideoCaptionConfig(PreTrainedConfig):
     label_smoothing: float = 0.1
     caption_weight: float = 1.0
     masked_word_weight: float = 0.0
-    contrastive_weight: float = 0.1
+    contrastive_weight: float = 0.5
     contrastive_type: Literal["softmax", "sigmoid"] = "softmax"
     reversed_negatives: bool = False
     projection_dim: int = 256

@@ -128,7 +128,7 @@ class ModelArguments:
     label_smoothing: float = 0.1
     caption_weight: float = 1.0
     masked_word_weight: float = 0.0
-    contrastive_weight: float = 0.1
+    contrastive_weight: float = 0.5
     contrastive_type: Literal["softmax", "sigmoid"] = field(
         default="softmax", metadata={"help": "Over the batch (CLIP) or of each pair (SigLIP)."}
     )
