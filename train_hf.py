@@ -96,6 +96,8 @@ def train(
     if data.augment:
         words = data.direction_words.split(",") if data.direction_words else ()
         augmentation = ClipAugmentation.from_parts(data.augment, direction_words=words)
+    if data.direction_words and (augmentation is None or not augmentation.flip):
+        raise ValueError("--direction_words keep clips from being mirrored: add flip to --augment, or leave them out")
     corpus = read_corpus(data.text_corpus) if data.text_corpus else []
     train_rows, validation_rows = load_training_rows(data, args)
     sample = train_rows.take(STREAM_SAMPLE) if data.streaming else train_rows

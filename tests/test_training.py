@@ -276,6 +276,7 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         (["--ema_decay", "1.5"], "ema_decay 1.5 must lie between 0 and 1"),
         (["--loss_warmup", "2"], "--loss_warmup 2.0 is a share of the run"),
         (["--augment", "zoom"], "zoom"),
+        (["--augment", "crop", "--direction_words", "wax"], "add flip to --augment"),
         (["--text_corpus", "missing.txt"], "missing.txt"),
         (["--backbone_stages", "4"], "leave them out with --backbone cnn"),
         (["--color_bins", "0", "--color_dropout", "0.5"], "set `color_bins` above 0"),
