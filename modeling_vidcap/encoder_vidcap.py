@@ -57,7 +57,8 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
         super().__init__(config)
         cells = config.feature_grid**2
         self.backbone = VideoBackbone(config)
-        self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.layer_norm_eps)
+        # The projection scales anyway; a scale here would need the gradient of all features, a fifth of a step's time.
+        self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.layer_norm_eps, elementwise_affine=False)
         size = config.feature_size + config.thumbnail_features
         self.projection = nn.Linear(size if config.spatial_tokens else size * cells, config.hidden_size)
         self.color_projection = VideoCaptionColors(config) if config.color_bins else None
@@ -148,7 +149,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
     ) -> torch.Tensor:
         """Backbone features `(B, T, cells, size)` -> tokens `(B, T, N, D)` with what is added to them; N is 1 without
         `spatial_tokens`."""
-        video_features = video_features.to(self.feature_norm.weight.dtype)
+        video_features = video_features.to(self.projection.weight.dtype)
         sizes = (self.config.feature_size, self.config.thumbnail_features, self.config.color_bins**3)
         maps, thumbnails, colors = video_features.split(sizes, dim=-1)
         # Thumbnails keep their scale: normalised, white would equal black.
