@@ -4,12 +4,13 @@ import copy
 import ctypes
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from modeling_vidcap.precision import faster_in_bf16
 from processing.feature_cache import ClipCache, default_cache_folder
@@ -76,22 +77,12 @@ def for_inference(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
     plain = copy.deepcopy(backbone).to(memory_format=torch.channels_last).eval()
     folded = copy.deepcopy(plain)
     for parent in list(folded.modules()):
-        before = None
-        for name, child in list(parent.named_children()):
-            if isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d):
-                setattr(parent, name, _fold(before, child))
-            before = child
+        for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, name, getattr(norm, "act", nn.Identity()))  # timm's norms hold what is behind them
     difference = (folded(probe) - plain(probe)).abs().max()
     return folded if difference <= 1e-3 * plain(probe).abs().max() else plain
-
-
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
-    """Folds `norm` into the convolution ahead of it, and returns what is left of it: its activation, if any."""
-    convolution.weight, bias = fuse_conv_bn_weights(
-        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    convolution.bias = bias
-    return getattr(norm, "act", nn.Identity())  # timm's batch norms hold the activation behind them
 
 
 def keep_freed_memory() -> None:
