@@ -10,12 +10,13 @@ import torch
 def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats: int = 3) -> bool:
     """Whether `work` runs faster under bf16 autocast than in fp32 on this device.
 
-    GPUs that compute in bf16 always gain. CPUs gain only with instructions for it, and small layers not even then, so
-    that the two are timed in turn and their medians compared. The state of the random generator is left as it was.
+    GPUs that compute in bf16 always gain. CPUs gain only with instructions for it (without, they are tens of times
+    slower: even to try would take minutes), and small layers not even then, so that the two are timed in turn and
+    their medians compared. The state of the random generator is left as it was.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    if device.type != "cpu":
+    if device.type != "cpu" or not cpu_computes_in_bf16():
         return False
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with torch.random.fork_rng(devices=[]):
@@ -27,3 +28,8 @@ def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats:
                 if repeat:  # the first round pays for allocations
                     seconds[enabled].append(time.perf_counter() - start)
     return statistics.median(seconds[True]) < 0.9 * statistics.median(seconds[False])
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Whether this CPU has instructions for bf16, such as `amx_bf16` or `avx512_bf16`."""
+    return any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
