@@ -22,6 +22,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
+from modeling_vidcap.precision import cpu_computes_in_bf16
+
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = {
     "as set": "",
@@ -88,7 +92,8 @@ def train(arguments: list[str], output: Path, *, threads: int) -> str | None:
     with log.open("w") as file:
         command = [sys.executable, "train_hf.py", *arguments, "--output_dir", str(output)]
         # One precision for all: which is faster would be measured anew in each run.
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "ACCELERATE_MIXED_PRECISION": "bf16"}
+        precision = "bf16" if torch.cuda.is_available() or cpu_computes_in_bf16() else "no"
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "ACCELERATE_MIXED_PRECISION": precision}
         run = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment)
     return None if run.returncode == 0 else log.read_text().strip().splitlines()[-1]
 
