@@ -230,6 +230,15 @@ class _Parser(HfArgumentParser):
         self.exit(2, f"train_hf.py: error: {' '.join(message.split())} (see train_hf.py --help)\n")
 
 
+# Options that do nothing unless one of others is above 0 or given: a run that ignored them would surprise at its end.
+_NEEDS = {
+    "self_critical_anchor": ("self_critical_samples",),
+    "text_warmup_steps": ("text_corpus",),
+    "contrastive_type": ("contrastive_weight",),
+    "loss_warmup": ("contrastive_weight", "masked_word_weight", "scheduled_sampling"),
+    "evaluations": ("max_train_minutes",),
+}
+
 Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]
 
 
@@ -267,7 +276,13 @@ def parse(argv: list[str]) -> Arguments:
         parser.error(" ".join(str(error).split()))
     if unknown:
         parser.error(f"unknown option: {' '.join(unknown)}")
-    return (*arguments, set(_given(parser, argv)))  # type: ignore[return-value]
+    given = set(_given(parser, argv))
+    values = {name: value for each in arguments for name, value in vars(each).items()}
+    for name, needed in _NEEDS.items():
+        if name in given and not any(values[each] for each in needed):
+            others = " or ".join(f"--{each}" for each in needed)
+            parser.error(f"--{name} {values[name]} does nothing without {others}: set it, or leave --{name} out")
+    return (*arguments, given)  # type: ignore[return-value]
 
 
 def _given(parser: HfArgumentParser, argv: list[str]) -> dict[str, Any]:

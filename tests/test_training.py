@@ -275,6 +275,8 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         (["--near_misses", "word", "--contrastive_weight", "0"], "set --contrastive_weight above 0"),
         (["--ema_decay", "1.5"], "ema_decay 1.5 must lie between 0 and 1"),
         (["--loss_warmup", "2"], "--loss_warmup 2.0 is a share of the run"),
+        (["--self_critical_anchor", "1"], "does nothing without --self_critical_samples"),
+        (["--contrastive_type", "sigmoid", "--contrastive_weight", "0"], "does nothing without --contrastive_weight"),
         (["--augment", "zoom"], "zoom"),
         (["--augment", "crop", "--direction_words", "wax"], "add flip to --augment"),
         (["--text_corpus", "missing.txt"], "missing.txt"),
