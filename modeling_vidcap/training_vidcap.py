@@ -19,12 +19,16 @@ from transformers import (
     Seq2SeqTrainer,
     TrainerCallback,
 )
+from transformers.trainer_utils import has_length
 
 from .averaging import AveragedTrainerMixin
 from .self_critical import SelfCriticalLoss
 from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
+FEW_PASSES = (
+    20  # over the clips; with fewer, captions of a model that starts from nothing are mostly wrong (docs/log.md)
+)
 
 
 class TimeBudget(TrainerCallback):
@@ -46,6 +50,9 @@ class TimeBudget(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.training_started = time.perf_counter()
+        # A stream's length is not known, a trained model needs fewer passes, a resumed run was told already.
+        self.watch_pace = has_length(kwargs["train_dataloader"]) and not kwargs["model"].name_or_path
+        self.watch_pace &= state.global_step == 0
         if self.training_started - self.started >= self.seconds:
             raise ValueError(
                 f"--max_train_minutes {self.seconds / 60:g} was used up by preparation "
@@ -58,6 +65,13 @@ class TimeBudget(TrainerCallback):
         end = self.started + self.seconds - self.evaluation_seconds  # the last evaluation has to fit in
         progress = (now - self.training_started) / max(end - self.training_started, 1e-9)
         self.progress = min(1.0, _from_first_rank(progress, args.device))
+        if self.watch_pace and self.progress >= 0.1:
+            self.watch_pace = False
+            if (passes := state.epoch / self.progress) < FEW_PASSES and state.is_world_process_zero:
+                logger.warning(
+                    f"at this pace training sees each clip {passes:.0f} times, and fewer than {FEW_PASSES} are seldom "
+                    "enough: give more --max_train_minutes, or take a smaller model (--preset 1m)"
+                )
         if self.progress >= 1:
             control.should_evaluate = control.should_training_stop = True
         elif self.progress >= (self.evaluated + 1) / self.evaluations:

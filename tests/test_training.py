@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,14 +13,12 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 import train_hf
 from modeling_vidcap.losses_vidcap import contrastive_loss
-from modeling_vidcap.pretrained_backbones import backbone_settings
 from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments, parse
-from modeling_vidcap.training_vidcap import VideoCaptionTrainer
+from modeling_vidcap.training_vidcap import TimeBudget, VideoCaptionTrainer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import DatasetError, load_clips
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap.captioning import caption_clips
-from vidcap.clip_cache import for_inference, open_clip_cache
 from vidcap.demo_data import generate_demo_data
 from vidcap.evaluation import score_captions
 
@@ -331,6 +331,22 @@ def test_time_budget_ends_the_run_and_keeps_the_best(folder, tmp_path):
     assert json.loads((tmp_path / "m" / "report.json").read_text())["train_seconds"] < 30
 
 
+@pytest.mark.parametrize(
+    ("epoch", "name", "warned"), [(0.5, "", True), (50.0, "", False), (0.5, "my-captioner", False)]
+)
+def test_a_budget_for_too_few_passes_is_told_early(caplog, epoch, name, warned):
+    budget = TimeBudget(0.01, time.perf_counter(), evaluations=1)
+    state = SimpleNamespace(global_step=0, epoch=epoch, is_world_process_zero=True)
+    args = SimpleNamespace(device=torch.device("cpu"))
+    budget.on_train_begin(
+        args, state, SimpleNamespace(), train_dataloader=[1], model=SimpleNamespace(name_or_path=name)
+    )
+    budget.training_started -= 0.2  # of 0.6 seconds
+    for _ in range(2):
+        budget.on_step_end(args, state, SimpleNamespace(should_evaluate=False))
+    assert caplog.text.count("give more --max_train_minutes") == warned
+
+
 def test_streaming_trains_without_a_cache(folder, tmp_path):
     assert run(folder, tmp_path / "m", tmp_path / "cache", "--streaming", "True", "--max_steps", "4") == 0
     assert (tmp_path / "m" / "model.safetensors").exists()
@@ -384,45 +400,3 @@ def test_bad_usage_is_one_line(tmp_path, capsys):
     assert train_hf.main(["--dataset", str(tmp_path / "none"), "--output_dir", str(tmp_path / "m")]) == 1
     assert "no such folder" in capsys.readouterr().err
     assert not Path(tmp_path / "m").exists()
-
-
-def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
-    processor = tiny_processor()
-    options: list[dict] = [{}, {"color_bins": 2}, {"thumbnail_size": 2}, {"grayscale_backbone": True}]
-    for stages in ([2], [0, 1]):  # 40 channels both
-        settings = backbone_settings("efficientnet_lite0", grid=2, stages=stages)
-        options.append(settings)
-    models = [tiny_model(**{"freeze_backbone": True, **each}) for each in options]
-    folders = [open_clip_cache(model, processor, folder=tmp_path).folder for model in models]
-    assert len(set(folders)) == len(models)
-    assert open_clip_cache(models[0], processor, folder=tmp_path).folder == folders[0]
-
-
-def test_the_copy_that_fills_the_cache_computes_the_same_features_without_its_batch_norms():
-    torch.manual_seed(0)
-    backbone = tiny_model(**backbone_settings("efficientnet_lite0", grid=2)).model.encoder.backbone
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for values in (module.running_mean, module.running_var, module.weight, module.bias):
-                values.data.uniform_(0.5, 1.5)
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    clip = torch.rand(1, 2, 3, 64, 64) * 2 - 1
-    fast = for_inference(backbone, clip)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
-    torch.testing.assert_close(fast(clip), backbone(clip), rtol=1e-4, atol=1e-4)
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-
-
-def test_a_batch_norm_that_only_stands_behind_a_convolution_is_not_folded_into_it():
-    class NormFirst(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = torch.nn.Conv2d(3, 3, 3)
-            self.norm = torch.nn.BatchNorm2d(3)
-            self.norm.running_mean.fill_(2.0)
-
-        def forward(self, clips: torch.Tensor) -> torch.Tensor:
-            return self.conv(self.norm(clips[0]))
-
-    backbone, clip = NormFirst().eval(), torch.rand(1, 2, 3, 8, 8)
-    torch.testing.assert_close(for_inference(backbone, clip)(clip), backbone(clip))

@@ -1,0 +1,49 @@
+"""The cache of a frozen backbone's features: what shares it, and how they are computed fast."""
+
+import torch
+
+from modeling_vidcap.pretrained_backbones import backbone_settings
+from tests.tiny import tiny_model, tiny_processor
+from vidcap.clip_cache import for_inference, open_clip_cache
+
+
+def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
+    processor = tiny_processor()
+    options: list[dict] = [{}, {"color_bins": 2}, {"thumbnail_size": 2}, {"grayscale_backbone": True}]
+    for stages in ([2], [0, 1]):  # 40 channels both
+        settings = backbone_settings("efficientnet_lite0", grid=2, stages=stages)
+        options.append(settings)
+    models = [tiny_model(**{"freeze_backbone": True, **each}) for each in options]
+    folders = [open_clip_cache(model, processor, folder=tmp_path).folder for model in models]
+    assert len(set(folders)) == len(models)
+    assert open_clip_cache(models[0], processor, folder=tmp_path).folder == folders[0]
+
+
+def test_the_copy_that_fills_the_cache_computes_the_same_features_without_its_batch_norms():
+    torch.manual_seed(0)
+    backbone = tiny_model(**backbone_settings("efficientnet_lite0", grid=2)).model.encoder.backbone
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.running_mean, module.running_var, module.weight, module.bias):
+                values.data.uniform_(0.5, 1.5)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    clip = torch.rand(1, 2, 3, 64, 64) * 2 - 1
+    fast = for_inference(backbone, clip)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
+    torch.testing.assert_close(fast(clip), backbone(clip), rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_a_batch_norm_that_only_stands_behind_a_convolution_is_not_folded_into_it():
+    class NormFirst(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 3)
+            self.norm = torch.nn.BatchNorm2d(3)
+            self.norm.running_mean.fill_(2.0)
+
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(clips[0]))
+
+    backbone, clip = NormFirst().eval(), torch.rand(1, 2, 3, 8, 8)
+    torch.testing.assert_close(for_inference(backbone, clip)(clip), backbone(clip))
