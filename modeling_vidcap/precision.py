@@ -11,7 +11,7 @@ def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats:
     """Whether `work` runs faster under bf16 autocast than in fp32 on this device.
 
     GPUs that compute in bf16 always gain. CPUs gain only with instructions for it (without, they are tens of times
-    slower: even to try would take minutes), and small layers not even then, so that the two are timed in turn and
+    slower: even to try takes most of a minute), and small layers not even then, so that the two are timed in turn and
     their medians compared. The state of the random generator is left as it was.
     """
     if device.type == "cuda":

@@ -26,9 +26,7 @@ from .self_critical import SelfCriticalLoss
 from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
-FEW_PASSES = (
-    20  # over the clips; with fewer, captions of a model that starts from nothing are mostly wrong (docs/log.md)
-)
+FEW_PASSES = 20  # over the clips; after 10 to 13 of them most captions of emoji clips were wrong (docs/log.md)
 
 
 class TimeBudget(TrainerCallback):

@@ -81,8 +81,8 @@ def for_inference(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
                 setattr(parent, name, getattr(norm, "act", nn.Identity()))  # timm's norms hold what is behind them
-    difference = (folded(probe) - plain(probe)).abs().max()
-    return folded if difference <= 1e-3 * plain(probe).abs().max() else plain
+    features = plain(probe)
+    return folded if (folded(probe) - features).abs().max() <= 1e-3 * features.abs().max() else plain
 
 
 def keep_freed_memory() -> None:
