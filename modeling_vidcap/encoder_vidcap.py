@@ -57,7 +57,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
         super().__init__(config)
         cells = config.feature_grid**2
         self.backbone = VideoBackbone(config)
-        # The projection scales anyway; a scale here would need the gradient of all features, a quarter of a step on CPU.
+        # The projection scales anyway; a scale here would need the gradient of all features, a quarter of a step.
         self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.layer_norm_eps, elementwise_affine=False)
         size = config.feature_size + config.thumbnail_features
         self.projection = nn.Linear(size if config.spatial_tokens else size * cells, config.hidden_size)
