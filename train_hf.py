@@ -136,6 +136,8 @@ def train(
     if args.self_critical_samples:
         reward = CiderReward([row["captions"] for row in sample.select_columns(["captions"])])
         self_critical = SelfCriticalLoss(processor, reward, samples=args.self_critical_samples)
+    if args.device.type == "cpu":
+        model.set_attn_implementation({"": "eager"})  # faster there for short sequences, whatever the precision
     choose_precision(args, model, eval_collator, validation)
     trainer = VideoCaptionTrainer(
         model=model,
@@ -343,8 +345,6 @@ def choose_precision(
     batch = collator([clips[index % len(clips)] for index in range(size)])
     model.to(args.device).train()
     batch = {name: value.to(args.device) for name, value in batch.items()}
-    if args.device.type == "cpu":
-        model.set_attn_implementation({"": "eager"})
     args.bf16 = faster_in_bf16(lambda: model(**batch).loss.backward(), args.device)
     args.mixed_precision = "bf16" if args.bf16 else "no"  # derived from `bf16` when the arguments were parsed
     model.zero_grad()

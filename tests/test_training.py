@@ -220,6 +220,19 @@ def test_training_leaves_a_model_that_loads_and_a_report(trained, folder):
     assert not list(trained.glob("*.bin"))
 
 
+def test_attention_is_written_out_on_cpu_whatever_the_precision(trained, folder, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(model, **kwargs):
+        seen.append(model.config._attn_implementation)
+        raise ValueError("seen")
+
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr(train_hf, "VideoCaptionTrainer", stop)
+    assert run(folder, tmp_path / "model", trained.parent / "cache") == 1
+    assert seen == ["eager"]
+
+
 def test_going_on_from_a_trained_model(trained, folder, tmp_path, capsys):
     again = ["--model_name_or_path", str(trained), "--max_steps", "3", "--per_device_train_batch_size", "4"]
     arguments = ["--dataset", str(folder), "--feature_cache", str(tmp_path / "cache"), *again]
