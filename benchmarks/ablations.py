@@ -47,6 +47,7 @@ VARIANTS = {
     "cells, factorized, rotary space": "--spatial_tokens True --encoder_layers 2 --encoder_attention factorized "
     "--space_positions rotary",
     "no frame differences": "--motion False",
+    "frame differences as they are": "--motion_floor 0",
     # 3: scales and fusion
     "last stage alone": "--backbone_stages 4",
     "no thumbnails": "--thumbnail_size 0",

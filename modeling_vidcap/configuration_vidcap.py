@@ -75,6 +75,9 @@ class VideoCaptionConfig(PreTrainedConfig):
         fusion (`str`): How the decoder's upper layers look at the video: `cross_attention`, or `joint`, one
             transformer over video and text tokens, in which text sees all of the video and the video sees no text.
         motion (`bool`): Show each token its difference from the frame before, ahead of attention.
+        motion_floor (`float`): Scale that difference to one size, whatever part of the frame moves: tokens are
+            normalised, and differences well below this root mean square are taken for noise and kept small. 0 leaves
+            differences as they are.
         num_frames (`int`): Frames a clip is sampled to by default; the model itself takes any number.
         frame_interval (`float`): Seconds between frames, assumed only where no `video_times` are given.
         min_time_period, max_time_period (`float`): Shortest and longest period, in seconds, of the rotary positions
@@ -139,6 +142,7 @@ class VideoCaptionConfig(PreTrainedConfig):
     caption_queries: int = 0
     fusion: Literal["cross_attention", "joint"] = "cross_attention"
     motion: bool = True
+    motion_floor: float = 0.0
     num_frames: int = 16
     frame_interval: float = 0.25
     min_time_period: float = 0.25
@@ -181,7 +185,7 @@ class VideoCaptionConfig(PreTrainedConfig):
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is a share in [0, 1), got {getattr(self, name)}")
-        for name in (*WEIGHTS, "encoder_layers", "text_layers", "caption_queries", "thumbnail_size"):
+        for name in (*WEIGHTS, "encoder_layers", "text_layers", "caption_queries", "thumbnail_size", "motion_floor"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` cannot be negative, got {getattr(self, name)}")
         for name in ("multimodal_layers", "feature_grid", "num_frames", "max_position_embeddings"):

@@ -173,7 +173,10 @@ class VideoCaptionMLP(nn.Sequential):
 class VideoCaptionMotion(nn.Module):
     """Lets each token see what changed since the frame before: a feed-forward block over it and that difference.
 
-    Attention has to learn which frames are neighbours; here movement is an input from the first step.
+    Attention has to learn which frames are neighbours; here movement is an input from the first step. What moves
+    covers a small part of most frames: their difference is a tenth of what they have in common, and by its size alone
+    a small star that spins is a large one that slides. With `motion_floor` it is divided by its root mean square over
+    the channels; the floor, added to the square, keeps the noise of still frames low.
     """
 
     def __init__(self, config: VideoCaptionConfig):
@@ -182,11 +185,14 @@ class VideoCaptionMotion(nn.Module):
         self.fc_in = nn.Linear(2 * config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         self.fc_out = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.floor = config.motion_floor
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B, T, N, D)` -> the same shape; the first frame has no change."""
         normed = self.norm(hidden_states)
         change = torch.cat([torch.zeros_like(normed[:, :1]), normed[:, 1:] - normed[:, :-1]], dim=1)
+        if self.floor:
+            change = change * (change.square().mean(dim=-1, keepdim=True) + self.floor**2).rsqrt()
         return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat([normed, change], dim=-1))))
 
 

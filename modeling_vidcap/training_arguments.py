@@ -107,6 +107,9 @@ class ModelArguments:
         default=0, metadata={"help": "Queries that pool a clip for the decoder; 0 shows it every frame."}
     )
     motion: bool = field(default=True, metadata={"help": "Show each token its difference from the frame before."})
+    motion_floor: float = field(
+        default=0.05, metadata={"help": "Scale that difference to one size, unless it is well below this; 0 does not."}
+    )
     hidden_size: int = 256
     intermediate_size: int = 1024
     num_attention_heads: int = 4
@@ -237,6 +240,7 @@ _NEEDS = {
     "contrastive_type": ("contrastive_weight",),
     "loss_warmup": ("contrastive_weight", "masked_word_weight", "scheduled_sampling"),
     "evaluations": ("max_train_minutes",),
+    "motion_floor": ("motion",),
 }
 
 Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]

@@ -5,7 +5,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from modeling_vidcap.encoder_vidcap import time_rotation
-from modeling_vidcap.layers_vidcap import VideoCaptionFramePositions
+from modeling_vidcap.layers_vidcap import VideoCaptionFramePositions, VideoCaptionMotion
 from tests.tiny import tiny_config, tiny_model
 
 CELLS = {"spatial_tokens": True}
@@ -105,6 +105,22 @@ def test_order_of_frames_matters(model):
     inputs = clips()
     turned = dict(inputs, video_features=inputs["video_features"].flip(1))
     assert not torch.allclose(model.get_video_features(**turned), model.get_video_features(**inputs), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("floor", "small", "large", "noise"), [(0.05, 0.97, 1.0, 0.02), (0.0, 0.2, 0.5, 0.001)], ids=["floor", "as_it_is"]
+)
+def test_motion_floor_makes_changes_equally_loud_but_not_noise(floor, small, large, noise):
+    motion = VideoCaptionMotion(tiny_config(motion_floor=floor))
+    seen = []
+    motion.fc_in.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    generator = torch.Generator().manual_seed(0)
+    token, direction = torch.nn.functional.layer_norm(torch.randn(2, 32, generator=generator), (32,))
+    for size, expected in ((0.2, small), (0.5, large), (0.001, noise), (0.0, 0.0)):
+        motion(torch.stack([token, token + size * direction])[None, :, None])
+        first, change = seen[-1][0, :, 0, 32:]
+        assert first.eq(0).all()
+        assert change.square().mean().sqrt().item() == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize("space_positions", ["learned", "rotary", "sinusoidal"])
