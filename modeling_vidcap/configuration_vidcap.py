@@ -75,9 +75,9 @@ class VideoCaptionConfig(PreTrainedConfig):
         fusion (`str`): How the decoder's upper layers look at the video: `cross_attention`, or `joint`, one
             transformer over video and text tokens, in which text sees all of the video and the video sees no text.
         motion (`bool`): Show each token its difference from the frame before, ahead of attention.
-        motion_floor (`float`): Scale that difference to one size, whatever part of the frame moves: tokens are
-            normalised, and differences well below this root mean square are taken for noise and kept small. 0 leaves
-            differences as they are.
+        motion_floor (`float`): Show that difference scaled to one size, too, whatever part of the frame moves: tokens
+            are normalised, and differences well below this root mean square are taken for noise and kept small. 0
+            shows the difference as it is alone.
         num_frames (`int`): Frames a clip is sampled to by default; the model itself takes any number.
         frame_interval (`float`): Seconds between frames, assumed only where no `video_times` are given.
         min_time_period, max_time_period (`float`): Shortest and longest period, in seconds, of the rotary positions

@@ -175,25 +175,29 @@ class VideoCaptionMotion(nn.Module):
 
     Attention has to learn which frames are neighbours; here movement is an input from the first step. What moves
     covers a small part of most frames: their difference is a tenth of what they have in common, and by its size alone
-    a small star that spins is a large one that slides. With `motion_floor` it is divided by its root mean square over
-    the channels; the floor, added to the square, keeps the noise of still frames low.
+    a small star that spins is a large one that slides. With `motion_floor` the difference is shown twice: louder, and
+    divided by its root mean square over the channels. The floor, added to the square, keeps still frames' noise low.
     """
+
+    gain = 4.0  # what a movement changes is about a tenth of the token, and would hardly be heard beside it
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__()
+        self.floor = config.motion_floor
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.fc_in = nn.Linear(2 * config.hidden_size, config.intermediate_size)
+        self.fc_in = nn.Linear((3 if self.floor else 2) * config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         self.fc_out = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.floor = config.motion_floor
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B, T, N, D)` -> the same shape; the first frame has no change."""
         normed = self.norm(hidden_states)
         change = torch.cat([torch.zeros_like(normed[:, :1]), normed[:, 1:] - normed[:, :-1]], dim=1)
+        seen = [normed, change]
         if self.floor:
-            change = change * (change.square().mean(dim=-1, keepdim=True) + self.floor**2).rsqrt()
-        return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat([normed, change], dim=-1))))
+            size = (change.square().mean(dim=-1, keepdim=True) + self.floor**2).sqrt()
+            seen = [normed, change * self.gain, change / size]
+        return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat(seen, dim=-1))))
 
 
 class VideoCaptionColors(nn.Module):

@@ -108,7 +108,7 @@ class ModelArguments:
     )
     motion: bool = field(default=True, metadata={"help": "Show each token its difference from the frame before."})
     motion_floor: float = field(
-        default=0.05, metadata={"help": "Scale that difference to one size, unless it is well below this; 0 does not."}
+        default=0.05, metadata={"help": "Show it scaled to one size, too, unless it is well below this; 0 does not."}
     )
     hidden_size: int = 256
     intermediate_size: int = 1024
