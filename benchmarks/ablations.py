@@ -178,11 +178,15 @@ def main() -> None:
     missing = {key: run for key, run in wanted.items() if key not in results}
     for name in dict.fromkeys(name if name in CHANGES_FEATURES else "as set" for name, _ in missing.values()):
         # So that no run pays for the features of another.
+        done = folder / f"features of {name}"
+        if done.is_file():
+            continue
         once = ["--max_steps", "1", "--save_strategy", "no", "--eval_strategy", "no"]
         if error := train(
             [*common, *options(name), *once, "--load_best_model_at_end", "False"], folder / "warm", threads=2
         ):
             raise SystemExit(f"{name}: {error}")
+        done.touch()
     lock = threading.Lock()
 
     def measure(key: str) -> None:
