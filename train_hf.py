@@ -43,6 +43,7 @@ from processing.datasets import ClipDataset, StreamedClips, has_split, load_clip
 from processing.near_misses import NearMisses
 from vidcap.clip_cache import open_clip_cache
 from vidcap.evaluation import score_captions
+from vidcap.evaluation.bootstrap import scores_per_clip
 from vidcap.evaluation.evaluate import evaluate_model
 from vidcap.evaluation.report import plot_history, write_report
 from vidcap.evaluation.reward import CiderReward
@@ -149,6 +150,7 @@ def train(
         processing_class=processor,
         references=validation.rows["captions"],
         score=score_captions,
+        score_clips=scores_per_clip,
         self_critical=self_critical,
         started=started,
     )

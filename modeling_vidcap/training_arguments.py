@@ -168,6 +168,13 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "cider"
     greater_is_better: bool | None = True
+    best_model_tolerance: float = field(
+        default=1.0,
+        metadata={
+            "help": "Keep the last checkpoint that is within so many standard errors of the best validation score; 0 "
+            "keeps the best itself."
+        },
+    )
     predict_with_generate: bool = True
     generation_num_beams: int | None = 1  # enough to compare checkpoints; scores at the end take the model's own
     remove_unused_columns: bool = False
@@ -214,6 +221,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"--self_critical_samples {self.self_critical_samples}: 0, or at least 2 to compare")
         if not 0 <= self.loss_warmup <= 1:
             raise ValueError(f"--loss_warmup {self.loss_warmup} is a share of the run, from 0 to 1")
+        if self.best_model_tolerance < 0:
+            raise ValueError(f"--best_model_tolerance {self.best_model_tolerance} counts standard errors: 0 or more")
         if self.ema_decay:
             check_decay(self.ema_decay)
         if self.max_train_minutes is not None:

@@ -112,12 +112,24 @@ def _from_first_rank(value: float, device: torch.device) -> float:
 
 
 class CaptionScores:
-    """`compute_metrics` of the Trainer: decodes what was generated and scores it against all references."""
+    """`compute_metrics` of the Trainer: decodes what was generated and scores it against all references.
 
-    def __init__(self, processor: Any, references: Sequence[Sequence[str]], score: Callable[..., dict[str, float]]):
+    Attributes:
+        standard_errors: Of the scores returned last, those that are means over the clips.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        references: Sequence[Sequence[str]],
+        score: Callable[..., dict[str, float]],
+        score_clips: Callable[..., dict[str, Any]],
+    ):
         self.processor = processor
         self.references = references
         self.score = score
+        self.score_clips = score_clips
+        self.standard_errors: dict[str, float] = {}
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         pad = self.processor.tokenizer.pad_token_id
@@ -125,6 +137,8 @@ class CaptionScores:
         captions = self.processor.batch_decode(tokens.masked_fill(tokens < 0, pad), skip_special_tokens=True)
         captions = [caption.strip() for caption in captions]
         scores = self.score(captions, self.references)
+        for name, values in self.score_clips(captions, self.references).items():
+            self.standard_errors[name] = float(torch.as_tensor(values).std(correction=0)) / len(captions) ** 0.5
         logger.info("validation: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
         for caption, references in list(zip(captions, self.references, strict=True))[:3]:
             logger.info(f"  {caption!r}  (true: {references[0]!r})")
@@ -137,6 +151,7 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
     Args:
         references: All captions of each evaluation clip, in order; the scores are computed against them.
         score: `(hypotheses, references) -> dict`, such as `vidcap.evaluation.score_captions`.
+        score_clips: The same for each clip, as arrays, such as `vidcap.evaluation.bootstrap.scores_per_clip`.
         started: `time.perf_counter()` at the start of the run, for `max_train_minutes`.
         self_critical: The loss of `self_critical_samples`.
         eval_collator: Collator for evaluation, where no caption is drawn at random; by default the training one.
@@ -150,13 +165,15 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         *args,
         references: Sequence[Sequence[str]],
         score: Callable[..., dict[str, float]],
+        score_clips: Callable[..., dict[str, Any]],
         started: float | None = None,
         eval_collator: Callable | None = None,
         self_critical: SelfCriticalLoss | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.compute_metrics = CaptionScores(self.processing_class, references, score)
+        self.caption_scores = CaptionScores(self.processing_class, references, score, score_clips)
+        self.compute_metrics = self.caption_scores
         self.eval_collator = eval_collator or self.data_collator
         self.self_critical = self_critical
         if self_critical is not None and self.args.world_size > 1:
@@ -220,6 +237,25 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
     def progress(self) -> float:
         """The share of the run that is over."""
         return self.budget.progress if self.budget else self.state.global_step / max(self.state.max_steps, 1)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Keeps the last checkpoint that validation cannot tell from the best one.
+
+        Scores of a few dozen clips go up and down by chance, and the rate only reaches zero at the end: the best of
+        many such scores often belongs to a worse model. So a later checkpoint is kept as well if it is within
+        `best_model_tolerance` standard errors of the best score (the rule of Breiman et al. 1984, Classification and
+        Regression Trees, 3.4.3). `state.best_metric` stays the best score, from which early stopping counts.
+        """
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        if self.args.metric_for_best_model is None or not self.args.best_model_tolerance:
+            return False
+        name = self.args.metric_for_best_model.removeprefix("eval_")
+        behind = abs(cast(float, self.state.best_metric) - metrics[f"eval_{name}"])
+        if behind > self.args.best_model_tolerance * self.caption_scores.standard_errors.get(name, 0.0):
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
 
     def prediction_step(self, model, *args, **kwargs):
         # The Trainer writes defaults such as max_length=20 into the model's generation config while it evaluates.

@@ -21,6 +21,7 @@ from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap.captioning import caption_clips
 from vidcap.demo_data import generate_demo_data
 from vidcap.evaluation import score_captions
+from vidcap.evaluation.bootstrap import scores_per_clip
 
 CAPTIONS = (
     "a red circle grows",
@@ -86,6 +87,7 @@ def make_trainer(output_dir, processor, clips, *, model=None, **options) -> Vide
         processing_class=processor,
         references=[[caption] for caption in CAPTIONS],
         score=score_captions,
+        score_clips=scores_per_clip,
     )
 
 
@@ -413,3 +415,32 @@ def test_bad_usage_is_one_line(tmp_path, capsys):
     assert train_hf.main(["--dataset", str(tmp_path / "none"), "--output_dir", str(tmp_path / "m")]) == 1
     assert "no such folder" in capsys.readouterr().err
     assert not Path(tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(("tolerance", "kept"), [(1.0, [1, 2, 2, 4, 4, 6]), (0.0, [1, 1, 1, 4, 4, 4])])
+def test_last_checkpoint_within_an_error_of_the_best_is_kept(tmp_path, processor, clips, tolerance, kept):
+    options = {"eval_strategy": "steps", "save_strategy": "best", "metric_for_best_model": "cider"}
+    trainer = make_trainer(tmp_path, processor, clips, best_model_tolerance=tolerance, **options)
+    trainer.caption_scores.standard_errors = {"cider": 5.0}
+    steps = []
+    # 94 is too far below 100, and 97 within reach of 102, which stays what later scores are compared with.
+    for trainer.state.global_step, score in enumerate((100.0, 97.0, 94.0, 102.0, 96.9, 97.0), start=1):
+        saved = trainer._determine_best_metric({"eval_cider": score}, None)
+        assert saved == (trainer.state.best_global_step == trainer.state.global_step)
+        steps.append(trainer.state.best_global_step)
+    assert steps == kept and trainer.state.best_metric == 102.0
+
+
+def test_standard_errors_are_those_of_means_over_clips(tmp_path, processor, clips):
+    scores = make_trainer(tmp_path, processor, clips).caption_scores
+    said = [*CAPTIONS[:6], CAPTIONS[0], CAPTIONS[0]]  # two of eight are wrong
+    tokens = processor.tokenizer(said, padding=True, return_tensors="np")["input_ids"]
+    returned = scores(SimpleNamespace(predictions=tokens))
+    assert returned["exact"] == 0.75
+    assert scores.standard_errors["exact"] == pytest.approx((0.75 * 0.25 / 8) ** 0.5)
+    assert scores.standard_errors["cider"] > 0
+
+
+def test_negative_tolerance_is_refused():
+    with pytest.raises(ValueError, match="--best_model_tolerance -1.0 counts standard errors"):
+        VideoCaptionTrainingArguments(best_model_tolerance=-1.0)
