@@ -109,7 +109,7 @@ class VideoCaptionConfig(PreTrainedConfig):
     """
 
     model_type = "vidcap"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
     sub_configs_defaults = {
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone", optional=True)
     }

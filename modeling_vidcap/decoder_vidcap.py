@@ -72,7 +72,7 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
             config=self.config,
             inputs_embeds=hidden_states,
             attention_mask=torch.cat([attention_mask, attention_mask.new_ones(batch, 1)], dim=1),
-            past_key_values=None,
+            cache=None,
         )
         for layer in self.text_layers:
             hidden_states = layer(hidden_states, mask, rotation)
@@ -83,15 +83,15 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         input_ids: torch.Tensor,
         encoder_outputs: VideoEncoderOutput,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         sees_future: bool = False,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Reads captions `(B, L)` beside their clips; with `sees_future` each word sees those behind it too."""
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        past_length = 0 if cache is None else cache.get_seq_length()
         hidden_states = self.dropout(self.embed_tokens(input_ids))  # (B, L, D)
         length = input_ids.shape[1]
         positions = (torch.arange(length, device=input_ids.device) + past_length).expand(len(input_ids), -1)
@@ -101,10 +101,10 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         if sees_future:
             mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         else:
-            cache = past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else None
-            mask = create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=cache)
+            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else None
+            mask = create_causal_mask(self.config, hidden_states, attention_mask, cache=own)
         for layer in self.text_layers:
-            hidden_states = layer(hidden_states, mask, rotation, past_key_values=past_key_values, **options)
+            hidden_states = layer(hidden_states, mask, rotation, cache=cache, **options)
 
         video = encoder_outputs.last_hidden_state.to(hidden_states.dtype)
         video_rotation = time_rotation(self.config, encoder_outputs.token_times, hidden_states.dtype)
@@ -125,9 +125,9 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
                 "encoder_rotation": video_rotation,
             }
         for layer in self.multimodal_layers:
-            hidden_states = layer(hidden_states, mask, rotation, past_key_values=past_key_values, **seen, **options)
+            hidden_states = layer(hidden_states, mask, rotation, cache=cache, **seen, **options)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states[:, -length:]), past_key_values=past_key_values
+            last_hidden_state=self.norm(hidden_states[:, -length:]), cache=cache
         )
 
     def _joint_mask(

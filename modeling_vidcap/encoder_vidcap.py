@@ -33,7 +33,7 @@ class VideoCaptionPreTrainedModel(PreTrainedModel):
     input_modalities = ["video", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["VideoCaptionEncoderLayer", "VideoCaptionDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
     _supports_sdpa = True
     _can_compile_fullgraph = True
 

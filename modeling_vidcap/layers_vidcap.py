@@ -118,7 +118,7 @@ class VideoCaptionAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         rotation: Rotation | None = None,
         key_value_states: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         is_cross_attention = key_value_states is not None
@@ -126,24 +126,24 @@ class VideoCaptionAttention(nn.Module):
         if rotation is not None and not is_cross_attention:
             query = rotate(query, rotation)
 
-        cache: Any = past_key_values
+        store: Any = cache
         reuse = False
-        if isinstance(past_key_values, EncoderDecoderCache) and is_cross_attention:
-            cache = past_key_values.cross_attention_cache
-            reuse = past_key_values.is_updated.get(self.layer_idx, False)
-        elif isinstance(past_key_values, EncoderDecoderCache):
-            cache = past_key_values.self_attention_cache
+        if isinstance(cache, EncoderDecoderCache) and is_cross_attention:
+            store = cache.cross_attention_cache
+            reuse = cache.is_updated.get(self.layer_idx, False)
+        elif isinstance(cache, EncoderDecoderCache):
+            store = cache.self_attention_cache
         if reuse:  # the video's keys and values do not change while a caption is written
-            key, value = cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values
+            key, value = store.layers[self.layer_idx].keys, store.layers[self.layer_idx].values
         else:
             source = hidden_states if key_value_states is None else key_value_states
             key, value = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
             if rotation is not None:
                 key = rotate(key, rotation)
-            if cache is not None:
-                key, value = cache.update(key, value, self.layer_idx)
-                if is_cross_attention and isinstance(past_key_values, EncoderDecoderCache):
-                    past_key_values.is_updated[self.layer_idx] = True
+            if store is not None:
+                key, value = store.update(key, value, self.layer_idx)
+                if is_cross_attention and isinstance(cache, EncoderDecoderCache):
+                    cache.is_updated[self.layer_idx] = True
 
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -288,14 +288,14 @@ class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_rotation: Rotation | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
         attended, _ = self.self_attn(
             self.self_attn_norm(hidden_states),
             attention_mask=attention_mask,
             rotation=rotation,
-            past_key_values=past_key_values,
+            cache=cache,
             **kwargs,
         )
         hidden_states = hidden_states + self.dropout(attended)
@@ -305,7 +305,7 @@ class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
                 attention_mask=encoder_attention_mask,
                 rotation=encoder_rotation,
                 key_value_states=encoder_hidden_states,
-                past_key_values=past_key_values,
+                cache=cache,
                 **kwargs,
             )
             hidden_states = hidden_states + self.dropout(attended)

@@ -48,7 +48,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: VideoEncoderOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> VideoCaptionModelOutput:
@@ -62,12 +62,12 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
             drop_words(decoder_input_ids, self.config) if self.training else decoder_input_ids,
             hide_videos(encoder_outputs, self.config) if self.training else encoder_outputs,
             attention_mask=decoder_attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
         )
         return VideoCaptionModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             encoder_outputs=encoder_outputs,
         )
 
@@ -177,7 +177,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: VideoEncoderOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
@@ -212,12 +212,12 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=self.config.use_cache if use_cache is None else use_cache,
         )
         result = VideoCaptionOutput(
             logits=self.lm_head(outputs.last_hidden_state),
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             encoder_outputs=outputs.encoder_outputs,
         )
         if labels is not None:

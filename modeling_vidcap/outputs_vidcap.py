@@ -28,7 +28,7 @@ class VideoCaptionModelOutput(ModelOutput):
     """Hidden states of the decoder `(B, L, D)`, its cache, and the encoder's output."""
 
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     encoder_outputs: VideoEncoderOutput = None  # type: ignore[assignment]
 
 
@@ -40,7 +40,7 @@ class VideoCaptionOutput(ModelOutput):
         loss (scalar): The sum of the parts, each times its weight in the config, where labels were given.
         caption_loss, masked_word_loss, contrastive_loss (scalars): Its parts, without their weights.
         logits (`(B, L, V)`): Scores of the next token.
-        past_key_values: The decoder's cache.
+        cache: The decoder's cache.
         encoder_outputs: The encoded clips, to be passed in again.
         video_embeds, text_embeds (`(B, P)`): Clip and caption in the shared space, if the contrastive loss took them.
     """
@@ -50,7 +50,7 @@ class VideoCaptionOutput(ModelOutput):
     masked_word_loss: torch.Tensor = None  # type: ignore[assignment]
     contrastive_loss: torch.Tensor = None  # type: ignore[assignment]
     logits: torch.Tensor = None  # type: ignore[assignment]
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     encoder_outputs: VideoEncoderOutput = None  # type: ignore[assignment]
     video_embeds: torch.Tensor = None  # type: ignore[assignment]
     text_embeds: torch.Tensor = None  # type: ignore[assignment]

@@ -57,8 +57,8 @@ def test_prefill_equals_token_by_token(model):
     whole = model(**clips(), decoder_input_ids=ids).logits
     past, steps = None, []
     for position in range(ids.shape[1]):
-        output = model(**clips(), decoder_input_ids=ids[:, position : position + 1], past_key_values=past)
-        past = output.past_key_values
+        output = model(**clips(), decoder_input_ids=ids[:, position : position + 1], cache=past)
+        past = output.cache
         steps.append(output.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=1e-5)
 
