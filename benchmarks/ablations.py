@@ -145,6 +145,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
     parser.add_argument("--folder", type=Path, help="where runs and results go [outputs/ablations-NAME]")
     arguments = parser.parse_args()
+    if arguments.hold_out and arguments.what == "demo":
+        parser.error("the demo has 500 validation clips of its own: leave --hold_out out")
     name = Path(arguments.what).name + (f"-{arguments.hold_out}" if arguments.hold_out else "")
     folder = (arguments.folder or ROOT / "outputs" / f"ablations-{name}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
