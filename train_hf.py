@@ -93,11 +93,9 @@ def train(
         skipped.append({"file_name": file_name, "reason": reason})
 
     on_broken = skip if data.skip_broken_clips else None
-    augmentation = None
-    if data.augment:
-        words = data.direction_words.split(",") if data.direction_words else ()
-        augmentation = ClipAugmentation.from_parts(data.augment, direction_words=words)
-    if data.direction_words and (augmentation is None or not augmentation.flip):
+    words = data.direction_words.split(",") if data.direction_words else ()
+    augmentation = ClipAugmentation.from_parts(data.augment, direction_words=words)
+    if words and not augmentation.flip:
         raise ValueError("--direction_words keep clips from being mirrored: add flip to --augment, or leave them out")
     corpus = read_corpus(data.text_corpus) if data.text_corpus else []
     train_rows, validation_rows = load_training_rows(data, args)
@@ -116,17 +114,22 @@ def train(
     )
 
     model.to(args.device)
-    if augmentation is not None and model.config.freeze_backbone and not data.streaming:
+    if model.config.freeze_backbone and not data.streaming:
         augmentation.check_features()
+    num_frames = processor.video_processor.num_frames
+    pool = frames_to_keep(data, num_frames)
+    augmentation = dataclasses.replace(augmentation, num_frames=num_frames)
     near_misses = near_misses_of(data, model, captions)
     if corpus and args.resume_from_checkpoint is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
     cache = open_clip_cache(model, processor, folder=data.feature_cache, workers=data.decoding_workers)
     validation = ClipDataset(validation_rows, cache).prepare("validation clips", on_broken=on_broken)
     if data.streaming:
-        clips: Any = StreamedClips(train_rows, processor, on_broken=on_broken, augmentation=augmentation)
+        clips: Any = StreamedClips(
+            train_rows, processor, num_frames=pool, on_broken=on_broken, augmentation=augmentation
+        )
     else:
-        clips = ClipDataset(train_rows, cache, augmentation=augmentation)
+        clips = ClipDataset(train_rows, cache.with_frames(pool), augmentation=augmentation)
         clips = clips.prepare("training clips", on_broken=on_broken)
 
     eval_collator = VideoCaptionCollator(processor, max_length=model.config.max_position_embeddings)
@@ -309,6 +312,18 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
         suppress_tokens=[config.unk_token_id, config.bos_token_id],
     )
     return processor, model
+
+
+def frames_to_keep(data: DataArguments, num_frames: int) -> int:
+    """How many frames of a training clip are decoded, of which each look at it draws `num_frames`."""
+    if data.frame_pool is None:
+        return 2 * num_frames
+    if data.frame_pool < num_frames:
+        raise ValueError(
+            f"--frame_pool {data.frame_pool}: {num_frames} frames are drawn of it; give as many or more, or set "
+            "--num_frames lower"
+        )
+    return data.frame_pool
 
 
 def near_misses_of(data: DataArguments, model: Any, captions: list[str]) -> NearMisses | None:

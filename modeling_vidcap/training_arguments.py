@@ -40,6 +40,13 @@ class DataArguments:
             "changed only where they are read anew (--backbone cnn, or --streaming)."
         },
     )
+    frame_pool: int | None = field(
+        default=None,
+        metadata={
+            "help": "Frames that are kept of each training clip; every look at it takes num_frames of them, one at "
+            "random of each of as many stretches. As many as num_frames: always the same ones [twice num_frames]."
+        },
+    )
     direction_words: str | None = field(
         default=None, metadata={"help": "Further words, comma-separated, that keep a clip from being mirrored."}
     )

@@ -1,7 +1,8 @@
-"""Augmentation of whole clips for training from pixels; each draw holds for all frames of a clip.
+"""Augmentation of whole clips for training; each draw holds for all frames of a clip.
 
 Promises: captions are never changed and, as far as words can tell, stay true; a pixel that rests in a clip rests in
-its augmented form; masked frames stay behind the real ones; shapes and dtypes stay; the clip given is not modified.
+its augmented form; masked frames stay behind the real ones; shapes (but for the number of frames that are drawn) and
+dtypes stay; the clip given is not modified.
 Draws come from torch's global generator, which the Trainer and each data-loading worker seed. Gives up: equal draws in
 a resumed and in an uninterrupted run; words of other languages than English unless they are given; what only pixels
 tell: writing is mirrored too, what happens at the border of the frame may be cut off.
@@ -18,6 +19,8 @@ from typing import Any
 import torch
 from torchvision.transforms.v2.functional import horizontal_flip, resized_crop, to_pil_image
 from torchvision.utils import make_grid
+
+from .frame_sampling_vidcap import segment_indices
 
 # Each part: the largest strength that is accepted, the one that its bare name stands for, and what the number means.
 PARTS = {
@@ -51,6 +54,8 @@ class ClipAugmentation:
         cut: Up to this share of the real frames is left out at the ends, times start anew; never where a caption
             tells of order, starts, ends or counts. Off by default, for clips of one lasting action: no word tells
             whether what a caption names happens at an end.
+        num_frames: Frames to draw, one at random of each of as many stretches of the clip, ahead of all else; the
+            data then keep more of each clip, and every look at it shows others. `None` takes all that are kept.
         direction_words: Further words or parts of words that forbid mirroring wherever they stand in a caption, such
             as `("links", "rechts")`, or `("says", "clock")` for what reads differently in a mirror.
 
@@ -64,6 +69,7 @@ class ClipAugmentation:
     hue: float = 0.0
     speed: float = 0.25
     cut: float = 0.0
+    num_frames: int | None = None
     direction_words: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -75,15 +81,16 @@ class ClipAugmentation:
             raise ValueError(f"direction_words={self.direction_words!r}: pass a list of words, none of them empty")
 
     @classmethod
-    def from_parts(cls, parts: str, *, direction_words: Sequence[str] = ()) -> "ClipAugmentation":
-        """Builds it of the parts named in, say, `"crop,flip=0.3,speed"`; a bare name takes its strength in `PARTS`."""
+    def from_parts(cls, parts: str | None, **options: Any) -> "ClipAugmentation":
+        """Builds it of the parts named in, say, `"crop,flip=0.3,speed"`; a bare name takes its strength in `PARTS`,
+        and `None` leaves all of them out. `options` are those that are no parts."""
         strengths = dict.fromkeys(PARTS, 0.0)
-        for part in parts.split(","):
+        for part in parts.split(",") if parts is not None else ():
             match = re.fullmatch(r"\s*(\w+)(?:=(\d*\.?\d+))?\s*", part)
             if match is None or match[1] not in PARTS:
                 raise ValueError(f"augmentation {part!r}: choose from {', '.join(PARTS)}, as in 'crop,flip=0.3'")
             strengths[match[1]] = float(match[2] or PARTS[match[1]][1])
-        return cls(**strengths, direction_words=direction_words)
+        return cls(**strengths, **options)
 
     def check_features(self) -> None:
         """Raises a ValueError if a part needs pixels, which clips kept as features no longer have."""
@@ -111,6 +118,11 @@ class ClipAugmentation:
             raise ValueError(f"{name} are {clip[name].dtype}: augment uint8 frames, ahead of rescaling")
         mask, captions = clip["video_mask"], clip["captions"]
         frames, times = clip[name][mask.bool()], clip["video_times"][mask.bool()]  # copies
+        length = len(mask)
+        if self.num_frames is not None:
+            length = self.num_frames
+            drawn = segment_indices(len(frames), length, torch.rand(length + 1).tolist())
+            frames, times = frames[drawn], times[drawn]
         if self.cut and not any(ORDER.search(_normalised(caption)) for caption in captions):
             lost = int(torch.randint(int(self.cut * len(frames)) + 1, ()))
             start = int(torch.randint(lost + 1, ()))
@@ -124,11 +136,11 @@ class ClipAugmentation:
             frames = horizontal_flip(frames)
         if self.color or self.hue:
             frames = _recolor(frames, self.color, self.hue)
-        missing = len(mask) - len(frames)
+        missing = length - len(frames)
         return {
             **clip,
             name: torch.cat([frames, frames[-1:].repeat_interleave(missing, dim=0)]),
-            "video_mask": (torch.arange(len(mask)) < len(frames)).to(mask.dtype),
+            "video_mask": (torch.arange(length) < len(frames)).to(mask.dtype),
             "video_times": torch.cat([times, times[-1:].repeat_interleave(missing)]),
         }
 

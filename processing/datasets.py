@@ -250,6 +250,7 @@ class StreamedClips(torch.utils.data.IterableDataset):
     Args:
         on_broken: Called with file name and reason of each clip that cannot be read, which is then left out. Without
             it the first one stops the run.
+        num_frames: Frames to take of each clip; by default the processor's.
         augmentation: For training: applied to each clip.
     """
 
@@ -258,11 +259,13 @@ class StreamedClips(torch.utils.data.IterableDataset):
         rows: datasets.IterableDataset,
         processor: Any,
         *,
+        num_frames: int | None = None,
         on_broken: Callable[[str, str], None] | None = None,
         augmentation: ClipAugmentation | None = None,
     ):
         self.rows = rows
         self.processor = processor
+        self.options = {"num_frames": num_frames, "do_rescale": False, "do_normalize": False}
         self.on_broken = on_broken
         self.augmentation = augmentation
 
@@ -272,7 +275,7 @@ class StreamedClips(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for row in self.rows:
             try:
-                tensors = self.processor.video_processor(row["video"], do_rescale=False, do_normalize=False)
+                tensors = self.processor.video_processor(row["video"], **self.options)
             except VideoDecodeError as error:
                 if self.on_broken is None:
                     raise

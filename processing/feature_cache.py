@@ -4,6 +4,7 @@ One safetensors file a clip, named by the clip's content and kept in a folder na
 (preprocessing, backbone weights, grid). Files appear by rename, so that a crash or a second writer leaves no half one.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -84,16 +85,29 @@ class ClipCache:
         self.encode = encode
         self.workers = workers or os.cpu_count() or 1
         self.options = {} if encode else {"do_rescale": False, "do_normalize": False}
-        described = {
-            "processor": {k: v for k, v in video_processor.to_dict().items() if "auto_map" not in k},
-            "options": self.options,
+        self._root = Path(folder)
+        self._described: dict[str, Any] = {
             "backbone": weights_hash(backbone) if backbone is not None else None,
             "settings": settings or {},
         }
-        key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        self.folder = Path(folder) / key
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._hashes: dict[str, str] = {}
+        self.folder = self._open()
+
+    def with_frames(self, num_frames: int) -> "ClipCache":
+        """The same with `num_frames` frames of each clip, which lie in a folder of their own."""
+        other = copy.copy(self)
+        other.video_processor = copy.deepcopy(self.video_processor)
+        other.video_processor.num_frames = num_frames
+        other.folder = other._open()
+        return other
+
+    def _open(self) -> Path:
+        options = {k: v for k, v in self.video_processor.to_dict().items() if "auto_map" not in k}
+        described = {"processor": options, "options": self.options, **self._described}
+        key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        folder = self._root / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def path(self, clip: Clip) -> Path:
         """Where a clip's tensors are, or will be."""
@@ -137,7 +151,8 @@ class ClipCache:
 
     def _decode(self, clip: Clip) -> dict[str, torch.Tensor]:
         batch = self.video_processor(clip, return_tensors="pt", **self.options)
-        return {name: value[0] for name, value in batch.items()}
+        real = batch["video_mask"][0].bool()  # the collator fills up short clips; nobody needs features of that
+        return {name: value[0][real] for name, value in batch.items()}
 
     def _store(self, path: Path, decoded: dict[str, torch.Tensor]) -> None:
         tensors = dict(decoded)

@@ -10,11 +10,14 @@ A clip and the same clip played backwards give the same frames: index `i` of the
 other. All arithmetic is on integers, so that this holds exactly. The one case no rule can serve is an odd `num_frames`
 on an even number of equally long frames, where the exact middle falls between two frames (the later one is taken).
 
-Given up: sampling by frames per second and random segments.
+Training may look at other frames each time: one at random of each of as many stretches of the clip.
+
+Given up: sampling by frames per second.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def uniform_indices(total: int, num_frames: int | None) -> list[int]:
@@ -76,3 +79,26 @@ def uniform_time_indices(starts: Sequence[int], end: int, num_frames: int | None
             begun = bisect_right(starts, moment // scale)
         indices.append(min(max(begun - 1, 0), total - 1))
     return indices
+
+
+def segment_indices(total: int, num_frames: int, draws: Sequence[float]) -> list[int]:
+    """
+    Cuts a clip into `num_frames` stretches that follow one another and takes a random frame of each
+    (TSN, Wang et al. 2016, https://arxiv.org/abs/1608.00859).
+
+    Args:
+        total (`int`): number of frames in the clip, at least 1.
+        num_frames (`int`): how many to take, at least 1.
+        draws (`Sequence[float]`): `num_frames + 1` random numbers in [0, 1): where the cuts are rounded to, then which
+            frame each stretch gives.
+
+    Returns:
+        `list[int]`: ascending indices, none of them twice; all of `range(total)` when the clip has no more than
+        `num_frames` frames.
+    """
+    if total <= num_frames:
+        return list(range(total))
+    shift, *places = draws
+    # A stretch is at least one frame long, so that no two cuts fall on the same one, whatever they are shifted by.
+    cuts = [0, *(int(i * total / num_frames + shift) for i in range(1, num_frames)), total]
+    return [low + int(place * (high - low)) for (low, high), place in zip(pairwise(cuts), places, strict=True)]

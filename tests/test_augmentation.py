@@ -156,6 +156,20 @@ def test_shapes_dtypes_captions_and_the_given_clip_stay():
             assert torch.equal(item[name], before[name])
 
 
+def test_frames_are_drawn_with_their_times():
+    item = clip(texture(9), masked=1)
+    seen = set()
+    for each in draws(only(num_frames=4), item):
+        assert each["video_mask"].tolist() == [1] * 4 and len(each["pixel_values_videos"]) == 4
+        picks = [round(time / 0.25) for time in each["video_times"].tolist()]
+        assert torch.equal(each["pixel_values_videos"], item["pixel_values_videos"][picks])
+        seen.update(picks)
+    assert seen == set(range(8))  # the masked one is never drawn
+    short = only(num_frames=12)(item)
+    assert short["video_mask"].tolist() == [1] * 8 + [0] * 4
+    assert torch.equal(short["pixel_values_videos"][:9], item["pixel_values_videos"])
+
+
 def test_equal_seeds_draw_equally_and_parts_can_all_be_off():
     item = clip(texture(6))
     first, second = draws(ClipAugmentation(**STRONG), item, 5), draws(ClipAugmentation(**STRONG), item, 5)
@@ -225,6 +239,12 @@ def test_data_sets_augment_anew_and_keep_clean_clips(tmp_path, rows):
         augmented.augmentation = augmentation
     batch = VideoCaptionCollator(processor)([augmented[0], augmented[1]])
     assert batch["pixel_values_videos"].shape == (2, 4, 3, 32, 32) and batch["video_mask"].sum() == 7
+
+    pooled = ClipDataset(rows, cache.with_frames(8), augmentation=only(num_frames=4))
+    torch.manual_seed(0)
+    looks = [pooled[0]["video_times"] for _ in range(10)]
+    assert all(len(each) == 4 for each in looks) and len({tuple(each.tolist()) for each in looks}) > 1
+    assert cache.video_processor.num_frames == 4 and len(pooled[1]["video_mask"]) == 4  # of 3 frames, filled up
 
     stream = StreamedClips(rows.to_iterable_dataset(), processor, on_broken=lambda *_: None, augmentation=augmentation)
     streamed = list(stream)

@@ -293,6 +293,7 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         (["--self_critical_anchor", "1"], "does nothing without --self_critical_samples"),
         (["--contrastive_type", "sigmoid", "--contrastive_weight", "0"], "does nothing without --contrastive_weight"),
         (["--augment", "zoom"], "zoom"),
+        (["--frame_pool", "3"], "--frame_pool 3: 4 frames are drawn of it"),
         (["--augment", "crop", "--direction_words", "wax"], "add flip to --augment"),
         (["--text_corpus", "missing.txt"], "missing.txt"),
         (["--backbone_stages", "4"], "leave them out with --backbone cnn"),

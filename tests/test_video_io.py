@@ -1,6 +1,7 @@
 """Any input -> the right frames, at the right times, in the right colours."""
 
 import io
+import random
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from processing import VideoDecodeError, VideoFrames, decode_video, split_batch, uniform_indices, uniform_time_indices
+from processing import (
+    VideoDecodeError,
+    VideoFrames,
+    decode_video,
+    segment_indices,
+    split_batch,
+    uniform_indices,
+    uniform_time_indices,
+)
 
 from . import media
 
@@ -67,6 +76,23 @@ def test_sampling_follows_time():
     assert uniform_indices(9, 1) == [4] and uniform_time_indices(starts, sum(stays), 1) == [2]
     with pytest.raises(ValueError, match="num_frames=0"):
         uniform_indices(9, 0)
+
+
+@pytest.mark.parametrize("num_frames", [1, 3, 16])
+def test_segments_give_a_frame_each_and_every_frame_at_times(num_frames):
+    generator = random.Random(0)
+    for total in (1, 3, 15, 16, 17, 24, 31, 32, 200):
+        seen = set()
+        for _ in range(2000 if total <= 32 else 100):
+            picks = segment_indices(total, num_frames, [generator.random() for _ in range(num_frames + 1)])
+            assert picks == sorted(set(picks)) and len(picks) == min(total, num_frames)
+            stretch = total / num_frames  # no frame is farther from its place than a stretch is long
+            assert total <= num_frames or all(
+                step * stretch - 1 < pick < (step + 1) * stretch + 1 for step, pick in enumerate(picks)
+            )
+            seen.update(picks)
+        assert total > 32 or seen == set(range(total))
+    assert segment_indices(17, 16, [0.999] * 17)[-1] == 16 and segment_indices(17, 16, [0.0] * 17)[0] == 0
 
 
 # Containers
