@@ -24,24 +24,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, set_seed
+from transformers import GenerationConfig, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.generation_vidcap import check_guidance
 from modeling_vidcap.precision import faster_in_bf16
-from modeling_vidcap.pretrained_backbones import PIXEL_MEAN, PIXEL_STD, backbone_settings, load_backbone_weights
+from modeling_vidcap.pretrained_backbones import load_backbone
+from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings
 from modeling_vidcap.self_critical import SelfCriticalLoss
 from modeling_vidcap.text_warmup import read_corpus, warm_up_text
 from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments, parse
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
-from processing.captions import train_tokenizer
+from processing.captions import load_tokenizer, train_tokenizer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset, StreamedClips, has_split, load_clips, split_off_validation
 from processing.near_misses import NearMisses
-from vidcap.clip_cache import open_clip_cache
+from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.bootstrap import scores_per_clip
 from vidcap.evaluation.evaluate import evaluate_model
@@ -114,11 +115,16 @@ def train(
     )
 
     model.to(args.device)
-    if model.config.freeze_backbone and not data.streaming:
+    if keeps_features(model.config) and not data.streaming:
         augmentation.check_features()
     num_frames = processor.video_processor.num_frames
-    pool = frames_to_keep(data, num_frames)
-    augmentation = dataclasses.replace(augmentation, num_frames=num_frames)
+    pool = data.frame_pool or num_frames
+    if pool < num_frames:
+        raise ValueError(
+            f"--frame_pool {pool}: {num_frames} frames are drawn of it; give as many or more, or lower --num_frames"
+        )
+    if pool > num_frames:
+        augmentation = dataclasses.replace(augmentation, num_frames=num_frames)
     near_misses = near_misses_of(data, model, captions)
     if corpus and args.resume_from_checkpoint is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
@@ -190,7 +196,9 @@ def train(
             "feature_cache": None,
             "text_corpus": public_name(data.text_corpus),
             **dataclasses.asdict(model_args),
+            "backbone": public_name(model_args.backbone),
             "tokenizer": public_name(model_args.tokenizer),
+            "text_embeddings": public_name(model_args.text_embeddings),
             "model_name_or_path": public_name(model_args.model_name_or_path),
             **chosen(args),
         },
@@ -267,30 +275,48 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
 
 def build(model_args: ModelArguments, captions: list[str], corpus: list[str], given: set[str]) -> tuple[Any, Any]:
     """Processor and model for these captions; words of the corpus join the vocabulary where there is room."""
-    if model_args.backbone == "cnn" and "backbone_stages" in given:
-        raise ValueError("--backbone_stages are those of efficientnet_lite0; leave them out with --backbone cnn")
+    backbone = load_backbone(
+        model_args.backbone,
+        grid=model_args.feature_grid,
+        stages=model_args.backbone_stages,
+        frozen=model_args.freeze_backbone,
+        trained_stages=model_args.trained_backbone_stages,
+    )
+    # What the backbone insists on, unless the user insists on something else.
+    for name, wanted in (("image_size", backbone.image_size), ("num_frames", backbone.num_frames)):
+        if wanted is None or wanted == getattr(model_args, name):
+            continue
+        if name in given:
+            raise ValueError(
+                f"--{name} {getattr(model_args, name)}: {model_args.backbone} takes {wanted}; leave --{name} out"
+            )
+        setattr(model_args, name, wanted)
     tokenizer: Any
-    if model_args.tokenizer is None:
+    table = None
+    if model_args.text_embeddings is not None:
+        if model_args.tokenizer not in (None, model_args.text_embeddings):
+            raise ValueError("--text_embeddings are for the tokenizer of the same model: leave --tokenizer out")
+        tokenizer = load_tokenizer(model_args.text_embeddings, max_length=model_args.max_caption_length)
+        table = load_embeddings(model_args.text_embeddings)
+    elif model_args.tokenizer is None:
         tokenizer = train_tokenizer(
             captions, corpus, vocab_size=model_args.max_vocab_size, max_length=model_args.max_caption_length
         )
     else:
-        tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer)
+        tokenizer = load_tokenizer(model_args.tokenizer, max_length=model_args.max_caption_length)
     video_processor = vidcap.VideoCaptionVideoProcessor(
         num_frames=model_args.num_frames,
         size={"height": model_args.image_size, "width": model_args.image_size},
-        image_mean=list(PIXEL_MEAN),
-        image_std=list(PIXEL_STD),
+        image_mean=list(backbone.pixel_mean),
+        image_std=list(backbone.pixel_std),
     )
     processor = vidcap.VideoCaptionProcessor(video_processor=video_processor, tokenizer=tokenizer)
     own = {each.name for each in dataclasses.fields(vidcap.VideoCaptionConfig)}
     sizes = {name: value for name, value in dataclasses.asdict(model_args).items() if name in own}
     config = vidcap.VideoCaptionConfig(
-        **(
-            sizes
-            | backbone_settings(model_args.backbone, grid=model_args.feature_grid, stages=model_args.backbone_stages)
-        ),
-        vocab_size=len(tokenizer),
+        **(sizes | backbone.settings),
+        vocab_size=max(len(tokenizer), 0 if table is None else len(table)),  # tables may be rounded up
+        embedding_size=None if table is None else table.shape[1],
         max_position_embeddings=model_args.max_caption_length,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -300,7 +326,9 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
     )
     check_guidance(config, model_args.guidance_scale)
     model = vidcap.VideoCaptionForConditionalGeneration(config)
-    logger.info(load_backbone_weights(model.model.encoder.backbone, config))
+    logger.info(backbone.fill(model.model.encoder.backbone))
+    if table is not None:
+        logger.info(fill_embeddings(model, table))
     model.generation_config = GenerationConfig(
         max_new_tokens=model_args.max_caption_length,
         num_beams=model_args.num_beams,
@@ -312,18 +340,6 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
         suppress_tokens=[config.unk_token_id, config.bos_token_id],
     )
     return processor, model
-
-
-def frames_to_keep(data: DataArguments, num_frames: int) -> int:
-    """How many frames of a training clip are decoded, of which each look at it draws `num_frames`."""
-    if data.frame_pool is None:
-        return 2 * num_frames
-    if data.frame_pool < num_frames:
-        raise ValueError(
-            f"--frame_pool {data.frame_pool}: {num_frames} frames are drawn of it; give as many or more, or set "
-            "--num_frames lower"
-        )
-    return data.frame_pool
 
 
 def near_misses_of(data: DataArguments, model: Any, captions: list[str]) -> NearMisses | None:

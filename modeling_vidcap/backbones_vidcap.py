@@ -1,17 +1,24 @@
-"""Frames -> features: one small adapter around an image backbone.
+"""Frames -> features: one small adapter around an image backbone or a clip encoder.
 
-`(B, T, C, H, W)` pixels become `(B, T, N, D)` features: every output stage's map is averaged to a grid of N cells, and
-the stages' channels are concatenated, perhaps with a thumbnail of the cell itself and a histogram of its colours.
-Frames do not see each other here, so features of a frozen backbone can be stored per clip and played backwards.
+`(B, T, C, H, W)` pixels become `(B, T', N, D)` features: every output stage's map is averaged to a grid of N cells,
+and the stages' channels are concatenated, perhaps with a thumbnail of the cell itself and a histogram of its colours.
+
+An image backbone sees each frame alone (T' = T), so that features of a frozen one can be stored per clip and played
+backwards. A clip encoder sees all frames, and joins `frame_stride` of them into one (T' = T / `frame_stride`).
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.video import s3d
 from torchvision.transforms.v2.functional import rgb_to_grayscale
-from transformers import AutoBackbone
+from transformers import AutoBackbone, AutoModel
 
 from .configuration_vidcap import VideoCaptionConfig
+from .feature_maps_vidcap import clip_maps, frame_maps, train_last_stages
+from .layers_vidcap import Freezes
 
 FINE_LEVELS = 16  # of each primary colour, in which pixels are counted for a histogram
 
@@ -43,42 +50,78 @@ class FrameCNN(nn.Module):
         return (maps,)
 
 
-class VideoBackbone(nn.Module):
-    """The configured image backbone, run on each frame; frozen ones stay in evaluation mode and take no gradient."""
+class VideoBackbone(Freezes, nn.Module):
+    """The configured backbone. What is frozen of it stays in evaluation mode and takes no gradient."""
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__()
+        self.config = config
         self.grid = config.feature_grid
-        self.thumbnail_size = config.thumbnail_size
-        self.color_bins = config.color_bins
-        self.grayscale = config.grayscale_backbone
         self.frozen = config.freeze_backbone
-        if config.backbone_config is None:
-            self.net = FrameCNN(config.cnn_hidden_sizes)
-        else:
-            self.net = AutoBackbone.from_config(config.backbone_config)
+        self.net = build_network(config)
+        self._trained = self.freeze()
+
+    def freeze(self) -> list[nn.Module]:
+        """Takes the gradient from what is not to be trained, and returns the modules that are."""
         if self.frozen:
             self.requires_grad_(False)
+            return []
+        if self.config.trained_backbone_stages is None:
+            return [self.net]
+        return train_last_stages(self.net, self.config.trained_backbone_stages)
 
     def train(self, mode: bool = True) -> "VideoBackbone":
-        return super().train(mode and not self.frozen)
+        super().train(False)
+        for module in self._trained:
+            module.train(mode)
+        return self
 
     def forward(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """`(B, T, C, H, W)` normalised pixels -> `(B, T, N, D)`, N = `feature_grid` squared, row by row."""
-        batch, frames = pixel_values_videos.shape[:2]
+        """`(B, T, C, H, W)` normalised pixels -> `(B, T', N, D)`, N = `feature_grid` squared, row by row."""
+        batch = pixel_values_videos.shape[0]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             # Channels last: twice as fast on CPU, and what GPUs want.
-            frames_first = pixel_values_videos.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            output = self.net(rgb_to_grayscale(frames_first, 3) if self.grayscale else frames_first)
-            maps = output if isinstance(output, tuple) else output.feature_maps  # each (B*T, C, h, w)
-            parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T, D_i, g, g)
-            if self.thumbnail_size:
-                thumbnail = F.adaptive_avg_pool2d(frames_first, self.grid * self.thumbnail_size)
-                parts.append(F.pixel_unshuffle(thumbnail, self.thumbnail_size))  # (B*T, 3 k k, g, g)
-            if self.color_bins:
-                parts.append(color_histogram(frames_first, self.grid, self.color_bins))  # (B*T, bins^3, g, g)
+            frames = pixel_values_videos.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            shown = rgb_to_grayscale(frames, 3) if self.config.grayscale_backbone else frames
+            if self.config.encodes_clips:
+                maps = clip_maps(self.net, shown.unflatten(0, (batch, -1)), self.config)
+            else:
+                maps = frame_maps(self.net, shown, self.config)
+            parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T', D_i, g, g)
+            parts += [self._per_step(each) for each in self._of_pixels(frames)]
             cells = torch.cat(parts, dim=1)
-        return cells.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))  # (B, T, N, D)
+        return cells.flatten(2).transpose(1, 2).unflatten(0, (batch, -1))  # (B, T', N, D)
+
+    def _of_pixels(self, frames: torch.Tensor) -> list[torch.Tensor]:
+        """Thumbnail `(B*T, 3 k k, g, g)` and histogram `(B*T, bins^3, g, g)`, as far as they are wanted."""
+        parts = []
+        if size := self.config.thumbnail_size:
+            thumbnail = F.adaptive_avg_pool2d(frames, self.grid * size)
+            parts.append(F.pixel_unshuffle(thumbnail, size))
+        if self.config.color_bins:
+            parts.append(color_histogram(frames, self.grid, self.config.color_bins))
+        return parts
+
+    def _per_step(self, part: torch.Tensor) -> torch.Tensor:
+        """The mean over the frames that a clip encoder joins."""
+        stride = self.config.frame_stride
+        return part if stride == 1 else part.unflatten(0, (-1, stride)).mean(dim=1)
+
+
+def build_network(config: VideoCaptionConfig) -> nn.Module:
+    """The network inside a [`VideoBackbone`], with random weights."""
+    backbone: Any = config.backbone_config
+    if backbone is None:
+        if config.own_backbone == "cnn":
+            return FrameCNN(config.cnn_hidden_sizes)
+        # Its own norms follow the data so slowly (momentum .001) that a short training would be over first.
+        return s3d(norm_layer=nn.BatchNorm3d).features
+    if backbone.model_type == "timm_backbone":
+        return AutoBackbone.from_config(backbone)
+    net = AutoModel.from_config(backbone)
+    if backbone.model_type == "vjepa2":
+        net.predictor = None  # foretells hidden patches, which nobody asks for here
+    return net
 
 
 def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:

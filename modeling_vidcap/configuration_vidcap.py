@@ -22,6 +22,16 @@ SHARES = (
 )
 WEIGHTS = ("caption_weight", "masked_word_weight", "contrastive_weight")
 
+# Backbones of whole clips, and which of their options tells how many frames they join (None: none of them).
+CLIP_ENCODERS: dict[str, str | None] = {
+    "timesformer": None,
+    "videomae": "tubelet_size",
+    "vivit": "tubelet_size",
+    "vjepa2": "tubelet_size",
+}
+FIXED_FRAMES = ("videomae", "vivit")  # these have a table of positions for `num_frames` of their own
+S3D_STRIDE = 8
+
 
 @strict
 class VideoCaptionConfig(PreTrainedConfig):
@@ -30,14 +40,24 @@ class VideoCaptionConfig(PreTrainedConfig):
 
     Args:
         vocab_size (`int`): Number of tokens of the captions' tokenizer.
+        embedding_size (`int`, *optional*): Size of the words' embeddings where it is not `hidden_size`, as that of
+            embeddings of a pretrained text model; a projection goes between the two.
+        freeze_embeddings (`bool`): Keep the words' embeddings, and the output that is tied to them, as they are.
         hidden_size (`int`): Width of the video encoder and of the caption decoder.
         intermediate_size (`int`): Width inside their feed-forward blocks.
         num_attention_heads (`int`): Attention heads everywhere; must divide `hidden_size` into even head sizes.
         encoder_layers (`int`): Self-attention layers over the video's tokens.
         text_layers (`int`): First decoder layers, which see text only (the "unimodal" part of CoCa).
         multimodal_layers (`int`): Decoder layers above them, with cross-attention to the video.
-        backbone_config (`PreTrainedConfig` or `dict`, *optional*): Per-frame image backbone, anything that
-            `AutoBackbone.from_config` builds. `None` is the small CNN of this package, with `cnn_hidden_sizes`.
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*): Image backbone or clip encoder that
+            `AutoModel.from_config` builds (for `timm_backbone`, `AutoBackbone`), see `docs/model.md`. `None` stands
+            for `own_backbone`.
+        own_backbone (`str`): `cnn`, the small CNN of this package, with `cnn_hidden_sizes`, or `s3d`, torchvision's
+            clip encoder (https://arxiv.org/abs/1712.04851).
+        backbone_stages (`list[int]`, *optional*): Hidden states of `backbone_config` to read, counted as its
+            `output_hidden_states` counts them; `None` reads its last output.
+        trained_backbone_stages (`int`, *optional*): Train the last stages of the backbone alone, so many of them;
+            `None` trains or, with `freeze_backbone`, freezes all of it.
         cnn_hidden_sizes (`list[int]`): Channels of the small CNN's stages, at 1/4, 1/8, 1/16 ... of the frame's size;
             multiples of 8.
         freeze_backbone (`bool`): Keep the backbone's weights and statistics fixed. Its features can then be cached.
@@ -115,6 +135,8 @@ class VideoCaptionConfig(PreTrainedConfig):
     }
 
     vocab_size: int = 1000
+    embedding_size: int | None = None
+    freeze_embeddings: bool = False
     hidden_size: int = 256
     intermediate_size: int = 1024
     num_attention_heads: int = 4
@@ -125,6 +147,9 @@ class VideoCaptionConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
 
     backbone_config: dict | PreTrainedConfig | None = None
+    own_backbone: Literal["cnn", "s3d"] = "cnn"
+    backbone_stages: list[int] | None = None
+    trained_backbone_stages: int | None = None
     cnn_hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128)
     freeze_backbone: bool = False
     grayscale_backbone: bool = False
@@ -209,11 +234,67 @@ class VideoCaptionConfig(PreTrainedConfig):
                 f"`pad_token_id` and `eos_token_id` are both {self.pad_token_id}: captions would never learn to end; "
                 "give the tokenizer a pad token of its own"
             )
-        if self.backbone_config is None and self.feature_size != self.cnn_hidden_sizes[-1]:
+        self._check_backbone()
+
+    @property
+    def _backbone_type(self) -> str:
+        backbone: Any = self.backbone_config
+        return self.own_backbone if backbone is None else backbone.model_type
+
+    @property
+    def encodes_clips(self) -> bool:
+        """Whether the backbone sees all frames of a clip at once."""
+        return self._backbone_type == "s3d" or self._backbone_type in CLIP_ENCODERS
+
+    @property
+    def frame_stride(self) -> int:
+        """Frames that the backbone joins into one step of its features."""
+        if self._backbone_type == "s3d":
+            return S3D_STRIDE
+        attribute = CLIP_ENCODERS.get(self._backbone_type)
+        stride: Any = 1 if attribute is None else getattr(self.backbone_config, attribute)
+        return stride if isinstance(stride, int) else stride[0]
+
+    @property
+    def min_frames(self) -> int:
+        """Fewest frames that the backbone takes; those with a table of positions take just as many as that has."""
+        if self._takes_fixed_frames:
+            backbone: Any = self.backbone_config
+            return backbone.num_frames
+        return self.frame_stride
+
+    def _check_backbone(self) -> None:
+        if self._backbone_type == "cnn":
+            if self.feature_size != self.cnn_hidden_sizes[-1]:
+                raise ValueError(
+                    f"`feature_size` {self.feature_size} differs from the last of `cnn_hidden_sizes` "
+                    f"{self.cnn_hidden_sizes[-1]}: set them equal"
+                )
+            if self.trained_backbone_stages is not None:
+                raise ValueError("the small CNN is trained as a whole: leave `trained_backbone_stages` out")
+        if self.backbone_stages is not None and self._backbone_type in ("cnn", "s3d", "timm_backbone"):
             raise ValueError(
-                f"`feature_size` {self.feature_size} differs from the last of `cnn_hidden_sizes` "
-                f"{self.cnn_hidden_sizes[-1]}: set them equal"
+                "`backbone_stages` are hidden states of an `AutoModel`: leave them out, or set `out_indices` of a "
+                "`timm_backbone` in its own config"
             )
+        if self.trained_backbone_stages is not None and (self.freeze_backbone or self.trained_backbone_stages < 1):
+            raise ValueError(
+                f"`trained_backbone_stages` {self.trained_backbone_stages} must be at least 1, with `freeze_backbone` "
+                f"False (it is {self.freeze_backbone}): to train nothing of it, set `freeze_backbone` alone"
+            )
+        self.check_frames(self.num_frames)
+
+    def check_frames(self, frames: int) -> None:
+        """Raises a ValueError if the backbone cannot take clips of so many frames."""
+        least = self.min_frames
+        if self._takes_fixed_frames and frames != least:
+            raise ValueError(f"`num_frames` {frames}: this clip encoder takes {least} frames, no more and no less")
+        if frames % self.frame_stride or frames < least:
+            raise ValueError(f"`num_frames` {frames}: this clip encoder takes multiples of {self.frame_stride} frames")
+
+    @property
+    def _takes_fixed_frames(self) -> bool:
+        return self._backbone_type in FIXED_FRAMES
 
     def _check_space_and_time(self) -> None:
         for name, default in (("space_positions", "learned"), ("encoder_attention", "joint")):

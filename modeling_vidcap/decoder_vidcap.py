@@ -12,13 +12,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from .configuration_vidcap import VideoCaptionConfig
 from .encoder_vidcap import VideoCaptionPreTrainedModel, time_rotation
-from .layers_vidcap import Rotation, VideoCaptionDecoderLayer, rotary_rotation, stochastic_depth_rates
+from .layers_vidcap import Freezes, Rotation, VideoCaptionDecoderLayer, rotary_rotation, stochastic_depth_rates
 from .outputs_vidcap import VideoEncoderOutput
 
 MAX_TEXT_PERIOD = 10_000 * 2 * torch.pi  # tokens; the longest rotary period of RoFormer
 
 
-class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
+class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
     """Causal text layers, then layers that see every token of the clip too.
 
     With `fusion="joint"` these upper layers are one transformer over the clip's tokens and the caption's: text sees
@@ -29,7 +29,12 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        size = config.embedding_size or config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, size, config.pad_token_id)
+        self.freeze()
+        self.embedding_projection = None
+        if size != config.hidden_size:
+            self.embedding_projection = nn.Linear(size, config.hidden_size, bias=False)
         self.summary_embedding = nn.Parameter(torch.zeros(config.hidden_size))
         self.dropout = nn.Dropout(config.dropout)
         rates = stochastic_depth_rates(config.stochastic_depth, config.num_hidden_layers)
@@ -54,6 +59,16 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         return rotary_rotation(positions, head_dim, min_period=2 * torch.pi, max_period=MAX_TEXT_PERIOD, dtype=dtype)
 
+    def freeze(self) -> None:
+        """Takes the gradient from embeddings that are not to be trained."""
+        if self.config.freeze_embeddings:
+            self.embed_tokens.weight.requires_grad_(False)
+
+    def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """`(B, L)` -> `(B, L, D)`."""
+        embeds = self.embed_tokens(input_ids)
+        return embeds if self.embedding_projection is None else self.embedding_projection(embeds)
+
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The summary token `(B, D)` of captions `(B, L)`, read by the text layers alone.
 
@@ -63,7 +78,7 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
             attention_mask = input_ids.ne(self.config.pad_token_id).long()
         batch, length = input_ids.shape
         summary = self.summary_embedding.expand(batch, 1, -1)
-        hidden_states = torch.cat([self.embed_tokens(input_ids), summary], dim=1)  # (B, L+1, D)
+        hidden_states = torch.cat([self._embed(input_ids), summary], dim=1)  # (B, L+1, D)
         hidden_states = self.dropout(hidden_states)
         positions = torch.arange(length, device=input_ids.device).expand(batch, -1)
         positions = torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1)
@@ -92,7 +107,7 @@ class VideoCaptionDecoder(VideoCaptionPreTrainedModel):
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if cache is None else cache.get_seq_length()
-        hidden_states = self.dropout(self.embed_tokens(input_ids))  # (B, L, D)
+        hidden_states = self.dropout(self._embed(input_ids))  # (B, L, D)
         length = input_ids.shape[1]
         positions = (torch.arange(length, device=input_ids.device) + past_length).expand(len(input_ids), -1)
         rotation = self._text_rotation(positions, hidden_states.dtype)

@@ -11,6 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import VideoCaptionConfig
 from .layers_vidcap import (
+    Freezes,
     Rotation,
     VideoCaptionColors,
     VideoCaptionEncoderLayer,
@@ -42,6 +43,15 @@ class VideoCaptionPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, VideoCaptionPooler):
             init.normal_(module.query, std=self.config.initializer_range)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> Any:
+        """As in transformers, which lets every loaded weight take a gradient: what is frozen is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
+            if isinstance(module, Freezes):
+                module.freeze()
+        return loaded
 
 
 class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
@@ -99,7 +109,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
         """
         if video_features is None:
             video_features = self.extract_features(pixel_values_videos)
-        batch, frames = video_features.shape[:2]
+        batch, steps = video_features.shape[:2]
         found = tuple(video_features.shape[2:])
         expected = (self.config.feature_grid**2, self.config.cell_features)
         if found != expected:
@@ -107,6 +117,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
                 f"`video_features` have {found[0]} cells of size {found[1]} a frame; this model takes "
                 f"{expected[0]} cells of size {expected[1]}: extract them with its own backbone"
             )
+        frames = steps * self.config.frame_stride
         if video_mask is None:
             video_mask = torch.ones(batch, frames, dtype=torch.long, device=video_features.device)
         if video_times is None:
@@ -114,6 +125,8 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
                 torch.arange(frames, device=video_features.device).expand(batch, -1) * self.config.frame_interval
             )
         video_times = video_times.float()
+        if self.config.frame_stride > 1:
+            video_mask, video_times = join_frames(video_mask, video_times, stride=self.config.frame_stride)
 
         tokens = self._embed(video_features, video_mask, video_times)  # (B, T, N, D)
         if self.training and self.config.frame_dropout:
@@ -230,6 +243,17 @@ def drop_frames(video_mask: torch.Tensor, rate: float) -> torch.Tensor:
     keep = torch.rand(video_mask.shape, device=video_mask.device) >= rate
     keep[:, 0] = True
     return video_mask * keep
+
+
+def join_frames(
+    video_mask: torch.Tensor, video_times: torch.Tensor, *, stride: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask and times `(B, T)` -> those of the steps `(B, T / stride)` of a clip encoder: a step is real if any of its
+    frames is, its moment is the mean of theirs."""
+    video_mask, video_times = video_mask.unflatten(1, (-1, stride)), video_times.unflatten(1, (-1, stride))
+    real = video_mask.amax(dim=-1)
+    weights = torch.where(real.bool()[..., None], video_mask, 1).float()  # (B, T', stride)
+    return real, (video_times * weights).sum(dim=-1) / weights.sum(dim=-1)
 
 
 def average_frames(

@@ -93,6 +93,13 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+class Freezes:
+    """A module that keeps some of its parameters as they are, and can be told so again once its weights are loaded."""
+
+    def freeze(self) -> Any:
+        raise NotImplementedError
+
+
 class VideoCaptionAttention(nn.Module):
     """Multi-head attention over itself or, given `key_value_states`, over the video; with an optional cache."""
 

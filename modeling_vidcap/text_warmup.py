@@ -59,7 +59,8 @@ def warm_up_text(
             raise ValueError(f"text warm-up: {name} must be above 0, got {value}")
     _check(texts, processor.tokenizer, model.config)
     decoder = [each for name, each in model.get_decoder().named_parameters() if "cross_attn" not in name]
-    parameters = list(dict.fromkeys([*decoder, *model.lm_head.parameters()]))  # a tied head is among them already
+    head = [each for name, each in model.named_parameters() if name.startswith(("lm_head.", "head_projection."))]
+    parameters = list(dict.fromkeys([*decoder, *head]))  # a tied head is among them already
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98))
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
     losses, training = [], model.training

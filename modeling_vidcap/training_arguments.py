@@ -11,6 +11,7 @@ import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from .averaging import check_decay
+from .precision import cpu_computes_in_bf16
 from .presets import PRESETS
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -44,7 +45,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Frames that are kept of each training clip; every look at it takes num_frames of them, one at "
-            "random of each of as many stretches. As many as num_frames: always the same ones [twice num_frames]."
+            "random of each of as many stretches [num_frames: always the same ones]."
         },
     )
     direction_words: str | None = field(
@@ -72,10 +73,25 @@ class ModelArguments:
     preset: str | None = field(
         default=None, metadata={"help": f"Sizes that go together: {', '.join(PRESETS)} parameters; 8m by default."}
     )
-    backbone: str = field(default="efficientnet_lite0", metadata={"help": "efficientnet_lite0 (frozen) or cnn."})
-    backbone_stages: list[int] = field(
-        default_factory=lambda: [2, 3, 4],
-        metadata={"help": "Stages of efficientnet_lite0 to read, 0 (stride 2) to 4 (stride 32)."},
+    backbone: str = field(
+        default="efficientnet_lite0",
+        metadata={
+            "help": "efficientnet_lite0, cnn, s3d, or folder or Hub id of an image model or clip encoder, such as "
+            "timm/resnet18.a1_in1k or MCG-NJU/videomae-base."
+        },
+    )
+    backbone_stages: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Stages of the backbone to read [efficientnet_lite0: 2 3 4, of 0 (stride 2) to 4 (stride 32); "
+            "others: their last output, or hidden states counted from 0]."
+        },
+    )
+    freeze_backbone: bool | None = field(
+        default=None, metadata={"help": "Keep the backbone as it is [if its weights are trained ones]."}
+    )
+    trained_backbone_stages: int | None = field(
+        default=None, metadata={"help": "Train the backbone's last stages, so many of them, and keep the others."}
     )
     grayscale_backbone: bool = field(
         default=False, metadata={"help": "Show the backbone frames without colour; the histogram still tells it."}
@@ -83,6 +99,11 @@ class ModelArguments:
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
     )
+    text_embeddings: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a text model whose tokenizer and word embeddings are taken."},
+    )
+    freeze_embeddings: bool = field(default=False, metadata={"help": "Keep these embeddings as they are."})
     max_vocab_size: int = field(default=10_000, metadata={"help": "Words of a tokenizer made of the captions."})
     max_caption_length: int = field(default=64, metadata={"help": "In tokens."})
     image_size: int = field(default=160, metadata={"help": "Side of the square that whole frames are fitted into."})
@@ -164,6 +185,16 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     learning_rate: float = 1e-3
     weight_decay: float = 0.5
     adam_beta2: float = 0.98
+    muon: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Train matrices inside the network by Muon and the rest by AdamW: half as many steps for the same "
+            "captions, each a third longer on CPU [where bf16 is computed, which it needs, with optim adamw_torch]."
+        },
+    )
+    backbone_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of what is trained of the backbone [--learning_rate]."}
+    )
     max_grad_norm: float = 1.0
     num_train_epochs: float = 60.0
     warmup_steps: float = 0.05
@@ -238,8 +269,20 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
             self.num_train_epochs = 1_000_000.0  # the clock ends the run
             self.eval_strategy = "steps"
             self.eval_steps = 1_000_000_000
+        if self.muon and "adamw_torch" not in str(self.optim):
+            raise ValueError(
+                f"--muon is for matrices beside AdamW, and --optim is {self.optim}: leave one of them out"
+            )
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         super().__post_init__()
+
+    @property
+    def uses_muon(self) -> bool:
+        """Whether matrices are trained by Muon: as `muon` says, by default where that gains time."""
+        if self.muon is not None:
+            return self.muon
+        fast = torch.cuda.is_available() and not self.use_cpu or cpu_computes_in_bf16()
+        return fast and "adamw_torch" in str(self.optim)
 
 
 class _Parser(HfArgumentParser):
@@ -257,6 +300,7 @@ _NEEDS = {
     "loss_warmup": ("contrastive_weight", "masked_word_weight", "scheduled_sampling"),
     "evaluations": ("max_train_minutes",),
     "motion_floor": ("motion",),
+    "freeze_embeddings": ("text_embeddings",),
 }
 
 Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]

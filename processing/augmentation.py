@@ -84,7 +84,7 @@ class ClipAugmentation:
     def from_parts(cls, parts: str | None, **options: Any) -> "ClipAugmentation":
         """Builds it of the parts named in, say, `"crop,flip=0.3,speed"`; a bare name takes its strength in `PARTS`,
         and `None` leaves all of them out. `options` are those that are no parts."""
-        strengths = dict.fromkeys(PARTS, 0.0)
+        strengths: dict[str, Any] = dict.fromkeys(PARTS, 0.0)
         for part in parts.split(",") if parts is not None else ():
             match = re.fullmatch(r"\s*(\w+)(?:=(\d*\.?\d+))?\s*", part)
             if match is None or match[1] not in PARTS:

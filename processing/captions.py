@@ -1,4 +1,4 @@
-"""Captions -> a word-level tokenizer, and token ids -> captions.
+"""Tokenizers of captions: one made of the captions themselves, or that of a pretrained text model.
 
 A small captioner is best served by whole words: short sequences, and a vocabulary that is exactly the data's own.
 """
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of their ids
 WORD = r"\w+(?:[-'’]\w+)*|[^\w\s]"  # a word keeps its hyphens and apostrophes; other marks stand alone
@@ -51,3 +51,37 @@ def train_tokenizer(
         model_max_length=max_length,
         clean_up_tokenization_spaces=True,
     )
+
+
+def load_tokenizer(source: str, *, max_length: int = 64) -> PreTrainedTokenizerFast:
+    """The tokenizer of a pretrained text model, made fit for captions.
+
+    Four different tokens are needed: to fill up, to begin, to end (a caption would never end if that were the one that
+    fills up), and to stand for unknown and dropped words. BERT's [CLS] and [SEP] begin and end; what is missing, or
+    doubles as the end, as in GPT-2, is added to the vocabulary. Whatever else the tokenizer puts around a text is left
+    out: a caption is its tokens and the end.
+
+    Args:
+        source: Folder or Hub id.
+        max_length: Longest caption in tokens, the end included.
+
+    Raises:
+        ValueError: If it has no `tokenizer.json` that could be changed.
+        OSError: If there is no such folder or Hub id.
+    """
+    original = AutoTokenizer.from_pretrained(source)
+    if not original.is_fast:
+        raise ValueError(f"{source}: a tokenizer in Python, which cannot be exported; take one with a tokenizer.json")
+    eos = original.eos_token or original.sep_token
+    special = {"eos_token": eos or "</s>"}
+    found = {"pad": original.pad_token, "bos": original.bos_token or original.cls_token, "unk": original.unk_token}
+    for (name, token), own in zip(found.items(), ("<pad>", "<s>", "<unk>"), strict=True):
+        special[f"{name}_token"] = own if token is None or token in special.values() else token
+    # Not a class such as BertTokenizer, which would put its own tokens around a caption again when it is loaded.
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=original.backend_tokenizer, model_max_length=max_length, **special
+    )
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, tokenizer.eos_token_id)]
+    )
+    return tokenizer

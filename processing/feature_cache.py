@@ -151,8 +151,11 @@ class ClipCache:
 
     def _decode(self, clip: Clip) -> dict[str, torch.Tensor]:
         batch = self.video_processor(clip, return_tensors="pt", **self.options)
-        real = batch["video_mask"][0].bool()  # the collator fills up short clips; nobody needs features of that
-        return {name: value[0][real] for name, value in batch.items()}
+        tensors = {name: value[0] for name, value in batch.items()}
+        if self.encode is None:
+            return tensors
+        real = tensors["video_mask"].bool()  # nobody needs features of what fills up a short clip
+        return {name: value[real] for name, value in tensors.items()}
 
     def _store(self, path: Path, decoded: dict[str, torch.Tensor]) -> None:
         tensors = dict(decoded)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from modeling_vidcap.pretrained_backbones import backbone_settings
+from modeling_vidcap.pretrained_backbones import load_backbone
 from processing.augmentation import ClipAugmentation, contact_sheet
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset, StreamedClips, load_clips
@@ -253,7 +253,7 @@ def test_data_sets_augment_anew_and_keep_clean_clips(tmp_path, rows):
 
 
 def test_features_of_a_frozen_backbone_are_refused_with_what_remains(tmp_path, rows):
-    assert backbone_settings("cnn", grid=2)["freeze_backbone"] is False  # what the message advises
+    assert load_backbone("cnn", grid=2).settings["freeze_backbone"] is False  # what the message advises
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         return pixels.mean(dim=(3, 4))[:, :, None]  # (1, T, 1, 3)

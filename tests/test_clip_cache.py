@@ -2,7 +2,7 @@
 
 import torch
 
-from modeling_vidcap.pretrained_backbones import backbone_settings
+from modeling_vidcap.pretrained_backbones import load_backbone
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.clip_cache import for_inference, open_clip_cache
 
@@ -11,7 +11,7 @@ def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
     processor = tiny_processor()
     options: list[dict] = [{}, {"color_bins": 2}, {"thumbnail_size": 2}, {"grayscale_backbone": True}]
     for stages in ([2], [0, 1]):  # 40 channels both
-        settings = backbone_settings("efficientnet_lite0", grid=2, stages=stages)
+        settings = load_backbone("efficientnet_lite0", grid=2, stages=stages).settings
         options.append(settings)
     models = [tiny_model(**{"freeze_backbone": True, **each}) for each in options]
     folders = [open_clip_cache(model, processor, folder=tmp_path).folder for model in models]
@@ -21,7 +21,7 @@ def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
 
 def test_the_copy_that_fills_the_cache_computes_the_same_features_without_its_batch_norms():
     torch.manual_seed(0)
-    backbone = tiny_model(**backbone_settings("efficientnet_lite0", grid=2)).model.encoder.backbone
+    backbone = tiny_model(**load_backbone("efficientnet_lite0", grid=2).settings).model.encoder.backbone
     for module in backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for values in (module.running_mean, module.running_var, module.weight, module.bias):

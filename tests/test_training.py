@@ -1,5 +1,6 @@
 """Training: overfitting, accumulation, resume, ranks, and `train_hf.py` from a folder to a model that loads."""
 
+import dataclasses
 import json
 import shutil
 import time
@@ -12,8 +13,9 @@ import torch.multiprocessing as mp
 from transformers import AutoModel, AutoProcessor, pipeline
 
 import train_hf
+from modeling_vidcap import VideoCaptionConfig
 from modeling_vidcap.losses_vidcap import contrastive_loss
-from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments, parse
+from modeling_vidcap.training_arguments import RECIPES, VideoCaptionTrainingArguments, parse
 from modeling_vidcap.training_vidcap import TimeBudget, VideoCaptionTrainer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import DatasetError, load_clips
@@ -141,8 +143,10 @@ def test_gradients_do_not_depend_on_accumulation(tmp_path, processor, clips):
     torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_resumed_training_equals_uninterrupted(tmp_path, processor, clips):
+@pytest.mark.parametrize("muon", [True, False])
+def test_resumed_training_equals_uninterrupted(tmp_path, processor, clips, muon):
     options = {
+        "muon": muon,
         "num_train_epochs": 6,
         "per_device_train_batch_size": 2,
         "save_strategy": "steps",
@@ -307,6 +311,16 @@ def test_parts_that_cannot_work_are_refused_in_one_line(folder, tmp_path, capsys
         assert refused.code == 2
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1] and error.splitlines()[-1].startswith("train_hf.py: error:")
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_understood(recipe):
+    data, model_args, args, given = parse([str(recipe)])
+    assert {"dataset", "output_dir"} <= given and str(args.output_dir).startswith("outputs/")
+    assert parse(["--recipe", recipe.stem])[0].dataset == data.dataset
+    own = {each.name for each in dataclasses.fields(VideoCaptionConfig)} & set(vars(model_args))
+    sizes = {name: getattr(model_args, name) for name in own if "backbone" not in name}
+    VideoCaptionConfig(**sizes, feature_size=128)  # what cannot work together is refused
 
 
 def test_a_preset_gives_way_to_what_is_said_beside_it():

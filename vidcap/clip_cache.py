@@ -30,7 +30,7 @@ def open_clip_cache(
         workers: Threads that decode and encode; by default one a core.
     """
     folder = folder or default_cache_folder()
-    if not model.config.freeze_backbone:
+    if not keeps_features(model.config):
         return ClipCache(folder, processor.video_processor, workers=workers)
     device = model.device
     if device.type == "cpu":
@@ -64,6 +64,12 @@ def open_clip_cache(
         settings=settings,
         workers=workers,
     )
+
+
+def keeps_features(config: Any) -> bool:
+    """Whether clips are kept as features: of a frozen backbone that sees each frame alone. What a clip encoder makes
+    of a clip cannot be played backwards, or drawn from frame by frame, so that its clips are kept as pixels."""
+    return config.freeze_backbone and not config.encodes_clips
 
 
 @torch.no_grad()
