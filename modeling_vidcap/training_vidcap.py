@@ -22,6 +22,7 @@ from transformers import (
 from transformers.trainer_utils import has_length
 
 from .averaging import AveragedTrainerMixin
+from .optimizers import MuonAdamW, muon_groups
 from .self_critical import SelfCriticalLoss
 from .training_arguments import VideoCaptionTrainingArguments
 
@@ -178,6 +179,8 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         self.self_critical = self_critical
         if self_critical is not None and self.args.world_size > 1:
             raise ValueError("self-critical training runs on one process for now; drop --self_critical_samples")
+        if self.args.uses_muon and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError("Muon needs whole matrices: add --muon False, or leave FSDP and DeepSpeed out")
         self.budget: TimeBudget | None = None
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         if self.args.max_train_minutes is not None:
@@ -207,6 +210,26 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """As the Trainer's, with a learning rate of its own for what is trained of the backbone, and with Muon for
+        matrices where `muon` asks for it."""
+        if self.optimizer is not None:
+            return self.optimizer
+        made = super().create_optimizer(*args, **kwargs)
+        backbone = {id(each) for each in cast(Any, self.model).model.encoder.backbone.parameters()}
+        if (rate := self.args.backbone_learning_rate) is not None:
+            for group in list(made.param_groups):
+                own = [each for each in group["params"] if id(each) in backbone]
+                if own:
+                    group["params"] = [each for each in group["params"] if id(each) not in backbone]
+                    made.add_param_group({**group, "params": own, "lr": rate})
+        if self.args.uses_muon:
+            # What a backbone was trained with goes on with it.
+            groups = muon_groups(made.param_groups, excluded=backbone)
+            made = MuonAdamW(groups, betas=made.defaults["betas"], eps=made.defaults["eps"], fused=True)
+        self.optimizer = made
+        return made
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is for matrices and kernels: no norms, biases, tables of embeddings, queries or scales."""

@@ -1,0 +1,89 @@
+"""Muon beside AdamW: what each of them trains, one schedule for both, checkpoints, and what is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from modeling_vidcap.optimizers import MuonAdamW, muon_groups
+from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
+from modeling_vidcap.training_vidcap import VideoCaptionTrainer
+from tests.tiny import tiny_model
+
+
+def layer_and_optimizer(**rates: float) -> tuple[nn.Linear, MuonAdamW]:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 8)
+    groups = [
+        {"params": [layer.weight], "weight_decay": 0.1, "lr": 0.5, **rates},
+        {"params": [layer.bias], "weight_decay": 0.0, "lr": 0.5, **rates},
+    ]
+    return layer, MuonAdamW(muon_groups(groups, excluded=set()), betas=(0.9, 0.98))
+
+
+def step(layer: nn.Linear, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in layer.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+
+
+def test_matrices_move_in_all_directions_alike_and_the_rest_as_by_adamw() -> None:
+    layer, optimizer = layer_and_optimizer()
+    weight, bias = layer.weight.detach().clone(), nn.Parameter(layer.bias.detach().clone())
+    step(layer, optimizer, seed=1)
+    moved = (layer.weight - weight * (1 - 0.5 * 0.1)) / 0.5  # less weight decay
+    singular = torch.linalg.svdvals(moved.detach()) / (0.2 * 8**0.5)  # AdamW's size, as the paper has it
+    assert (singular > 0.6).all() and (singular < 1.3).all()
+    bias.grad = layer.bias.grad.clone()
+    torch.optim.AdamW([bias], lr=0.5, betas=(0.9, 0.98), weight_decay=0.0).step()
+    torch.testing.assert_close(layer.bias, bias)
+
+
+def test_one_schedule_sets_the_rates_of_both_and_a_checkpoint_holds_both(tmp_path) -> None:
+    runs = []
+    for stop in (False, True):
+        layer, optimizer = layer_and_optimizer()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 / (1 + done))
+        for seed in range(2):
+            step(layer, optimizer, seed)
+            schedule.step()
+        if stop:
+            torch.save((optimizer.state_dict(), schedule.state_dict()), tmp_path / "state.pt")
+            weights = layer.state_dict()
+            layer, optimizer = layer_and_optimizer()
+            layer.load_state_dict(weights)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 / (1 + done))
+            states = torch.load(tmp_path / "state.pt", weights_only=True)
+            optimizer.load_state_dict(states[0])
+            schedule.load_state_dict(states[1])
+            schedule.step(2)
+        for seed in range(2, 4):
+            step(layer, optimizer, seed)
+            schedule.step()
+        rates = [group["lr"] for part in optimizer.parts for group in part.param_groups]
+        assert rates == [0.1, 0.1]
+        runs.append(layer)
+    assert torch.equal(runs[0].weight, runs[1].weight) and torch.equal(runs[0].bias, runs[1].bias)
+
+
+def make_trainer(tmp_path, **options) -> VideoCaptionTrainer:
+    values = {"report_to": "none", "use_cpu": True, "eval_strategy": "no", "save_strategy": "no"}
+    args = VideoCaptionTrainingArguments(output_dir=str(tmp_path), load_best_model_at_end=False, **(values | options))
+    return VideoCaptionTrainer(model=tiny_model(), args=args, references=[], score=dict, score_clips=dict)
+
+
+def test_the_trainer_gives_muon_the_matrices_inside_the_network(tmp_path) -> None:
+    trainer = make_trainer(tmp_path, muon=True, backbone_learning_rate=1e-5)
+    optimizer = trainer.create_optimizer()
+    assert isinstance(optimizer, MuonAdamW) and trainer.create_optimizer() is optimizer
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    by_muon, by_adamw = ({names[id(p)] for g in part.param_groups for p in g["params"]} for part in optimizer.parts)
+    assert by_muon | by_adamw == set(names.values()) and not by_muon & by_adamw
+    assert {"model.encoder.projection.weight", "model.decoder.text_layers.0.mlp.0.weight"} < by_muon
+    assert not any("backbone" in name or "embed" in name or "norm" in name or "bias" in name for name in by_muon)
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert all(rate == (1e-5 if ".backbone." in name else 1e-3) for name, rate in rates.items())
+    assert not isinstance(make_trainer(tmp_path, muon=False).create_optimizer(), MuonAdamW)
+    assert not isinstance(make_trainer(tmp_path, optim="sgd").create_optimizer(), MuonAdamW)
+    with pytest.raises(ValueError, match="--muon is for matrices beside AdamW, and --optim is sgd"):
+        make_trainer(tmp_path, muon=True, optim="sgd")
