@@ -11,12 +11,16 @@ import torch
 from torch.optim import AdamW, Muon, Optimizer
 
 
+RATE = 2.0  # times AdamW's rate; and half its weight decay, so that weights shrink as fast (docs/log.md)
+NEWTON_SCHULZ_STEPS = 3  # towards the orthogonal matrix; with torch's 5 a step takes longer and gains as much less
+
+
 class MuonAdamW(Optimizer):
     """Each of its groups belongs to one of the two, which share these very groups with it.
 
     Muon (https://kellerjordan.github.io/posts/muon) turns the momentum of a matrix into the nearest orthogonal one
     before it is added, so that directions which gradients seldom take are learnt as fast as the others. Its updates
-    are scaled to the size of AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one learning rate
+    are scaled by the size of AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one learning rate
     and one weight decay serve both.
 
     Args:
@@ -28,7 +32,7 @@ class MuonAdamW(Optimizer):
         matrices = [{k: v for k, v in group.items() if k != "muon"} for group in groups if group.get("muon")]
         others = [{k: v for k, v in group.items() if k != "muon"} for group in groups if not group.get("muon")]
         self.parts: tuple[Optimizer, ...] = (
-            Muon(matrices, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, adjust_lr_fn="match_rms_adamw", ns_steps=NEWTON_SCHULZ_STEPS),
             AdamW(others, **adamw),
         )
         super().__init__(self._groups(), {})
@@ -56,7 +60,7 @@ class MuonAdamW(Optimizer):
 
 
 def muon_groups(groups: list[dict[str, Any]], excluded: set[int]) -> list[dict[str, Any]]:
-    """Takes matrices out of groups with weight decay, into groups for Muon of the same rate and decay.
+    """Takes matrices out of groups with weight decay, into groups for Muon.
 
     Args:
         groups: As torch's optimizers take them. Groups without weight decay (norms, biases, embeddings) stay.
@@ -70,6 +74,9 @@ def muon_groups(groups: list[dict[str, Any]], excluded: set[int]) -> list[dict[s
                 for each in group["params"]
                 if (group["weight_decay"] > 0 and each.ndim == 2 and id(each) not in excluded) is matrices
             ]
-            if chosen:
-                split.append({**group, "params": chosen, "muon": matrices})
+            if chosen and matrices:
+                rates = {"lr": RATE * group["lr"], "weight_decay": group["weight_decay"] / RATE}
+                split.append({**group, **rates, "params": chosen, "muon": True})
+            elif chosen:
+                split.append({**group, "params": chosen, "muon": False})
     return split
