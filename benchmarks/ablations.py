@@ -48,6 +48,8 @@ VARIANTS = {
     "--space_positions rotary",
     "no frame differences": "--motion False",
     "frame differences as they are": "--motion_floor 0",
+    "the same frames each time": "--frame_pool 16",
+    "other frames each time": "--frame_pool 32",
     # 3: scales and fusion
     "last stage alone": "--backbone_stages 4",
     "no thumbnails": "--thumbnail_size 0",
@@ -69,6 +71,7 @@ VARIANTS = {
     "frame dropout .1": "--frame_dropout 0.1",
     "speed augmentation": "--augment speed",
     "averaged weights": "--ema_decay 0.99",
+    "AdamW alone": "--muon False",
     "preset 1m": "--preset 1m",
     "preset 25m": "--preset 25m",
     # 6: before the first clip (self-critical training, after the last, has a benchmark of its own)
@@ -76,7 +79,13 @@ VARIANTS = {
     # 7: generation
     "4 beams": "--num_beams 4",
 }
-CHANGES_FEATURES = ("last stage alone", "no thumbnails", "no histogram of colours")
+CHANGES_FEATURES = (
+    "the same frames each time",
+    "other frames each time",
+    "last stage alone",
+    "no thumbnails",
+    "no histogram of colours",
+)
 
 
 def train(arguments: list[str], output: Path, *, threads: int) -> str | None:

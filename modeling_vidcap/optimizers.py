@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Muon, Optimizer
 
-
 RATE = 2.0  # times AdamW's rate; and half its weight decay, so that weights shrink as fast (docs/log.md)
-NEWTON_SCHULZ_STEPS = 3  # towards the orthogonal matrix; with torch's 5 a step takes longer and gains as much less
+NEWTON_SCHULZ_STEPS = 3  # towards the orthogonal matrix; torch's default of 5 takes two thirds longer
 
 
 class MuonAdamW(Optimizer):

@@ -9,6 +9,7 @@ from typing import Any, Literal, NoReturn
 import torch
 import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers.training_args import OptimizerNames
 
 from .averaging import check_decay
 from .precision import cpu_computes_in_bf16
@@ -269,7 +270,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
             self.num_train_epochs = 1_000_000.0  # the clock ends the run
             self.eval_strategy = "steps"
             self.eval_steps = 1_000_000_000
-        if self.muon and "adamw_torch" not in str(self.optim):
+        if self.muon and not self._optimizes_by_adamw:
             raise ValueError(
                 f"--muon is for matrices beside AdamW, and --optim is {self.optim}: leave one of them out"
             )
@@ -282,7 +283,11 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         if self.muon is not None:
             return self.muon
         fast = torch.cuda.is_available() and not self.use_cpu or cpu_computes_in_bf16()
-        return fast and "adamw_torch" in str(self.optim)
+        return fast and self._optimizes_by_adamw
+
+    @property
+    def _optimizes_by_adamw(self) -> bool:
+        return OptimizerNames(self.optim) in (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
 class _Parser(HfArgumentParser):

@@ -228,6 +228,7 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
             # What a backbone was trained with goes on with it.
             groups = muon_groups(made.param_groups, excluded=backbone)
             made = MuonAdamW(groups, betas=made.defaults["betas"], eps=made.defaults["eps"], fused=True)
+        logger.info(f"optimizer: {type(made).__name__}")
         self.optimizer = made
         return made
 

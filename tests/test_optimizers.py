@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from modeling_vidcap.optimizers import RATE, MuonAdamW, muon_groups
+from modeling_vidcap.precision import cpu_computes_in_bf16
 from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from tests.tiny import tiny_model
@@ -84,6 +85,8 @@ def test_the_trainer_gives_muon_the_matrices_inside_the_network(tmp_path) -> Non
     wanted = {name: RATE * 1e-3 if name in by_muon else 1e-5 if ".backbone." in name else 1e-3 for name in rates}
     assert rates == wanted
     assert not isinstance(make_trainer(tmp_path, muon=False).create_optimizer(), MuonAdamW)
+    if cpu_computes_in_bf16():
+        assert isinstance(make_trainer(tmp_path).create_optimizer(), MuonAdamW)
     assert not isinstance(make_trainer(tmp_path, optim="sgd").create_optimizer(), MuonAdamW)
     with pytest.raises(ValueError, match="--muon is for matrices beside AdamW, and --optim is sgd"):
         make_trainer(tmp_path, muon=True, optim="sgd")
