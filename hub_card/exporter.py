@@ -212,11 +212,15 @@ def _exported(directory: str | os.PathLike[str]) -> Path:
 def _known(model: PreTrainedModel) -> dict[str, Any]:
     """Facts for the card that the model itself knows."""
     backbone = model.config.backbone_config
-    name = "" if backbone is None else backbone.to_dict().get("backbone", "")  # the name of a timm model
+    if backbone is None:
+        name = {"cnn": "small_cnn", "s3d": "S3D"}[model.config.own_backbone]
+    else:
+        options = backbone.to_dict()  # a model of timm has its name in one of these
+        name = f"{backbone.model_type} {options.get('backbone') or options.get('architecture') or ''}".strip()
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_frames": model.config.num_frames,
-        "backbone": "small_cnn" if backbone is None else f"{backbone.model_type} {name}".strip(),
+        "backbone": name,
     }
 
 
