@@ -55,7 +55,8 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         if module is self:
             init.normal_(self.summary_embedding, std=self.config.initializer_range)
 
-    def _text_rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotation:
+    def text_rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotation:
+        """The rotation of words at `positions` `(B, L)`."""
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         return rotary_rotation(positions, head_dim, min_period=2 * torch.pi, max_period=MAX_TEXT_PERIOD, dtype=dtype)
 
@@ -64,7 +65,7 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         if self.config.freeze_embeddings:
             self.embed_tokens.weight.requires_grad_(False)
 
-    def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """`(B, L)` -> `(B, L, D)`."""
         embeds = self.embed_tokens(input_ids)
         return embeds if self.embedding_projection is None else self.embedding_projection(embeds)
@@ -78,11 +79,11 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
             attention_mask = input_ids.ne(self.config.pad_token_id).long()
         batch, length = input_ids.shape
         summary = self.summary_embedding.expand(batch, 1, -1)
-        hidden_states = torch.cat([self._embed(input_ids), summary], dim=1)  # (B, L+1, D)
+        hidden_states = torch.cat([self.embed(input_ids), summary], dim=1)  # (B, L+1, D)
         hidden_states = self.dropout(hidden_states)
         positions = torch.arange(length, device=input_ids.device).expand(batch, -1)
         positions = torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1)
-        rotation = self._text_rotation(positions, hidden_states.dtype)
+        rotation = self.text_rotation(positions, hidden_states.dtype)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=hidden_states,
@@ -107,10 +108,10 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if cache is None else cache.get_seq_length()
-        hidden_states = self.dropout(self._embed(input_ids))  # (B, L, D)
+        hidden_states = self.dropout(self.embed(input_ids))  # (B, L, D)
         length = input_ids.shape[1]
         positions = (torch.arange(length, device=input_ids.device) + past_length).expand(len(input_ids), -1)
-        rotation = self._text_rotation(positions, hidden_states.dtype)
+        rotation = self.text_rotation(positions, hidden_states.dtype)
         options = {"is_causal": False} if sees_future else {}
 
         if sees_future:

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from .configuration_vidcap import VideoCaptionConfig
+from .greedy_vidcap import can_write_greedily, write_greedily
 from .outputs_vidcap import VideoEncoderOutput
 
 Forms = Sequence[Sequence[int]]  # a phrase's ids at the start of a caption, and elsewhere where these differ
@@ -45,6 +46,29 @@ class VideoCaptionGenerationMixin(GenerationMixin):
             # First of all, since behind banned words there would be infinities to subtract.
             processors.insert(0, VideoGuidance(self, model_kwargs["encoder_outputs"], guidance_scale))
         return processors
+
+    def _sample(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs,
+    ) -> Any:
+        """The loop of greedy search and of sampling; where greedy search is all that is wanted, a faster one."""
+        arguments: Any = (input_ids, logits_processor, stopping_criteria, generation_config)
+        if synced_gpus or streamer is not None or not can_write_greedily(self, generation_config, model_kwargs):
+            return super()._sample(*arguments, synced_gpus, streamer, **model_kwargs)  # type: ignore[misc]
+        return write_greedily(
+            self,
+            input_ids,
+            model_kwargs["encoder_outputs"],
+            logits_processor,
+            stopping_criteria,
+            generation_config.pad_token_id,
+        )
 
     def get_token_log_probabilities(
         self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput, *, without: Sequence[int] = ()
