@@ -49,7 +49,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
 
     def _sample(
         self,
-        input_ids: torch.Tensor,
+        input_ids: Any,
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: Any,
@@ -58,9 +58,16 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         **model_kwargs,
     ) -> Any:
         """The loop of greedy search and of sampling; where greedy search is all that is wanted, a faster one."""
-        arguments: Any = (input_ids, logits_processor, stopping_criteria, generation_config)
         if synced_gpus or streamer is not None or not can_write_greedily(self, generation_config, model_kwargs):
-            return super()._sample(*arguments, synced_gpus, streamer, **model_kwargs)  # type: ignore[misc]
+            return super()._sample(  # type: ignore[misc]
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                synced_gpus=synced_gpus,
+                streamer=streamer,
+                **model_kwargs,
+            )
         return write_greedily(
             self,
             input_ids,
