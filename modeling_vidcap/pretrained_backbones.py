@@ -93,7 +93,7 @@ def load_backbone(
         backbone = _efficientnet(stages)
     elif name in OWN:
         if stages is not None:
-            raise ValueError(f"--backbone_stages are for backbones that have them to choose from, {name} has not")
+            raise ValueError(f"--backbone_stages: {name} has none to choose from, leave them out")
         sizes: dict[str, Any] = {"feature_size": S3D_CHANNELS} if name == "s3d" else {}
         what = "S3D" if name == "s3d" else "small CNN"
         backbone = Backbone({"backbone_config": None, "own_backbone": name, **sizes}, None, f"{what}, random weights")

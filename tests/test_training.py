@@ -300,7 +300,7 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         (["--frame_pool", "3"], "--frame_pool 3: 4 frames are drawn of it"),
         (["--augment", "crop", "--direction_words", "wax"], "add flip to --augment"),
         (["--text_corpus", "missing.txt"], "missing.txt"),
-        (["--backbone_stages", "4"], "leave them out with --backbone cnn"),
+        (["--backbone_stages", "4"], "--backbone_stages: cnn has none to choose from, leave them out"),
         (["--color_bins", "0", "--color_dropout", "0.5"], "set `color_bins` above 0"),
     ],
 )
