@@ -92,6 +92,9 @@ def test_segments_give_a_frame_each_and_every_frame_at_times(num_frames):
             )
             seen.update(picks)
         assert total > 32 or seen == set(range(total))
+    # Of seventeen frames sixteen are taken, and each may be the one that is not: cuts are not always rounded alike.
+    draws = ([generator.random() for _ in range(17)] for _ in range(2000))
+    assert {(set(range(17)) - set(segment_indices(17, 16, each))).pop() for each in draws} == set(range(17))
     assert segment_indices(17, 16, [0.999] * 17)[-1] == 16 and segment_indices(17, 16, [0.0] * 17)[0] == 0
 
 
