@@ -190,7 +190,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Train matrices inside the network by Muon and the rest by AdamW: half as many steps for the same "
-            "captions, each a third longer on CPU [where bf16 is computed, which it needs, with optim adamw_torch]."
+            "captions, each longer on CPU [where bf16 is computed, which it needs, with optim adamw_torch]."
         },
     )
     backbone_learning_rate: float | None = field(

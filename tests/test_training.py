@@ -1,6 +1,5 @@
 """Training: overfitting, accumulation, resume, ranks, and `train_hf.py` from a folder to a model that loads."""
 
-import dataclasses
 import json
 import shutil
 import time
@@ -13,9 +12,8 @@ import torch.multiprocessing as mp
 from transformers import AutoModel, AutoProcessor, pipeline
 
 import train_hf
-from modeling_vidcap import VideoCaptionConfig
 from modeling_vidcap.losses_vidcap import contrastive_loss
-from modeling_vidcap.training_arguments import RECIPES, VideoCaptionTrainingArguments, parse
+from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import TimeBudget, VideoCaptionTrainer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import DatasetError, load_clips
@@ -311,34 +309,6 @@ def test_parts_that_cannot_work_are_refused_in_one_line(folder, tmp_path, capsys
         assert refused.code == 2
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1] and error.splitlines()[-1].startswith("train_hf.py: error:")
-
-
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_understood(recipe):
-    data, model_args, args, given = parse([str(recipe)])
-    assert {"dataset", "output_dir"} <= given and str(args.output_dir).startswith("outputs/")
-    assert parse(["--recipe", recipe.stem])[0].dataset == data.dataset
-    own = {each.name for each in dataclasses.fields(VideoCaptionConfig)} & set(vars(model_args))
-    sizes = {name: getattr(model_args, name) for name in own if "backbone" not in name}
-    VideoCaptionConfig(**sizes, feature_size=128)  # what cannot work together is refused
-
-
-def test_a_preset_gives_way_to_what_is_said_beside_it():
-    arguments = ["--dataset", "clips", "--output_dir", "model", "--hidden_size", "96", "--preset", "1m"]
-    model_args = parse(arguments)[1]
-    assert (model_args.hidden_size, model_args.intermediate_size, model_args.multimodal_layers) == (96, 320, 1)
-
-
-def test_a_preset_on_the_command_line_goes_before_that_of_a_recipe(tmp_path):
-    recipe = tmp_path / "own.yaml"
-    recipe.write_text("dataset: clips\noutput_dir: model\npreset: 1m\nencoder_layers: 0\n")
-    own = parse([str(recipe)])[1]
-    assert (own.hidden_size, own.encoder_layers) == (80, 0)
-    larger = parse([str(recipe), "--preset=25m", "--text_layers", "1"])
-    assert (larger[1].hidden_size, larger[1].encoder_layers, larger[1].text_layers) == (384, 3, 1)
-    assert {"dataset", "preset", "hidden_size", "text_layers"} <= larger[3] and "num_beams" not in larger[3]
-    with pytest.raises(SystemExit):
-        parse([str(recipe), "--pre", "25m"])
 
 
 def test_words_that_the_model_to_go_on_from_lacks_are_refused(trained, tmp_path, capsys):
