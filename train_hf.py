@@ -29,7 +29,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
-from modeling_vidcap.generation_vidcap import check_guidance
+from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.precision import faster_in_bf16
 from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings
@@ -52,6 +52,7 @@ from vidcap.loading import load_captioner
 
 logger = logging.getLogger("vidcap")
 MAX_UNKNOWN = 0.3  # share of the words that a model to go on from may lack
+SIMILARITY_WEIGHT = 0.3  # of `generate`, chosen on held-out clips (docs/log.md)
 NOVELTY_SAMPLE = 5_000  # training clips that tell what is usual
 STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data are streamed
 
@@ -249,7 +250,7 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
         *("word_dropout", "video_dropout", "frame_dropout", "color_dropout", "scheduled_sampling", "label_smoothing"),
         *("caption_weight", "masked_word_weight", "contrastive_weight", "reversed_negatives"),
     )
-    decoding = ("num_beams", "guidance_scale")
+    decoding = ("num_beams", "similarity_weight", "guidance_scale")
     fixed = {each.name for each in dataclasses.fields(ModelArguments)} - {*changeable, *decoding, "model_name_or_path"}
     if names := sorted(fixed & given):
         raise ValueError(f"--{names[0]} is a matter of the model in {model_args.model_name_or_path}; leave it out")
@@ -260,6 +261,7 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
     for name in given.intersection(decoding):
         setattr(model.generation_config, name, getattr(model_args, name))
     check_guidance(model.config, model.generation_config.guidance_scale)
+    check_similarity(model.config, getattr(model.generation_config, "similarity_weight", None))
     tokens = processor.tokenizer(captions)["input_ids"]
     unknown = sum(ids.count(model.config.unk_token_id) for ids in tokens) / sum(map(len, tokens))
     logger.info(
@@ -325,6 +327,9 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
         unk_token_id=tokenizer.unk_token_id,
     )
     check_guidance(config, model_args.guidance_scale)
+    if model_args.similarity_weight is None:
+        model_args.similarity_weight = SIMILARITY_WEIGHT if config.contrastive_weight else 0.0
+    check_similarity(config, model_args.similarity_weight)
     model = vidcap.VideoCaptionForConditionalGeneration(config)
     logger.info(backbone.fill(model.model.encoder.backbone))
     if table is not None:
@@ -332,6 +337,7 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
     model.generation_config = GenerationConfig(
         max_new_tokens=model_args.max_caption_length,
         num_beams=model_args.num_beams,
+        similarity_weight=model_args.similarity_weight,
         guidance_scale=model_args.guidance_scale if model_args.guidance_scale != 1 else None,
         pad_token_id=config.pad_token_id,
         bos_token_id=config.bos_token_id,

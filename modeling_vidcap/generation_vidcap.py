@@ -1,5 +1,5 @@
-"""What the captioner's `generate` can do beyond that of transformers: guidance by a pass without video, phrases that a
-caption must hold, and the probability of each token of a caption.
+"""What the captioner's `generate` can do beyond that of transformers: beams ranked by their likeness to the clip too,
+guidance by a pass without video, phrases that a caption must hold, and the probability of each token of a caption.
 
 What it promises: guidance works with greedy search, beams, sampling and several captions a clip; probabilities are the
 model's own, whatever guidance, banned words or temperature did to the search. What it gives up: the pass without video
@@ -25,12 +25,25 @@ Forms = Sequence[Sequence[int]]  # a phrase's ids at the start of a caption, and
 
 
 class VideoCaptionGenerationMixin(GenerationMixin):
-    """`generate` with `guidance_scale`, and the probabilities of what it wrote.
+    """`generate` with `guidance_scale` and `similarity_weight`, and the probabilities of what it wrote.
+
+    `similarity_weight` w ranks finished beams by log p(caption) / length^`length_penalty` + w s cos(clip, caption), s
+    and the embeddings being those of the contrastive loss: the decoder follows what it has often read, also where the
+    embeddings know better. 0 ranks them by their probability alone.
 
     Its name has to hold that of its base class, by which transformers knows models that generate.
     """
 
     config: Any
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, similarity_weight: float | None = None, **kwargs
+    ) -> Any:
+        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        if similarity_weight is not None:
+            prepared.similarity_weight = similarity_weight
+        check_similarity(self.config, getattr(prepared, "similarity_weight", None))
+        return prepared, model_kwargs
 
     def _get_logits_processor(
         self, generation_config: GenerationConfig, *args, model_kwargs: Any = None, **kwargs
@@ -76,6 +89,52 @@ class VideoCaptionGenerationMixin(GenerationMixin):
             stopping_criteria,
             generation_config.pad_token_id,
         )
+
+    def _beam_search(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        **model_kwargs,
+    ) -> Any:
+        """That of transformers, whose beams are then ranked by their likeness to the clip, too, if asked for."""
+        settings: Any = copy.copy(generation_config)
+        weight, wanted = getattr(settings, "similarity_weight", None), settings.num_return_sequences
+        if weight:
+            settings.num_return_sequences = settings.num_beams
+        found = super()._beam_search(  # type: ignore[misc]
+            input_ids, logits_processor, stopping_criteria, settings, synced_gpus=synced_gpus, **model_kwargs
+        )
+        if not weight:
+            return found
+        encoded = model_kwargs["encoder_outputs"]
+        clips = type(encoded)(**{name: value[:: settings.num_beams] for name, value in encoded.items()})
+        sequences = found.sequences if settings.return_dict_in_generate else found
+        scores, lengths = self._rank(sequences, clips, weight, settings.length_penalty)
+        best = scores.argsort(dim=1, descending=True)[:, :wanted]  # (B, wanted)
+        rows = (best + settings.num_beams * torch.arange(len(best), device=best.device)[:, None]).flatten()
+        longest = int(lengths[rows].max())
+        if not settings.return_dict_in_generate:
+            return sequences[rows, : 1 + longest]
+        found.sequences, found.beam_indices = sequences[rows, : 1 + longest], found.beam_indices[rows, :longest]
+        if found.sequences_scores is not None:
+            found.sequences_scores = scores.flatten()[rows]
+        return found
+
+    def _rank(
+        self, sequences: torch.Tensor, clips: VideoEncoderOutput, weight: float, length_penalty: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores `(B, K)` and lengths `(B * K,)` of K captions of each clip, `(B * K, 1 + L)`."""
+        model: Any = self
+        log_probabilities, mask = self.get_token_log_probabilities(sequences, clips)
+        lengths = mask.sum(dim=1)
+        likely = log_probabilities.sum(dim=1) / lengths**length_penalty
+        captions = sequences[:, 1:].masked_fill(~mask, self.config.pad_token_id)
+        texts = model.get_text_features(captions).unflatten(0, (len(clips.last_hidden_state), -1))  # (B, K, P)
+        similar = torch.einsum("bkp,bp->bk", texts, model.embed_encoded(clips)).float()
+        return likely.view_as(similar) + weight * model.logit_scale.exp() * similar, lengths
 
     def get_token_log_probabilities(
         self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput, *, without: Sequence[int] = ()
@@ -142,6 +201,23 @@ def check_guidance(config: VideoCaptionConfig, guidance_scale: float | None) -> 
         raise ValueError(
             f"`guidance_scale` {guidance_scale} compares with captions written without video, which this model never "
             "learnt (its `video_dropout` is 0): train with --video_dropout 0.1, or leave guidance out"
+        )
+
+
+def check_similarity(config: VideoCaptionConfig, similarity_weight: float | None) -> None:
+    """Refuses a ranking by embeddings that were never trained.
+
+    Raises:
+        ValueError: If the weight is negative, or above 0 for a model without contrastive loss.
+    """
+    if not similarity_weight:
+        return
+    if similarity_weight < 0:
+        raise ValueError(f"`similarity_weight` is {similarity_weight}: 0 ranks by probability alone, pass 0 or more")
+    if config.contrastive_weight == 0:
+        raise ValueError(
+            f"`similarity_weight` {similarity_weight} compares clips with captions, which this model never learnt "
+            "(its `contrastive_weight` is 0): train with --contrastive_weight 0.5, or leave it out"
         )
 
 
@@ -290,6 +366,7 @@ __all__ = [
     "VideoGuidance",
     "check_guidance",
     "check_phrases",
+    "check_similarity",
     "generate_including",
     "repeat_clips",
     "without_video",

@@ -146,8 +146,11 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         video_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """L2-normalised clip embeddings `(B, projection_dim)`, comparable with [`get_text_features`]."""
-        encoded = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features)
-        return nn.functional.normalize(self._video_embeds(encoded), dim=-1)
+        return self.embed_encoded(self.model.encoder(pixel_values_videos, video_mask, video_times, video_features))
+
+    def embed_encoded(self, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
+        """The same `(B, projection_dim)` of clips that the encoder has read."""
+        return nn.functional.normalize(self._video_embeds(encoder_outputs), dim=-1)
 
     def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """L2-normalised caption embeddings `(B, projection_dim)` of tokenised text that ends in EOS."""

@@ -95,7 +95,7 @@ class VideoCaptioningPipeline(Pipeline):
     def _sanitize_parameters(
         self, generate_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        generation_names = {*vars(GenerationConfig()), "generation_config"}
+        generation_names = {*vars(GenerationConfig()), "generation_config", "similarity_weight"}
         generation = {name: options.pop(name) for name in list(options) if name in generation_names}
         known = set(self.processor.video_processor.valid_kwargs.__annotations__)
         if unknown := sorted(set(options) - known):

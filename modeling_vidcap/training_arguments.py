@@ -168,6 +168,13 @@ class ModelArguments:
         default=False, metadata={"help": "Contrast a clip with itself backwards; not where that has the same caption."}
     )
     num_beams: int = field(default=4, metadata={"help": "Beams of `generate`, saved with the model."})
+    similarity_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the likeness to the clip when `generate` ranks beams, saved with the model [0.3, or 0 "
+            "without a contrastive loss]."
+        },
+    )
     guidance_scale: float = field(
         default=1.0, metadata={"help": "Guidance of `generate`, saved with the model; above 1 needs --video_dropout."}
     )

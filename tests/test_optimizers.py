@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modeling_vidcap.optimizers import RATE, MuonAdamW, muon_groups
+from modeling_vidcap.optimizers import RATE, Muon, MuonAdamW, muon_groups, orthogonalize
 from modeling_vidcap.precision import cpu_computes_in_bf16
 from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
@@ -38,6 +38,53 @@ def test_matrices_move_in_all_directions_alike_and_the_rest_as_by_adamw() -> Non
     bias.grad = layer.bias.grad.clone()
     torch.optim.AdamW([bias], lr=0.5, betas=(0.9, 0.98), weight_decay=0.0).step()
     torch.testing.assert_close(layer.bias, bias)
+
+
+def test_orthogonal_matrices_keep_their_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Singular values from 1 down to .01 of the largest, of which the norm leaves .01 and more; two matrices at once.
+    for rows, columns in ((24, 24), (24, 100)):
+        left, _ = torch.linalg.qr(torch.randn(2, rows, rows, generator=generator))
+        right, _ = torch.linalg.qr(torch.randn(2, columns, rows, generator=generator))
+        values = torch.linspace(1, 0.02, rows)
+        found = orthogonalize(left * values @ right.mT)
+        turned = left.mT @ found @ right  # diagonal, if the directions stay
+        diagonal = turned.diagonal(dim1=1, dim2=2)
+        assert (turned - torch.diag_embed(diagonal)).abs().max() < 1e-4
+        large = values / values.norm() > 0.01
+        assert (diagonal[:, large] > 0.72).all() and (diagonal[:, large] < 1.28).all()
+
+
+def test_momentum_is_an_average_of_gradients_looked_at_a_step_ahead() -> None:
+    matrix = nn.Parameter(torch.zeros(4, 6))
+    optimizer = Muon([{"params": [matrix], "lr": 0.5, "weight_decay": 0.0}])
+    gradients = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    average, expected = torch.zeros(4, 6), torch.zeros(4, 6)
+    for gradient in gradients:
+        matrix.grad = gradient.clone()
+        optimizer.step()
+        average = 0.95 * average + 0.05 * gradient
+        ahead = 0.95 * average + 0.05 * gradient
+        expected -= 0.5 * 0.2 * 6**0.5 * orthogonalize(ahead.bfloat16()[None])[0].float()
+    torch.testing.assert_close(matrix.detach(), expected, rtol=0, atol=0.02)
+
+
+def test_many_matrices_at_once_move_as_each_alone() -> None:
+    def moved(together: bool) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(6, 9), (9, 6), (6, 6), (6, 9)]
+        matrices = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        optimizers = [Muon([{"params": group}]) for group in ([matrices] if together else [[m] for m in matrices])]
+        for _ in range(3):
+            for matrix in matrices:
+                matrix.grad = torch.randn(matrix.shape, generator=generator)
+            matrices[2].grad = None  # of what takes no part in a step nothing changes
+            for optimizer in optimizers:
+                optimizer.step()
+        return [matrix.detach() for matrix in matrices]
+
+    for one, other in zip(moved(True), moved(False), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 def test_one_schedule_sets_the_rates_of_both_and_a_checkpoint_holds_both(tmp_path) -> None:

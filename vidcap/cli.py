@@ -118,6 +118,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="of beams: above 1 longer captions, below 1 shorter ones [the model's own]",
     )
     search_group.add_argument(
+        "--similarity_weight",
+        type=_number("a number of at least 0", lambda value: value >= 0),
+        metavar="W",
+        help="of beams: how much their likeness to the clip counts beside their probability [the model's own]",
+    )
+    search_group.add_argument(
         "--guidance_scale",
         type=_number("a number of at least 1", lambda value: value >= 1),
         metavar="S",
@@ -244,8 +250,9 @@ def _check_search(arguments: argparse.Namespace) -> None:
     if arguments.sample:
         if beams is not None and beams > 1:
             parser.error(f"--num_beams {beams} searches and --sample draws: leave one of them out")
-        if arguments.length_penalty is not None:
-            parser.error(f"--length_penalty {arguments.length_penalty} weighs beams: leave it or --sample out")
+        for name in ("length_penalty", "similarity_weight"):
+            if (value := getattr(arguments, name)) is not None:
+                parser.error(f"--{name} {value} weighs beams: leave it or --sample out")
         if arguments.include:
             parser.error("--include puts a phrase into the likeliest caption: leave it or --sample out")
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from modeling_vidcap.generation_vidcap import check_guidance, check_phrases
+from modeling_vidcap.generation_vidcap import check_guidance, check_phrases, check_similarity
 from processing import VideoDecodeError, decode_video
 from processing.video_processing_vidcap import INTERPOLATIONS
 
@@ -111,20 +111,19 @@ def caption_options(arguments: argparse.Namespace, model: Any, tokenizer: Any) -
     Raises:
         ValueError: For what cannot work with this model, before any clip is read.
     """
-    names = ("guidance_scale", "length_penalty", "temperature", "top_p")
+    names = ("guidance_scale", "length_penalty", "similarity_weight", "temperature", "top_p")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_guidance(model.config, arguments.guidance_scale)
+    check_similarity(model.config, arguments.similarity_weight)
     beams = arguments.num_beams or max(model.generation_config.num_beams or 1, arguments.captions)
     if arguments.sample:
         # transformers would sample from the 50 likeliest tokens; here `top_p` alone decides.
         options |= {"do_sample": True, "top_k": 0, "num_beams": 1}
     else:
         options["num_beams"] = beams
-        if arguments.length_penalty is not None and beams == 1:
-            raise ValueError(
-                f"--length_penalty {arguments.length_penalty} weighs beams, and this model searches without: add "
-                "--num_beams 4"
-            )
+        for name in ("length_penalty", "similarity_weight"):
+            if (value := getattr(arguments, name)) is not None and beams == 1:
+                raise ValueError(f"--{name} {value} weighs beams, and this model searches without: add --num_beams 4")
     options["num_return_sequences"] = arguments.captions
     banned: list[list[int]] = []
     for word in arguments.ban:
