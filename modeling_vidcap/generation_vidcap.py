@@ -39,6 +39,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, similarity_weight: float | None = None, **kwargs
     ) -> Any:
+        prepared: Any
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         if similarity_weight is not None:
             prepared.similarity_weight = similarity_weight
@@ -92,7 +93,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
 
     def _beam_search(
         self,
-        input_ids: torch.Tensor,
+        input_ids: Any,
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: GenerationConfig,
@@ -104,7 +105,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         weight, wanted = getattr(settings, "similarity_weight", None), settings.num_return_sequences
         if weight:
             settings.num_return_sequences = settings.num_beams
-        found = super()._beam_search(  # type: ignore[misc]
+        found: Any = super()._beam_search(  # type: ignore[misc]
             input_ids, logits_processor, stopping_criteria, settings, synced_gpus=synced_gpus, **model_kwargs
         )
         if not weight:
