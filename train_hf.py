@@ -32,7 +32,7 @@ from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.precision import faster_in_bf16
 from modeling_vidcap.pretrained_backbones import load_backbone
-from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings
+from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
 from modeling_vidcap.self_critical import SelfCriticalLoss
 from modeling_vidcap.text_warmup import read_corpus, warm_up_text
 from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments, parse
@@ -200,6 +200,7 @@ def train(
             "backbone": public_name(model_args.backbone),
             "tokenizer": public_name(model_args.tokenizer),
             "text_embeddings": public_name(model_args.text_embeddings),
+            "decoder": public_name(model_args.decoder),
             "model_name_or_path": public_name(model_args.model_name_or_path),
             **chosen(args),
         },
@@ -294,8 +295,16 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
             )
         setattr(model_args, name, wanted)
     tokenizer: Any
-    table = None
-    if model_args.text_embeddings is not None:
+    table = language_model = None
+    if model_args.decoder is not None:
+        for name in ("tokenizer", "text_embeddings", "text_layers", "multimodal_layers", "stochastic_depth"):
+            if name in given:
+                raise ValueError(f"--{name} is not for a pretrained --decoder, which has its own: leave it out")
+        if corpus:
+            raise ValueError("--text_corpus is for a decoder that has read nothing: leave it or --decoder out")
+        tokenizer = load_tokenizer(model_args.decoder, max_length=model_args.max_caption_length)
+        language_model = load_language_model(model_args.decoder, fusion=model_args.fusion, vocab_size=len(tokenizer))
+    elif model_args.text_embeddings is not None:
         if model_args.tokenizer not in (None, model_args.text_embeddings):
             raise ValueError("--text_embeddings are for the tokenizer of the same model: leave --tokenizer out")
         tokenizer = load_tokenizer(model_args.text_embeddings, max_length=model_args.max_caption_length)
@@ -315,10 +324,13 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
     processor = vidcap.VideoCaptionProcessor(video_processor=video_processor, tokenizer=tokenizer)
     own = {each.name for each in dataclasses.fields(vidcap.VideoCaptionConfig)}
     sizes = {name: value for name, value in dataclasses.asdict(model_args).items() if name in own}
+    words = {"vocab_size": len(tokenizer)}
+    if table is not None:  # which may be rounded up
+        words = {"vocab_size": max(len(tokenizer), len(table)), "embedding_size": table.shape[1]}
+    elif language_model is not None:
+        words = language_model.settings
     config = vidcap.VideoCaptionConfig(
-        **(sizes | backbone.settings),
-        vocab_size=max(len(tokenizer), 0 if table is None else len(table)),  # tables may be rounded up
-        embedding_size=None if table is None else table.shape[1],
+        **(sizes | backbone.settings | words),
         max_position_embeddings=model_args.max_caption_length,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -334,6 +346,8 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
     logger.info(backbone.fill(model.model.encoder.backbone))
     if table is not None:
         logger.info(fill_embeddings(model, table))
+    if language_model is not None:
+        logger.info(language_model.fill(model))
     model.generation_config = GenerationConfig(
         max_new_tokens=model_args.max_caption_length,
         num_beams=model_args.num_beams,

@@ -32,6 +32,9 @@ CLIP_ENCODERS: dict[str, str | None] = {
 FIXED_FRAMES = ("videomae", "vivit")  # these have a table of positions for `num_frames` of their own
 S3D_STRIDE = 8
 
+# Pretrained language models that write captions, and whether attention to a clip can be added to their layers.
+DECODERS = {"gpt2": True, "llama": False, "qwen2": False, "qwen3": False}
+
 
 @strict
 class VideoCaptionConfig(PreTrainedConfig):
@@ -49,6 +52,9 @@ class VideoCaptionConfig(PreTrainedConfig):
         encoder_layers (`int`): Self-attention layers over the video's tokens.
         text_layers (`int`): First decoder layers, which see text only (the "unimodal" part of CoCa).
         multimodal_layers (`int`): Decoder layers above them, with cross-attention to the video.
+        decoder_config (`PreTrainedConfig` or `dict`, *optional*): A pretrained language model in the place of these
+            layers, one of `DECODERS`; `fusion` says how it sees the clip.
+        freeze_decoder (`bool`): Keep its weights as they are, but for attention to the clip that it did not bring.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*): Image backbone or clip encoder that
             `AutoModel.from_config` builds (for `timm_backbone`, `AutoBackbone`), see `docs/model.md`. `None` stands
             for `own_backbone`.
@@ -94,6 +100,7 @@ class VideoCaptionConfig(PreTrainedConfig):
             attentional pooling); 0 lets the decoder look at every token of the encoder.
         fusion (`str`): How the decoder's upper layers look at the video: `cross_attention`, or `joint`, one
             transformer over video and text tokens, in which text sees all of the video and the video sees no text.
+            A pretrained decoder, causal as it is, then reads the clip's tokens ahead of the caption.
         motion (`bool`): Show each token its difference from the frame before, ahead of attention.
         motion_floor (`float`): Show that difference scaled to one size, too, whatever part of the frame moves: tokens
             are normalised, and differences well below this root mean square are taken for noise and kept small. 0
@@ -131,7 +138,8 @@ class VideoCaptionConfig(PreTrainedConfig):
     model_type = "vidcap"
     keys_to_ignore_at_inference = ["cache"]
     sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone", optional=True)
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone", optional=True),
+        "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="gpt2", optional=True),
     }
 
     vocab_size: int = 1000
@@ -146,6 +154,8 @@ class VideoCaptionConfig(PreTrainedConfig):
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
 
+    decoder_config: dict | PreTrainedConfig | None = None
+    freeze_decoder: bool = False
     backbone_config: dict | PreTrainedConfig | None = None
     own_backbone: Literal["cnn", "s3d"] = "cnn"
     backbone_stages: list[int] | None = None
@@ -235,6 +245,7 @@ class VideoCaptionConfig(PreTrainedConfig):
                 "give the tokenizer a pad token of its own"
             )
         self._check_backbone()
+        self._check_decoder()
 
     @property
     def _backbone_type(self) -> str:
@@ -295,6 +306,39 @@ class VideoCaptionConfig(PreTrainedConfig):
     @property
     def _takes_fixed_frames(self) -> bool:
         return self._backbone_type in FIXED_FRAMES
+
+    def _check_decoder(self) -> None:
+        decoder: Any = self.decoder_config
+        if decoder is None:
+            if self.freeze_decoder:
+                raise ValueError("`freeze_decoder` is for a pretrained decoder: set `decoder_config`, or leave it out")
+            return
+        kind = decoder.model_type
+        if kind not in DECODERS:
+            raise ValueError(f"`decoder_config` is of type {kind!r}; known are {', '.join(DECODERS)}")
+        crosses = self.fusion == "cross_attention"
+        if crosses and not DECODERS[kind]:
+            raise ValueError(f"`fusion` 'cross_attention': {kind} has no cross-attention, set `fusion` to 'joint'")
+        if bool(getattr(decoder, "add_cross_attention", False)) is not crosses:
+            raise ValueError(f"`fusion` {self.fusion!r} needs `add_cross_attention` {crosses} in `decoder_config`")
+        if decoder.vocab_size != self.vocab_size:
+            raise ValueError(
+                f"`vocab_size` is {self.vocab_size}, that of `decoder_config` {decoder.vocab_size}: set them equal"
+            )
+        if self.embedding_size is not None or self.masked_word_weight:
+            raise ValueError(
+                "a pretrained decoder has embeddings of its own and sees no words ahead: leave `embedding_size` and "
+                f"`masked_word_weight` out, they are {self.embedding_size} and {self.masked_word_weight}"
+            )
+        needed = self.max_position_embeddings + 1  # the summary behind the caption
+        if not crosses:
+            cells = self.feature_grid**2 if self.spatial_tokens else 1
+            needed += self.caption_queries or self.num_frames // self.frame_stride * cells
+        if needed > decoder.max_position_embeddings:
+            raise ValueError(
+                f"caption and clip take {needed} positions, `decoder_config` has {decoder.max_position_embeddings}: "
+                "lower `max_position_embeddings` or `num_frames`, or set `caption_queries`"
+            )
 
     def _check_space_and_time(self) -> None:
         for name, default in (("space_positions", "learned"), ("encoder_attention", "joint")):
@@ -361,7 +405,14 @@ class VideoCaptionConfig(PreTrainedConfig):
     @property
     def num_hidden_layers(self) -> int:
         """Decoder layers in all: the text-only ones, then those that see the video."""
-        return self.text_layers + self.multimodal_layers
+        decoder: Any = self.decoder_config
+        return self.text_layers + self.multimodal_layers if decoder is None else decoder.num_hidden_layers
+
+    @property
+    def decoder_size(self) -> int:
+        """Width of the decoder."""
+        decoder: Any = self.decoder_config
+        return self.hidden_size if decoder is None else decoder.hidden_size
 
 
 __all__ = ["VideoCaptionConfig"]

@@ -127,6 +127,7 @@ def can_write_greedily(model: Any, generation_config: Any, model_kwargs: dict[st
     return not (
         model.training
         or model.config.fusion != "cross_attention"
+        or model.config.decoder_config is not None
         or generation_config.do_sample
         or generation_config.return_dict_in_generate
         or generation_config.cache_implementation is not None

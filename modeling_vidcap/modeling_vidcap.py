@@ -20,6 +20,7 @@ from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss
 from .novelty_vidcap import VideoCaptionNovelty
 from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEncoderOutput
 from .playback_vidcap import play_backwards
+from .pretrained_decoder_vidcap import PretrainedDecoder
 
 MASKED_WORDS = 0.5  # of a caption's words are hidden and named in the masked-word loss
 
@@ -30,14 +31,14 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
         self.encoder = VideoCaptionEncoder(config)
-        self.decoder = VideoCaptionDecoder(config)
+        self.decoder: Any = (VideoCaptionDecoder if config.decoder_config is None else PretrainedDecoder)(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.decoder.embed_tokens
+        return self.decoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.decoder.embed_tokens = value  # type: ignore[assignment]
+        self.decoder.set_input_embeddings(value)
 
     def forward(
         self,
@@ -100,18 +101,26 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
         self.model = VideoCaptionModel(config)
-        size = config.embedding_size or config.hidden_size
-        self.head_projection = None if size == config.hidden_size else nn.Linear(config.hidden_size, size, bias=False)
+        size = config.embedding_size or config.decoder_size
+        self.head_projection = None
+        if size != config.decoder_size:
+            self.head_projection = nn.Linear(config.decoder_size, size, bias=False)
         self.lm_head = nn.Linear(size, config.vocab_size, bias=False)
         self.video_pooler = VideoCaptionPooler(config, 1)
         self.video_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.decoder_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.novelty = VideoCaptionNovelty(config)
         self.loss_ramp = 1.0  # a Trainer may let the losses beside the caption's, and sampling, grow from 0
         self.logit_bias = None
         if config.contrastive_type == "sigmoid":
             self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS))
+        if config.decoder_config is not None:
+            table = self.model.get_input_embeddings().weight
+            name = next(name for name, each in self.named_parameters() if each is table)
+            self._tied_weights_keys = {"lm_head.weight": name}
+            if not config.tie_word_embeddings:
+                self._tied_weights_keys, self._keys_to_ignore_on_save = {}, []
         self.post_init()
 
     @torch.no_grad()

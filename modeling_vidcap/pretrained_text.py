@@ -1,9 +1,17 @@
-"""Embeddings of words from a pretrained text model, such as BERT."""
+"""What a captioner takes over from a pretrained text model: embeddings of words, such as BERT's, or all of a language
+model as its decoder, such as GPT-2 or SmolLM2."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from .configuration_vidcap import DECODERS
+from .pretrained_decoder_vidcap import CROSS_ATTENTION
 
 
 def load_embeddings(source: str) -> torch.Tensor:
@@ -36,3 +44,94 @@ def fill_embeddings(model: Any, table: torch.Tensor) -> str:
     return (
         f"words: {len(table):,} pretrained embeddings of size {table.shape[1]}, {max(added, 0)} tokens added, {state}"
     )
+
+
+@dataclass
+class LanguageModel:
+    """A pretrained decoder before a captioner is built around it.
+
+    Attributes:
+        settings: The part of a [`VideoCaptionConfig`] that describes it.
+        weights: Tensors of its body by name, without embeddings; `None` if it starts from random ones.
+        table: Its embeddings `(V, D)`.
+        head: Its output `(V, D)`, where that is not tied to the embeddings.
+        description: What it is and where its weights come from.
+    """
+
+    settings: dict[str, Any]
+    weights: Mapping[str, torch.Tensor] | None
+    table: torch.Tensor | None
+    head: torch.Tensor | None
+    description: str
+
+    @torch.no_grad()
+    def fill(self, model: Any) -> str:
+        """Loads the weights into a captioner, and says in one line what was done.
+
+        Tokens that the captioner's tokenizer added start from the mean of the others: random ones of another size
+        would be likelier than any word at first.
+        """
+        frozen = "frozen" if model.config.freeze_decoder else "trained"
+        if self.weights is None or self.table is None:
+            return f"decoder: {self.description}, {frozen}"
+        net = model.model.decoder.net
+        found = net.load_state_dict(self.weights, strict=False)
+        embeddings = net.get_input_embeddings().weight
+        own = {name for name, each in net.named_parameters() if each is embeddings}
+        new = [name for name in found.missing_keys if any(part in name for part in CROSS_ATTENTION)]
+        if wrong := [*found.unexpected_keys, *(set(found.missing_keys) - own - set(new))]:
+            raise ValueError(f"its weights do not fit: {', '.join(sorted(wrong)[:3])} ({len(wrong)} in all)")
+        tables = {embeddings: self.table} | ({} if self.head is None else {model.lm_head.weight: self.head})
+        for target, source in tables.items():
+            target[: len(source)] = source
+            target[len(source) :] = source.mean(dim=0)
+        added = len(embeddings) - len(self.table)
+        parts = [self.description, f"{added} tokens added", frozen]
+        if new:
+            parts.insert(1, f"attention to the clip random ({len(new)} tensors)")
+        return f"decoder: {', '.join(parts)}"
+
+
+def load_language_model(source: str, *, fusion: str, vocab_size: int) -> LanguageModel:
+    """A causal language model as a captioner's decoder.
+
+    Args:
+        source: Folder or Hub id; only safetensors are read. A folder that holds a configuration alone gives random
+            weights.
+        fusion: The captioner's: `cross_attention` adds attention to the clip to its layers.
+        vocab_size: Tokens of the captioner's tokenizer.
+
+    Raises:
+        ValueError: If it is of a type that cannot serve, or its weights do not fit it.
+        OSError: If there is no such folder or Hub id.
+    """
+    config: Any = AutoConfig.from_pretrained(source)
+    kind = config.model_type
+    if kind not in DECODERS:
+        raise ValueError(f"--decoder {source}: {kind} cannot serve, it takes one of type {', '.join(DECODERS)}")
+    if fusion == "cross_attention" and not DECODERS[kind]:
+        raise ValueError(f"--decoder {source}: {kind} has no cross-attention; add --fusion joint")
+    name = Path(source).name if Path(source).is_dir() else source
+    folder = Path(source)
+    weights = table = head = None
+    origin = "random weights (the folder holds no safetensors)"
+    if not folder.is_dir() or any((folder / each).is_file() for each in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        auto_class: Any = AutoModelForCausalLM
+        model, found = auto_class.from_pretrained(source, output_loading_info=True, use_safetensors=True)
+        for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+            if names := sorted(map(str, found[problem])):
+                raise ValueError(
+                    f"--decoder {source}: its weights do not fit {kind}, {problem.replace('_', ' ')}: "
+                    f"{', '.join(names[:3])} ({len(names)} in all)"
+                )
+        body = getattr(model, model.base_model_prefix)
+        table = body.get_input_embeddings().weight.detach()
+        weights = {key: value for key, value in body.state_dict().items() if value.data_ptr() != table.data_ptr()}
+        if model.get_output_embeddings().weight.data_ptr() != table.data_ptr():
+            head = model.get_output_embeddings().weight.detach()
+        origin = "weights loaded"
+    config.vocab_size = max(vocab_size, config.vocab_size)  # tables may be rounded up
+    config.add_cross_attention = fusion == "cross_attention"
+    tied = getattr(config, "tie_word_embeddings", True) if table is None else head is None
+    settings = {"decoder_config": config, "vocab_size": config.vocab_size, "tie_word_embeddings": tied}
+    return LanguageModel(settings, weights, table, head, f"{kind} of {name}, {origin}")

@@ -97,6 +97,16 @@ class ModelArguments:
     grayscale_backbone: bool = field(
         default=False, metadata={"help": "Show the backbone frames without colour; the histogram still tells it."}
     )
+    decoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a language model that writes the captions, with its own tokenizer: GPT-2, or "
+            "with --fusion joint SmolLM2, Llama and Qwen, too."
+        },
+    )
+    freeze_decoder: bool = field(
+        default=False, metadata={"help": "Keep this model as it is, but for attention to the clip that is new to it."}
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
     )
@@ -202,6 +212,9 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     )
     backbone_learning_rate: float | None = field(
         default=None, metadata={"help": "Of what is trained of the backbone [--learning_rate]."}
+    )
+    decoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of a pretrained --decoder [5e-5, as its kind is fine-tuned with]."}
     )
     max_grad_norm: float = 1.0
     num_train_epochs: float = 60.0
@@ -312,7 +325,9 @@ _NEEDS = {
     "loss_warmup": ("contrastive_weight", "masked_word_weight", "scheduled_sampling"),
     "evaluations": ("max_train_minutes",),
     "motion_floor": ("motion",),
-    "freeze_embeddings": ("text_embeddings",),
+    "freeze_embeddings": ("text_embeddings", "decoder"),
+    "freeze_decoder": ("decoder",),
+    "decoder_learning_rate": ("decoder",),
 }
 
 Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]

@@ -23,10 +23,12 @@ from transformers.trainer_utils import has_length
 
 from .averaging import AveragedTrainerMixin
 from .optimizers import MuonAdamW, muon_groups
+from .pretrained_decoder_vidcap import pretrained_parameters
 from .self_critical import SelfCriticalLoss
 from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
+DECODER_LEARNING_RATE = 5e-5  # at which language models are usually fine-tuned
 FEW_PASSES = 20  # over the clips; after 10 to 13 of them most captions of emoji clips were wrong (docs/log.md)
 
 
@@ -212,21 +214,26 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         return self.lr_scheduler
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
-        """As the Trainer's, with a learning rate of its own for what is trained of the backbone, and with Muon for
-        matrices where `muon` asks for it."""
+        """As the Trainer's, with learning rates of their own for what is trained of the backbone and of a pretrained
+        decoder, and with Muon for matrices where `muon` asks for it."""
         if self.optimizer is not None:
             return self.optimizer
         made = super().create_optimizer(*args, **kwargs)
-        backbone = {id(each) for each in cast(Any, self.model).model.encoder.backbone.parameters()}
-        if (rate := self.args.backbone_learning_rate) is not None:
-            for group in list(made.param_groups):
-                own = [each for each in group["params"] if id(each) in backbone]
+        model = cast(Any, self.model).model
+        backbone = {id(each) for each in model.encoder.backbone.parameters()}
+        decoder = {id(each) for each in pretrained_parameters(model.decoder)}
+        for part, rate in (
+            (backbone, self.args.backbone_learning_rate),
+            (decoder, self.args.decoder_learning_rate or DECODER_LEARNING_RATE),
+        ):
+            for group in list(made.param_groups) if rate is not None else ():
+                own = [each for each in group["params"] if id(each) in part]
                 if own:
-                    group["params"] = [each for each in group["params"] if id(each) not in backbone]
+                    group["params"] = [each for each in group["params"] if id(each) not in part]
                     made.add_param_group({**group, "params": own, "lr": rate})
         if self.args.uses_muon:
-            # What a backbone was trained with goes on with it.
-            groups = muon_groups(made.param_groups, excluded=backbone)
+            # What was trained before goes on with what it was trained with.
+            groups = muon_groups(made.param_groups, excluded=backbone | decoder)
             made = MuonAdamW(groups, betas=made.defaults["betas"], eps=made.defaults["eps"], fused=True)
         logger.info(f"optimizer: {type(made).__name__}")
         self.optimizer = made

@@ -1,0 +1,122 @@
+"""A pretrained language model as the text side of a captioner.
+
+With `fusion` `cross_attention` its layers look at the clip through attention that is new to it, as GPT-2 does in
+transformers' encoder-decoder models. With `joint` the clip's tokens, projected, stand ahead of the caption like words
+(as in LLaVA, https://arxiv.org/abs/2304.08485), which any causal model takes.
+
+Promises: the interface of [`VideoCaptionDecoder`]. Gives up: seeing words ahead (the masked-word loss), and layers of
+its own that read text alone: a caption's summary for the contrastive loss goes through all of them, without the clip.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from .configuration_vidcap import VideoCaptionConfig
+from .encoder_vidcap import VideoCaptionPreTrainedModel, time_angles
+from .layers_vidcap import Freezes, to_sines
+from .outputs_vidcap import VideoEncoderOutput
+
+CROSS_ATTENTION = ("crossattention", "ln_cross_attn")  # names of what a pretrained model does not bring along
+
+
+class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
+    """The language model of `decoder_config`, without its head."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: VideoCaptionConfig):
+        super().__init__(config)
+        self.net = AutoModel.from_config(config.decoder_config)
+        self.video_projection = nn.Linear(config.hidden_size, config.decoder_size)
+        self.summary_embedding = nn.Parameter(torch.zeros(config.decoder_size))
+        self.freeze()
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.normal_(self.summary_embedding, std=self.config.initializer_range)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.net.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.net.set_input_embeddings(value)
+
+    def freeze(self) -> None:
+        """Takes the gradient from what is not to be trained; attention to the clip always is."""
+        if self.config.freeze_decoder:
+            for parameter in pretrained_parameters(self):
+                parameter.requires_grad_(False)
+        if self.config.freeze_embeddings:
+            self.net.get_input_embeddings().requires_grad_(False)
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The summary token `(B, D)` of captions `(B, L)`, right behind their last real token, read without a clip."""
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.pad_token_id).long()
+        batch, length = input_ids.shape
+        positions = torch.arange(length, device=input_ids.device).expand(batch, -1)
+        outputs = self.net(
+            inputs_embeds=torch.cat([self._embed(input_ids), self.summary_embedding.expand(batch, 1, -1)], dim=1),
+            attention_mask=torch.cat([attention_mask, attention_mask.new_ones(batch, 1)], dim=1),
+            position_ids=torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1),
+            use_cache=False,
+        )
+        return outputs.last_hidden_state[:, -1]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        encoder_outputs: VideoEncoderOutput,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Reads captions `(B, L)` beside their clips."""
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(config=self.net.config), DynamicCache(config=self.net.config))
+        past = 0 if cache is None else cache.get_seq_length()
+        words, length = self._embed(input_ids), input_ids.shape[1]
+        video_mask = encoder_outputs.attention_mask  # (B, S)
+        options: dict[str, Any] = {"use_cache": bool(use_cache)}
+        if self.config.fusion == "cross_attention":
+            options |= {"inputs_embeds": words, "attention_mask": attention_mask, "cache": cache}
+            options |= {"encoder_hidden_states": self._video(encoder_outputs), "encoder_attention_mask": video_mask}
+        else:
+            seen = max(0, past - video_mask.shape[1])  # words in the cache, which holds the clip's tokens too
+            if attention_mask is None:
+                attention_mask = video_mask.new_ones(len(words), seen + length)
+            mask = torch.cat([video_mask, attention_mask], dim=1)
+            inputs = words if past else torch.cat([self._video(encoder_outputs), words], dim=1)
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
+            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+            options |= {"inputs_embeds": inputs, "attention_mask": mask, "position_ids": positions, "cache": own}
+        hidden_states = self.net(**options).last_hidden_state
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states[:, -length:], cache=cache)
+
+    def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.net.get_input_embeddings()(input_ids)
+
+    def _video(self, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
+        """The clip's tokens as the language model takes them, `(B, S, D)`. Its attention knows no seconds, so that
+        sines of each token's moment are added."""
+        tokens = encoder_outputs.last_hidden_state.to(self.video_projection.weight.dtype)
+        angles = time_angles(self.config, encoder_outputs.token_times, self.config.hidden_size // 2)
+        return self.video_projection(tokens + to_sines(angles, tokens.dtype))
+
+
+def pretrained_parameters(decoder: nn.Module) -> list[nn.Parameter]:
+    """What a decoder brought along: of a [`PretrainedDecoder`] all but attention to the clip, of ours nothing."""
+    if not isinstance(decoder, PretrainedDecoder):
+        return []
+    named = decoder.net.named_parameters()
+    return [each for name, each in named if not any(part in name for part in CROSS_ATTENTION)]
