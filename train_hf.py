@@ -30,6 +30,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
+from modeling_vidcap.lora import add_lora, merge_lora
 from modeling_vidcap.precision import faster_in_bf16
 from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
@@ -111,6 +112,7 @@ def train(
         )
     else:
         processor, model = continue_from(model_args, captions, given)
+    adapters = add_lora(model, model_args.lora or (), rank=model_args.lora_rank, alpha=model_args.lora_alpha)
     logger.info(
         f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}"
     )
@@ -169,6 +171,7 @@ def train(
     resume = last if args.resume_from_checkpoint in ("True", "true", "last") else args.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=resume)
     trained = time.perf_counter()
+    merge_lora(adapters)
     clips.augmentation = None
     fit_novelty(model, collator, clips, validation)
     if not trainer.is_world_process_zero():
@@ -252,7 +255,8 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
         *("caption_weight", "masked_word_weight", "contrastive_weight", "reversed_negatives"),
     )
     decoding = ("num_beams", "similarity_weight", "guidance_scale")
-    fixed = {each.name for each in dataclasses.fields(ModelArguments)} - {*changeable, *decoding, "model_name_or_path"}
+    free = {*changeable, *decoding, "model_name_or_path", "lora", "lora_rank", "lora_alpha"}
+    fixed = {each.name for each in dataclasses.fields(ModelArguments)} - free
     if names := sorted(fixed & given):
         raise ValueError(f"--{names[0]} is a matter of the model in {model_args.model_name_or_path}; leave it out")
     model, processor = load_captioner(str(model_args.model_name_or_path), device="cpu")

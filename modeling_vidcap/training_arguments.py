@@ -107,6 +107,15 @@ class ModelArguments:
     freeze_decoder: bool = field(
         default=False, metadata={"help": "Keep this model as it is, but for attention to the clip that is new to it."}
     )
+    lora: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank matrices beside the weights of these pretrained parts, of backbone and decoder; "
+            "they are added into the weights at the end. Needs the extra lora."
+        },
+    )
+    lora_rank: int = 8
+    lora_alpha: int | None = field(default=None, metadata={"help": "They count alpha / rank [twice the rank]."})
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
     )
@@ -214,7 +223,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         default=None, metadata={"help": "Of what is trained of the backbone [--learning_rate]."}
     )
     decoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of a pretrained --decoder [5e-5, as its kind is fine-tuned with]."}
+        default=None, metadata={"help": "Of a pretrained --decoder [5e-5; with --lora 5e-4]."}
     )
     max_grad_norm: float = 1.0
     num_train_epochs: float = 60.0
@@ -327,7 +336,9 @@ _NEEDS = {
     "motion_floor": ("motion",),
     "freeze_embeddings": ("text_embeddings", "decoder"),
     "freeze_decoder": ("decoder",),
-    "decoder_learning_rate": ("decoder",),
+    "decoder_learning_rate": ("decoder", "model_name_or_path"),
+    "lora_rank": ("lora",),
+    "lora_alpha": ("lora",),
 }
 
 Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]

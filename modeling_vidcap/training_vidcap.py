@@ -28,7 +28,8 @@ from .self_critical import SelfCriticalLoss
 from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
-DECODER_LEARNING_RATE = 5e-5  # at which language models are usually fine-tuned
+# At which language models are usually fine-tuned, and low-rank matrices beside them.
+DECODER_LEARNING_RATE, LORA_LEARNING_RATE = 5e-5, 5e-4
 FEW_PASSES = 20  # over the clips; after 10 to 13 of them most captions of emoji clips were wrong (docs/log.md)
 
 
@@ -222,9 +223,11 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         model = cast(Any, self.model).model
         backbone = {id(each) for each in model.encoder.backbone.parameters()}
         decoder = {id(each) for each in pretrained_parameters(model.decoder)}
+        by_lora = any(".lora_" in name for name, _ in model.decoder.named_parameters())
+        usual = LORA_LEARNING_RATE if by_lora else DECODER_LEARNING_RATE
         for part, rate in (
             (backbone, self.args.backbone_learning_rate),
-            (decoder, self.args.decoder_learning_rate or DECODER_LEARNING_RATE),
+            (decoder, self.args.decoder_learning_rate or usual),
         ):
             for group in list(made.param_groups) if rate is not None else ():
                 own = [each for each in group["params"] if id(each) in part]
