@@ -131,7 +131,9 @@ def train(
     near_misses = near_misses_of(data, model, captions)
     if corpus and args.resume_from_checkpoint is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
-    cache = open_clip_cache(model, processor, folder=data.feature_cache, workers=data.decoding_workers)
+    cache = open_clip_cache(
+        model, processor, folder=data.feature_cache, workers=data.decoding_workers, backend=data.feature_backend
+    )
     validation = ClipDataset(validation_rows, cache).prepare("validation clips", on_broken=on_broken)
     if data.streaming:
         clips: Any = StreamedClips(

@@ -1,12 +1,14 @@
 """From a clip on disk to its caption, against captioners of transformers with random weights.
 
     python benchmarks/latency.py clip.mp4 --model outputs/demo
+    python benchmarks/latency.py clip.mp4 --model outputs/demo --backends torch openvino
 
-Ours reads the file, takes 16 frames and writes 16 tokens, greedily, with the model loaded. The others, of the sizes
-that are on the Hub, get tensors that are ready (their preprocessing is not counted) and write 16 tokens as well:
-GIT-base (6 frames of 224 pixels), TimeSformer-base with GPT-2 (8 frames of 224) and SmolVLM2-256M (8 frames of 512).
-All in fp32. They take turns; given are medians, and how many times as long as ours each takes. Leave the machine to
-itself meanwhile.
+Ours reads the file, takes 16 frames and writes 16 tokens, greedily, with the model loaded, as `vidcap caption
+--backend` runs it. The others, of the sizes that are on the Hub, get tensors that are ready (their preprocessing is not
+counted) and write 16 tokens as well: GIT-base (6 frames of 224 pixels), TimeSformer-base with GPT-2 (8 frames of 224)
+and SmolVLM2-256M (8 frames of 512). All in fp32, but that OpenVINO computes the backbone in bf16 where the CPU does.
+They take turns; given are medians, and how many times as long as ours each takes. Leave the machine to itself
+meanwhile.
 """
 
 import argparse
@@ -29,14 +31,16 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
+from vidcap.backends import BACKENDS, use_fast_backbone
 from vidcap.loading import load_captioner
 
 TOKENS = 16
 FORCED: dict[str, Any] = {"min_new_tokens": TOKENS, "max_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
 
 
-def ours(folder: Path, clip: str) -> Callable[[], Any]:
+def ours(folder: Path, clip: str, backend: str) -> Callable[[], Any]:
     model, processor = load_captioner(folder, device="cpu")
+    use_fast_backbone(model, processor, backend)
 
     def caption() -> list[str]:
         inputs = processor(videos=[clip], num_frames=16, return_tensors="pt")
@@ -81,11 +85,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", help="the video file")
     parser.add_argument("--model", type=Path, required=True, help="a captioner's folder")
+    parser.add_argument("--backends", nargs="+", default=["torch"], choices=BACKENDS, help="what runs our backbone")
     parser.add_argument("--repeats", type=int, default=7, metavar="N")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    captioners = {
-        "vidcap": ours(arguments.model, arguments.clip),
+    own = {f"vidcap, {each}": ours(arguments.model, arguments.clip, each) for each in arguments.backends}
+    captioners = own | {
         "GIT-base, 6 frames": git(),
         "TimeSformer + GPT-2, 8 frames": timesformer_gpt2(),
         "SmolVLM2-256M, 8 frames": smolvlm2(),
@@ -97,10 +102,10 @@ def main() -> None:
             caption()
             if repeat:  # the first round pays for allocations
                 seconds[name].append(time.perf_counter() - start)
-    own = statistics.median(seconds["vidcap"])
-    print("| | ms | times ours |\n|---|---|---|")
-    for name, values in seconds.items():
-        print(f"| {name} | {1000 * statistics.median(values):.0f} | {statistics.median(values) / own:.1f} |")
+    medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+    print("| | ms | " + " | ".join(f"times {name}" for name in own) + " |\n|---|---|" + "---|" * len(own))
+    for name, value in medians.items():
+        print(f"| {name} | {value:.0f} | " + " | ".join(f"{value / medians[each]:.1f}" for each in own) + " |")
 
 
 if __name__ == "__main__":

@@ -83,14 +83,16 @@ class VideoBackbone(Freezes, nn.Module):
             # Channels last: twice as fast on CPU, and what GPUs want.
             frames = pixel_values_videos.flatten(0, 1).contiguous(memory_format=torch.channels_last)
             shown = rgb_to_grayscale(frames, 3) if self.config.grayscale_backbone else frames
-            if self.config.encodes_clips:
-                maps = clip_maps(self.net, shown.unflatten(0, (batch, -1)), self.config)
-            else:
-                maps = frame_maps(self.net, shown, self.config)
+            maps = self.maps(shown.unflatten(0, (batch, -1)) if self.config.encodes_clips else shown)
             parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T', D_i, g, g)
             parts += [self._per_step(each) for each in self._of_pixels(frames)]
             cells = torch.cat(parts, dim=1)
         return cells.flatten(2).transpose(1, 2).unflatten(0, (batch, -1))  # (B, T', N, D)
+
+    def maps(self, frames: torch.Tensor) -> list[torch.Tensor]:
+        """The network's maps `(B*T', D_i, h_i, w_i)` of frames `(B*T, 3, H, W)`, or `(B, T, 3, H, W)` where it sees
+        clips."""
+        return (clip_maps if self.config.encodes_clips else frame_maps)(self.net, frames, self.config)
 
     def _of_pixels(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """Thumbnail `(B*T, 3 k k, g, g)` and histogram `(B*T, bins^3, g, g)`, as far as they are wanted."""

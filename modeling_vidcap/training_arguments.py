@@ -35,6 +35,9 @@ class DataArguments:
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder of decoded clips and features [$VIDCAP_CACHE or ~/.cache/vidcap]."}
     )
+    feature_backend: Literal["torch", "openvino"] = field(
+        default="torch", metadata={"help": "What computes features; openvino is an extra, faster on many CPUs."}
+    )
     augment: str | None = field(
         default=None,
         metadata={

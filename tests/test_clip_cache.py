@@ -4,7 +4,8 @@ import torch
 
 from modeling_vidcap.pretrained_backbones import load_backbone
 from tests.tiny import tiny_model, tiny_processor
-from vidcap.clip_cache import for_inference, open_clip_cache
+from vidcap.backends import for_inference
+from vidcap.clip_cache import open_clip_cache
 
 
 def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):

@@ -71,6 +71,12 @@ def build_parser() -> argparse.ArgumentParser:
     reader.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is any"
     )
+    reader.add_argument(
+        "--backend",
+        choices=("torch", "openvino"),
+        default="torch",
+        help="what runs the backbone; openvino, an extra, is faster on many CPUs [torch]",
+    )
     reader.add_argument("--batch_size", type=_positive, default=16, metavar="N", help="clips taken at once [16]")
     model = _Parser(add_help=False, parents=[reader])
     model.add_argument("--num_beams", type=_positive, metavar="N", help="beams of the search [the model's own]")

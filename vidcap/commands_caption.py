@@ -15,6 +15,7 @@ from modeling_vidcap.generation_vidcap import check_guidance, check_phrases, che
 from processing import VideoDecodeError, decode_video
 from processing.video_processing_vidcap import INTERPOLATIONS
 
+from .backends import use_fast_backbone
 from .captioning import caption_clips_with_scores, token_forms
 from .files import write_atomically
 from .loading import load_captioner
@@ -24,6 +25,7 @@ from .subtitles import FORMATS, CaptionedClip
 def run(arguments: argparse.Namespace) -> int:
     """Captions `arguments.clips`; the status is 1 if one of them could not be read."""
     model, processor = load_captioner(arguments.model, device=arguments.device)
+    use_fast_backbone(model, processor, arguments.backend)
     video_processor = processor.video_processor
     for name in ("num_frames", "max_frame_pixels", "max_clip_frames"):
         if (value := getattr(arguments, name)) is not None:

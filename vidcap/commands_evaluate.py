@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     def skip(file_name: str, reason: str) -> None:
         skipped.append({"file_name": file_name, "reason": reason})
 
-    clips = ClipDataset(rows, open_clip_cache(model, processor, folder=arguments.feature_cache))
+    cache = open_clip_cache(model, processor, folder=arguments.feature_cache, backend=arguments.backend)
+    clips = ClipDataset(rows, cache)
     clips = clips.prepare("reading clips", on_broken=skip if arguments.skip_broken_clips else None)
     evaluation = evaluate_model(
         model,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .backends import use_fast_backbone
 from .captioning import embed_clips, embed_texts
 from .commands_caption import readable_clips
 from .loading import load_captioner
@@ -60,6 +61,7 @@ def compare(arguments: argparse.Namespace, texts: list[str]) -> tuple[list[Capti
             f"{arguments.model} was trained with --contrastive_weight 0, so it cannot compare clips and texts; train "
             "with a weight above 0"
         )
+    use_fast_backbone(model, processor, arguments.backend)
     clips = [CaptionedClip(clip) for clip in arguments.clips]
     readable = list(readable_clips(clips, processor.video_processor, "reading clips"))
     if not readable:

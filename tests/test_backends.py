@@ -1,0 +1,101 @@
+"""Backbones that only have to run: the same features by every back end, and what cannot be had is refused."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_vidcap.pretrained_backbones import load_backbone
+from tests.media import texture, write_video
+from tests.tiny import tiny_clip, tiny_model, tiny_processor
+from vidcap import backends
+from vidcap.backends import fast_backbone, use_fast_backbone
+from vidcap.cli import main
+from vidcap.clip_cache import open_clip_cache
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return tiny_model(**load_backbone("efficientnet_lite0", grid=2).settings, thumbnail_size=2, color_bins=3)
+
+
+def clip(frames: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(1, frames, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize("backend", backends.BACKENDS)
+@torch.no_grad()
+def test_features_are_the_same_for_any_number_of_frames(lite, backend: str) -> None:
+    backbone = lite.model.encoder.backbone
+    fast = fast_backbone(backbone, clip(2), backend)
+    for frames in (1, 5):
+        wanted, found = backbone(clip(frames, seed=1)), fast(clip(frames, seed=1))
+        assert (found - wanted).abs().max() <= (1e-4 if backend == "torch" else 0.05) * wanted.abs().max()
+        pixels = wanted.shape[-1] - 472  # thumbnail and histogram do not go through the network
+        torch.testing.assert_close(found[..., -pixels:], wanted[..., -pixels:])
+    assert backbone.maps.__self__ is backbone and fast is not backbone
+
+
+@torch.no_grad()
+def test_threads_do_not_get_the_features_of_one_another(lite) -> None:
+    fast = fast_backbone(lite.model.encoder.backbone, clip(2), "openvino", streams=2)
+    clips = [clip(2, seed) for seed in range(8)]
+    alone = [fast(each) for each in clips]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(torch.no_grad()(fast), clips))
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_cache_of_one_serves_the_other(tmp_path: Path) -> None:
+    settings = load_backbone("efficientnet_lite0", grid=2).settings
+    model, processor = tiny_model(**settings), tiny_processor()
+    source = {"path": str(write_video(tmp_path / "clip.mp4", texture(8))), "bytes": None}
+    caches = [open_clip_cache(model, processor, folder=tmp_path / name, backend=name) for name in backends.BACKENDS]
+    assert caches[0].folder.name == caches[1].folder.name
+    one, other = (cache.load(source)["video_features"].float() for cache in caches)
+    assert one.shape == other.shape and (one - other).abs().max() <= 0.05 * one.abs().max()
+
+
+def test_captions_are_the_same_by_every_back_end(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    model, processor = tiny_model(), tiny_processor()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    clips = [str(write_video(tmp_path / f"{count}.mp4", texture(count))) for count in (6, 9)]
+    written = []
+    for backend in backends.BACKENDS:
+        command = ["caption", *clips, "--model", str(tmp_path / "model"), "--max_new_tokens", "6"]
+        assert main([*command, "--backend", backend]) == 0
+        written.append(capsys.readouterr().out)
+    inputs = processor(videos=clips, return_tensors="pt")
+    captions = processor.batch_decode(model.generate(**inputs, max_new_tokens=6), skip_special_tokens=True)
+    assert written[0] == written[1] == "".join(f"{file}: {text}\n" for file, text in zip(clips, captions, strict=True))
+
+
+def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = lite.model.encoder.backbone
+    with pytest.raises(ValueError, match="--backend tensorrt: there are torch, openvino"):
+        fast_backbone(backbone, clip(1), "tensorrt")
+    seeing_clips = tiny_model(own_backbone="s3d", feature_size=1024, num_frames=8)
+    with pytest.raises(ValueError, match="is for backbones that see each frame alone, this one sees clips"):
+        use_fast_backbone(seeing_clips, tiny_processor(), "openvino")
+    with monkeypatch.context() as patch:
+        patch.setattr(backends, "TOLERANCE", 0.0)
+        with pytest.raises(ValueError, match="features differ by .*% of the largest from those of torch"):
+            fast_backbone(backbone, clip(1), "openvino")
+    with monkeypatch.context() as patch:
+        patch.setattr(backends, "find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r"--backend openvino needs openvino: pip install 'vidcap\[openvino\]'"):
+            fast_backbone(backbone, clip(1), "openvino")
+
+
+@torch.no_grad()
+def test_a_captioner_keeps_its_captions(lite) -> None:
+    model = tiny_model(seed=3)
+    inputs = tiny_processor()(videos=[tiny_clip(0), tiny_clip(1)], return_tensors="pt")
+    before = model.generate(**inputs, max_new_tokens=6)
+    original = model.model.encoder.backbone
+    use_fast_backbone(model, tiny_processor())
+    assert model.model.encoder.backbone is not original
+    assert torch.equal(model.generate(**inputs, max_new_tokens=6), before)

@@ -1,0 +1,132 @@
+"""Backbones that only have to run: batch norms folded, memory laid out for the CPU, or compiled by OpenVINO.
+
+Most of the time from a clip to its features or its caption goes into the backbone. What is made of one here computes
+the same features, up to rounding, but can be neither saved nor trained.
+"""
+
+import copy
+import ctypes
+import sys
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+BACKENDS = ("torch", "openvino")
+TOLERANCE = 0.05  # of the largest feature, by which OpenVINO's may differ: it computes in bf16 where the CPU does
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers the options of mallopt
+
+
+def use_fast_backbone(model: Any, processor: Any, backend: str = "torch") -> None:
+    """Gives a captioner that shall only caption the fast copy of its backbone, in place.
+
+    Args:
+        model: The captioner, on its device. Do not save it afterwards.
+        processor: Its processor.
+        backend: See [`fast_backbone`].
+    """
+    size = processor.video_processor.size
+    shape = (1, model.config.min_frames, 3, size["height"], size["width"])
+    probe = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32) * 2 - 1
+    if model.device.type == "cpu":
+        keep_freed_memory()
+    model.model.encoder.backbone = fast_backbone(
+        model.model.encoder.backbone, probe.to(model.device, model.dtype), backend
+    )
+
+
+@torch.no_grad()
+def fast_backbone(backbone: Any, probe: torch.Tensor, backend: str = "torch", *, streams: int = 1) -> Any:
+    """A copy of a [`VideoBackbone`] for inference.
+
+    Args:
+        backbone: The backbone; it is left as it is.
+        probe: Pixels `(1, T, C, H, W)` to compare both by.
+        backend: `torch` folds batch norms; `openvino` compiles the network for this CPU.
+        streams: Threads that will call it at the same time, among which OpenVINO shares the cores out.
+
+    Raises:
+        ImportError: If openvino is missing.
+        ValueError: For an unknown back end, or a backbone that OpenVINO cannot run or computes otherwise.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"--backend {backend}: there are {', '.join(BACKENDS)}")
+    if backend == "torch":
+        return for_inference(backbone, probe)
+    if find_spec("openvino") is None:
+        raise ImportError("--backend openvino needs openvino: pip install 'vidcap[openvino]'")
+    if backbone.config.encodes_clips:
+        raise ValueError("--backend openvino is for backbones that see each frame alone, this one sees clips")
+    if probe.device.type != "cpu":
+        raise ValueError(f"--backend openvino runs on the CPU, the model is on {probe.device}: add --device cpu")
+    fast = copy.deepcopy(backbone).eval()
+    fast.maps = _compiled_maps(fast, tuple(probe.shape[-2:]), streams)
+    # Twice as many frames as it was compiled with, and the same ones: a trace may hold what it should not.
+    wanted, found = backbone(probe.repeat(1, 2, 1, 1, 1)), fast(probe.repeat(1, 2, 1, 1, 1))
+    difference = ((found - wanted).abs().max() / wanted.abs().max()).item()
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"--backend openvino: features differ by {difference:.1%} of the largest from those of torch, more than "
+            f"{TOLERANCE:.0%}; leave it out"
+        )
+    return fast
+
+
+def _compiled_maps(backbone: Any, size: tuple[int, ...], streams: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """`VideoBackbone.maps` for frames of `size` (height, width), compiled by OpenVINO."""
+    import openvino
+
+    class Maps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = backbone
+
+        def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(self.backbone.maps(frames))
+
+    converted = openvino.convert_model(Maps().eval(), example_input=torch.zeros(2, 3, *size))
+    converted.reshape([-1, 3, *size])
+    options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": streams}
+    compiled = openvino.Core().compile_model(converted, "CPU", options)
+    own = threading.local()  # a request serves one thread
+
+    def maps(frames: torch.Tensor) -> list[torch.Tensor]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        found = own.request.infer([frames.float().contiguous().numpy()])
+        return [torch.from_numpy(found[index].copy()) for index in range(len(compiled.outputs))]
+
+    return maps
+
+
+@torch.no_grad()
+def for_inference(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
+    """A copy that computes the same features faster, but cannot be saved or trained.
+
+    Its weights are laid out channels last (twice as fast on CPU). Each batch norm that stands behind a convolution is
+    folded into it, unless the features of `probe`, pixels `(1, T, C, H, W)`, are others then: in some networks what
+    stands behind a convolution is not what its output goes to.
+    """
+    plain = copy.deepcopy(backbone).to(memory_format=torch.channels_last).eval()
+    folded = copy.deepcopy(plain)
+    for parent in list(folded.modules()):
+        for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, name, getattr(norm, "act", nn.Identity()))  # timm's norms hold what is behind them
+    features = plain(probe)
+    return folded if (folded(probe) - features).abs().max() <= 1e-3 * features.abs().max() else plain
+
+
+def keep_freed_memory() -> None:
+    """Makes the C library reuse large blocks of memory rather than return them to the system, which would have to
+    clear them anew for every activation (a third of the time on CPU). Only glibc knows how; others are left alone."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            set_option(option, 2**31 - 1)
