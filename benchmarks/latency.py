@@ -4,10 +4,10 @@
     python benchmarks/latency.py clip.mp4 --model outputs/demo --backends torch openvino
 
 Ours reads the file, takes 16 frames and writes 16 tokens, greedily, with the model loaded, as `vidcap caption
---backend` runs it. The others, of the sizes that are on the Hub, get tensors that are ready (their preprocessing is not
-counted) and write 16 tokens as well: GIT-base (6 frames of 224 pixels), TimeSformer-base with GPT-2 (8 frames of 224)
-and SmolVLM2-256M (8 frames of 512). All in fp32, but that OpenVINO computes the backbone in bf16 where the CPU does.
-They take turns; given are medians, and how many times as long as ours each takes. Leave the machine to itself
+--backend` runs it. The others, of the sizes that are on the Hub, get tensors that are ready (their preprocessing does
+not count) and write 16 tokens as well: GIT-base (6 frames of 224 pixels), TimeSformer-base with GPT-2 (8 frames of
+224) and SmolVLM2-256M (8 frames of 512). All in fp32, but that OpenVINO computes the backbone in bf16 where the CPU
+does. They take turns; given are medians, and how many times as long as ours each takes. Leave the machine to itself
 meanwhile.
 """
 

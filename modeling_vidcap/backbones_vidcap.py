@@ -85,7 +85,7 @@ class VideoBackbone(Freezes, nn.Module):
             shown = rgb_to_grayscale(frames, 3) if self.config.grayscale_backbone else frames
             maps = self.maps(shown.unflatten(0, (batch, -1)) if self.config.encodes_clips else shown)
             parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T', D_i, g, g)
-            parts += [self._per_step(each) for each in self._of_pixels(frames)]
+            parts += [self._per_step(each) for each in self._of_pixels(self._unnormalised(frames))]
             cells = torch.cat(parts, dim=1)
         return cells.flatten(2).transpose(1, 2).unflatten(0, (batch, -1))  # (B, T', N, D)
 
@@ -94,8 +94,16 @@ class VideoBackbone(Freezes, nn.Module):
         clips."""
         return (clip_maps if self.config.encodes_clips else frame_maps)(self.net, frames, self.config)
 
+    def _unnormalised(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames `(B*T, 3, H, W)` from -1 (black) to 1 (white), whatever the backbone wants."""
+        mean, std = self.config.image_mean, self.config.image_std
+        if set(mean) | set(std) == {0.5}:
+            return frames
+        return (frames * frames.new_tensor(std).view(3, 1, 1) + frames.new_tensor(mean).view(3, 1, 1)) * 2 - 1
+
     def _of_pixels(self, frames: torch.Tensor) -> list[torch.Tensor]:
-        """Thumbnail `(B*T, 3 k k, g, g)` and histogram `(B*T, bins^3, g, g)`, as far as they are wanted."""
+        """Of frames from -1 to 1 thumbnail `(B*T, 3 k k, g, g)` and histogram `(B*T, bins^3, g, g)`, as far as they
+        are wanted."""
         parts = []
         if size := self.config.thumbnail_size:
             thumbnail = F.adaptive_avg_pool2d(frames, self.grid * size)
@@ -127,7 +135,7 @@ def build_network(config: VideoCaptionConfig) -> nn.Module:
 
 
 def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
-    """Shares of the colours in each cell: normalised pixels `(F, 3, H, W)` in [-1, 1] -> `(F, bins^3, grid, grid)`.
+    """Shares of the colours in each cell: pixels `(F, 3, H, W)` from -1 to 1 -> `(F, bins^3, grid, grid)`.
 
     A pixel is shared out between the neighbouring levels of red, green and blue by its distance to them, so that the
     histogram changes smoothly. Pixels are counted in `FINE_LEVELS` of each first, which makes that sharing cheap. Up

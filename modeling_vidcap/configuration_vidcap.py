@@ -73,7 +73,9 @@ class VideoCaptionConfig(PreTrainedConfig):
         feature_grid (`int`): Each feature map is averaged to `feature_grid` x `feature_grid` cells.
         thumbnail_size (`int`): Pixels a side that each cell keeps of the frame itself, behind the backbone's features;
             colours and small movements survive there that an ImageNet backbone has learnt to ignore. 0 leaves it out.
-        color_bins (`int`): Levels of each primary colour, from -1 to 1 as the processor normalises it, in the
+        image_mean, image_std (`list[float]`): How the processor normalises pixels of [0, 1], so that thumbnails and
+            histograms know what black and white are.
+        color_bins (`int`): Levels of each primary colour in the
             histogram of `color_bins`^3 colours that each cell gets; it tells what colours there are however small
             their surface, which an average blurs. 0 leaves it out, 2 to 8 are possible.
         color_dropout (`float`): Share of the clips whose histogram training hides, so that nothing but colours is
@@ -166,6 +168,8 @@ class VideoCaptionConfig(PreTrainedConfig):
     feature_size: int = 128
     feature_grid: int = 4
     thumbnail_size: int = 0
+    image_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     color_bins: int = 0
     color_dropout: float = 0.0
     spatial_tokens: bool = False

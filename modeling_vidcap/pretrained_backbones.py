@@ -103,6 +103,8 @@ def load_backbone(
         frozen = backbone.weights is not None and trained_stages is None
     backbone.settings = {"backbone_stages": None} | backbone.settings
     backbone.settings |= {
+        "image_mean": list(backbone.pixel_mean),
+        "image_std": list(backbone.pixel_std),
         "feature_grid": grid,
         "freeze_backbone": frozen,
         "trained_backbone_stages": trained_stages,
@@ -154,8 +156,15 @@ def _from_transformers(source: str, stages: Sequence[int] | None) -> Backbone:
     # Of models that pair pictures and text, the side of pictures.
     config = config.vision_config if "vision_config" in config.sub_configs else config
     options = config.to_dict()
+    if config.model_type == "siglip2_vision_model":
+        raise ValueError(
+            f"--backbone {source}: a NaFlex checkpoint takes patches of many sizes, not frames; take one of a fixed "
+            "size, such as google/siglip2-base-patch16-224"
+        )
     weights, notes = _weights(source, config)
-    mean, std, size = _frames_wanted(source)
+    mean, std, size, own = _frames_wanted(source)
+    if not own:
+        notes.append("frames scaled to [-1, 1] (no image processor is there to tell)")
     fixed_size = None
     if config.model_type in CLIP_ENCODERS or "patch_size" in options:
         fixed_size = options.get("crop_size") or options.get("image_size")
@@ -198,8 +207,8 @@ def _weights(source: str, config: Any) -> tuple[dict[str, torch.Tensor] | None, 
     return model.state_dict(), notes
 
 
-def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int | None]:
-    """Mean, deviation and side of the frames that a backbone's own processor makes; [-1, 1] if it has none."""
+def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int | None, bool]:
+    """Mean, deviation and side of the frames that a backbone's own processor makes; and whether it has one."""
     for auto_class in (AutoImageProcessor, AutoVideoProcessor):
         try:
             found = auto_class.from_pretrained(source).to_dict()
@@ -210,8 +219,9 @@ def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int |
             found.get("image_mean") or PIXEL_MEAN,
             found.get("image_std") or PIXEL_STD,
             size.get("height") or size.get("shortest_edge"),
+            True,
         )
-    return PIXEL_MEAN, PIXEL_STD, None
+    return PIXEL_MEAN, PIXEL_STD, None, False
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Every family of backbones: loads its weights, trains or stays frozen, is saved and loaded, and captions."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,28 @@ def test_patches_stand_where_the_frame_has_them(tmp_path: Path) -> None:
         assert by_cell[: len(by_cell) // 2, 1].min() > by_cell[len(by_cell) // 2 :].max(), family
 
 
+def test_colours_are_counted_alike_whatever_the_backbone_wants(tmp_path: Path) -> None:
+    """The same frames, normalised for a backbone as ImageNet's and to [-1, 1]."""
+    source = Path(save_backbone("resnet", tmp_path))
+    assert "frames scaled to [-1, 1] (no image processor is there to tell)" in load_backbone(str(source)).description
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    processor = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": SIDE}}
+    processor |= {"image_mean": mean.tolist(), "image_std": std.tolist()}
+    (source / "preprocessor_config.json").write_text(json.dumps(processor))
+    loaded = load_backbone(str(source), grid=2)
+    assert "no image processor" not in loaded.description and list(loaded.pixel_std) == std.tolist()
+    pixels = torch.rand(1, 2, 3, SIDE, SIDE)
+
+    def counted(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+        normalised = {"image_mean": mean.tolist(), "image_std": std.tolist()}
+        config = tiny_config(**(loaded.settings | normalised | {"thumbnail_size": 2, "color_bins": 3}))
+        encoder = VideoCaptionForConditionalGeneration(config).eval().model.encoder
+        return encoder.extract_features((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1))[..., -27 - 12 :]
+
+    half = torch.full((3,), 0.5)
+    torch.testing.assert_close(counted(mean, std), counted(half, half), rtol=1e-3, atol=2e-3)
+
+
 def test_joined_frames_are_real_if_any_of_them_is() -> None:
     mask = torch.tensor([[1, 1, 1, 0, 0, 0]])
     times = torch.tensor([[0.0, 1.0, 2.0, 2.0, 2.0, 2.0]])
@@ -193,6 +216,9 @@ def test_what_cannot_work_is_refused_by_name(tmp_path: Path) -> None:
     AutoConfig.for_model("resnet", **(IMAGES["resnet"] | {"hidden_sizes": [8, 24]})).save_pretrained(source)
     with pytest.raises((ValueError, RuntimeError), match="mismatched|size mismatch"):
         load_backbone(str(source))
+    AutoConfig.for_model("siglip2_vision_model", hidden_size=16).save_pretrained(tmp_path / "naflex")
+    with pytest.raises(ValueError, match="a NaFlex checkpoint takes patches of many sizes, not frames"):
+        load_backbone(str(tmp_path / "naflex"))
     with pytest.raises(OSError, match="no-such-folder"):
         load_backbone(str(tmp_path / "no-such-folder"))
 

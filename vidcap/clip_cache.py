@@ -55,6 +55,7 @@ def open_clip_cache(
         "grid": config.feature_grid,
         "thumbnail": config.thumbnail_size,
         "colors": config.color_bins,
+        "normalised": [list(config.image_mean), list(config.image_std)],
         "grayscale": config.grayscale_backbone,
         "backbone": config.backbone_config.to_diff_dict() if config.backbone_config else None,
     }
