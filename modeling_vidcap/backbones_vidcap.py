@@ -146,7 +146,7 @@ def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
     red, green, blue = levels.clamp(0, FINE_LEVELS - 1).long().unbind(dim=1)  # each (F, H, W)
     colors = (red * FINE_LEVELS + green) * FINE_LEVELS + blue
     cells = colors.unflatten(-2, (grid, height)).unflatten(-1, (grid, width)).transpose(2, 3).flatten(3).flatten(0, 2)
-    counts = torch.zeros(len(cells), FINE_LEVELS**3, device=frames.device)
+    counts = torch.zeros(cells.shape[0], FINE_LEVELS**3, device=frames.device)
     counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=counts.dtype))  # (F*g*g, fine^3)
 
     fine = torch.linspace(0, bins - 1, FINE_LEVELS, device=frames.device)

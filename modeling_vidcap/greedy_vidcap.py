@@ -18,6 +18,42 @@ from .layers_vidcap import VideoCaptionAttention, VideoCaptionDecoderLayer, rota
 from .outputs_vidcap import VideoEncoderOutput
 
 
+class LayerStep:
+    """A decoder layer for one word `(B, 1, D)`; what it has seen is kept by the caller."""
+
+    def __init__(self, layer: VideoCaptionDecoderLayer):
+        self.layer = layer
+        own = layer.self_attn
+        parts = (own.q_proj, own.k_proj, own.v_proj)
+        self.weight = torch.cat([each.weight for each in parts])  # three products in one
+        self.bias = torch.cat([each.bias for each in parts])
+
+    def project(self, hidden_states: torch.Tensor, rotation: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The word's query, key and value, each `(B, heads, 1, head_dim)`."""
+        projected = F.linear(self.layer.self_attn_norm(hidden_states), self.weight, self.bias)
+        query, key, value = (_heads(self.layer.self_attn, each) for each in projected.chunk(3, dim=-1))
+        return rotate(query, rotation), rotate(key, rotation), value
+
+    def attend(
+        self,
+        hidden_states: torch.Tensor,
+        query: torch.Tensor,
+        seen: tuple[torch.Tensor, torch.Tensor],
+        video: tuple[torch.Tensor, torch.Tensor] | None,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The layer's output: its attention to the keys and values of all words, then to those of the video."""
+        layer, own = self.layer, self.layer.self_attn
+        attended = F.scaled_dot_product_attention(query, *seen, scale=own.scaling)
+        hidden_states = hidden_states + own.out_proj(attended.transpose(1, 2).flatten(2))
+        if video is not None:
+            cross = layer.cross_attn
+            query = _heads(cross, cross.q_proj(layer.cross_attn_norm(hidden_states)))
+            attended = F.scaled_dot_product_attention(query, *video, attn_mask=mask, scale=cross.scaling)
+            hidden_states = hidden_states + cross.out_proj(attended.transpose(1, 2).flatten(2))
+        return hidden_states + layer.mlp(layer.mlp_norm(hidden_states))
+
+
 class GreedyWriter:
     """The decoder of `fusion` `cross_attention`, for words that come one at a time.
 
@@ -29,20 +65,18 @@ class GreedyWriter:
 
     def __init__(self, decoder: Any, encoder_outputs: VideoEncoderOutput, max_length: int):
         self.decoder = decoder
-        config = decoder.config
-        weight = decoder.embed_tokens.weight
-        video = encoder_outputs.last_hidden_state.to(weight.dtype)  # (B, S, D)
-        rotation = time_rotation(config, encoder_outputs.token_times, video.dtype)
+        video = encoder_outputs.last_hidden_state.to(decoder.embed_tokens.weight.dtype)  # (B, S, D)
         hidden = encoder_outputs.attention_mask == 0
-        self.mask = None  # (B, 1, 1, S), added to scores
-        if bool(hidden.any()):
-            lowest = torch.finfo(video.dtype).min
-            self.mask = torch.zeros_like(hidden, dtype=video.dtype).masked_fill(hidden, lowest)[:, None, None]
+        # Where nothing is hidden, attention is faster without a mask.
+        self.mask = attention_bias(hidden, video.dtype) if bool(hidden.any()) else None
         positions = torch.arange(max_length, device=video.device)[None]
         self.cos, self.sin = decoder.text_rotation(positions, video.dtype)  # (1, 1, max_length, head_dim)
-        self.layers = [
-            _Layer(each, video, rotation, max_length) for each in (*decoder.text_layers, *decoder.multimodal_layers)
-        ]
+        self.layers = [LayerStep(each) for each in (*decoder.text_layers, *decoder.multimodal_layers)]
+        self.video = video_states(decoder, video, encoder_outputs.token_times)
+        attention = self.layers[0].layer.self_attn
+        heads = attention.q_proj.out_features // attention.head_dim
+        shape = (2, len(video), heads, max_length, attention.head_dim)
+        self.seen = [video.new_zeros(shape) for _ in self.layers]  # keys and values of the words
         self.length = 0
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
@@ -50,45 +84,34 @@ class GreedyWriter:
         at = slice(self.length, self.length + 1)
         rotation = (self.cos[:, :, at], self.sin[:, :, at])
         hidden_states = self.decoder.embed(ids)
-        for layer in self.layers:
-            hidden_states = layer.read(hidden_states, rotation, self.length, self.mask)
+        for layer, seen, video in zip(self.layers, self.seen, self.video, strict=True):
+            query, seen[0, :, :, at], seen[1, :, :, at] = layer.project(hidden_states, rotation)
+            words = (seen[0, :, :, : self.length + 1], seen[1, :, :, : self.length + 1])
+            hidden_states = layer.attend(hidden_states, query, words, video, self.mask)
         self.length += 1
         return self.decoder.norm(hidden_states)
 
 
-class _Layer:
-    """A decoder layer with what it has seen so far."""
+def video_states(
+    decoder: Any, video: torch.Tensor, token_times: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    """Of each layer the keys and values `(B, heads, S, head_dim)` of the video's tokens `(B, S, D)`; `None` for those
+    that read text alone."""
+    rotation = time_rotation(decoder.config, token_times, video.dtype)
+    states: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+    for layer in (*decoder.text_layers, *decoder.multimodal_layers):
+        if not layer.cross_attention:
+            states.append(None)
+            continue
+        cross = layer.cross_attn
+        states.append((rotate(_heads(cross, cross.k_proj(video)), rotation), _heads(cross, cross.v_proj(video))))
+    return states
 
-    def __init__(self, layer: VideoCaptionDecoderLayer, video: torch.Tensor, rotation: Any, max_length: int):
-        self.layer = layer
-        own = layer.self_attn
-        parts = (own.q_proj, own.k_proj, own.v_proj)
-        self.weight = torch.cat([each.weight for each in parts])  # three products in one
-        self.bias = torch.cat([each.bias for each in parts])
-        heads = own.q_proj.out_features // own.head_dim
-        self.seen = video.new_zeros(2, len(video), heads, max_length, own.head_dim)  # keys and values
-        if layer.cross_attention:
-            cross = layer.cross_attn
-            self.video_keys = rotate(_heads(cross, cross.k_proj(video)), rotation)
-            self.video_values = _heads(cross, cross.v_proj(video))
 
-    def read(self, hidden_states: torch.Tensor, rotation: Any, position: int, mask: Any) -> torch.Tensor:
-        layer, own = self.layer, self.layer.self_attn
-        projected = F.linear(layer.self_attn_norm(hidden_states), self.weight, self.bias)
-        query, key, value = (_heads(own, each) for each in projected.chunk(3, dim=-1))
-        self.seen[0, :, :, position : position + 1] = rotate(key, rotation)
-        self.seen[1, :, :, position : position + 1] = value
-        keys, values = self.seen[:, :, :, : position + 1]
-        attended = F.scaled_dot_product_attention(rotate(query, rotation), keys, values, scale=own.scaling)
-        hidden_states = hidden_states + own.out_proj(attended.transpose(1, 2).flatten(2))
-        if layer.cross_attention:
-            cross = layer.cross_attn
-            query = _heads(cross, cross.q_proj(layer.cross_attn_norm(hidden_states)))
-            attended = F.scaled_dot_product_attention(
-                query, self.video_keys, self.video_values, attn_mask=mask, scale=cross.scaling
-            )
-            hidden_states = hidden_states + cross.out_proj(attended.transpose(1, 2).flatten(2))
-        return hidden_states + layer.mlp(layer.mlp_norm(hidden_states))
+def attention_bias(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores, `(B, 1, 1, S)`, so that the tokens `hidden` `(B, S)` are not seen."""
+    bias = torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+    return bias[:, None, None]
 
 
 def _heads(attention: VideoCaptionAttention, states: torch.Tensor) -> torch.Tensor:

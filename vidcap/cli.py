@@ -185,6 +185,16 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
     search.set_defaults(run=_search)
 
+    onnx = commands.add_parser(
+        "export-onnx",
+        help="write a model as ONNX graphs",
+        description="Write encoder and decoder as ONNX graphs, for places without torch, and compare them with the "
+        "model. Needs the extra onnx.",
+    )
+    onnx.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
+    onnx.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder, created where needed")
+    onnx.set_defaults(run=_export_onnx)
+
     commands.add_parser("train", help="train a model; see vidcap train --help")
 
     doctor = commands.add_parser("doctor", help="what is installed, what decodes, what is missing")
@@ -206,7 +216,7 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.set_defaults(run=_push)
 
-    for command in (caption, evaluate, classify, search, doctor, demo, push):
+    for command in (caption, evaluate, classify, search, doctor, demo, push, onnx):
         command.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     return parser
 
@@ -303,6 +313,12 @@ def _caption(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from .commands_evaluate import run
+
+    return run(arguments)
+
+
+def _export_onnx(arguments: argparse.Namespace) -> int:
+    from .onnx_export import run
 
     return run(arguments)
 

@@ -1,0 +1,249 @@
+"""A captioner as two ONNX graphs, for places without torch: clips -> what the decoder looks at, and one word further.
+
+`encoder.onnx` takes what the processor makes of clips; `decoder.onnx` takes the last word and what is cached, and
+gives the scores of the next and a longer cache. `captioner.json` names the special tokens. [`OnnxCaptioner`] shows how
+the two go together, and is what the export is checked by.
+
+Promises: any number of clips, frames and words; an export whose greedy captions differ from the model's is an error.
+Gives up: beams (they are a loop around the same graph), joint fusion, pretrained decoders and novelty.
+"""
+
+import argparse
+import json
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from modeling_vidcap.greedy_vidcap import LayerStep, attention_bias, video_states
+
+from .loading import load_captioner
+
+logger = logging.getLogger(__name__)
+ENCODER, DECODER, SETTINGS = "encoder.onnx", "decoder.onnx", "captioner.json"
+VIDEO = ("pixel_values_videos", "video_mask", "video_times")
+TOLERANCE = 1e-3  # between the scores of ONNX Runtime and of torch
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+class Encoder(nn.Module):
+    """Clips -> keys and values of their tokens in each layer that looks at them, `(layers, B, heads, S, head_dim)`,
+    and `(B, S)`, 1 for real tokens."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixel_values_videos: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        encoded = self.model.get_encoder()(pixel_values_videos, video_mask, video_times)
+        states = video_states(self.model.get_decoder(), encoded.last_hidden_state, encoded.token_times)
+        keys, values = zip(*[each for each in states if each is not None], strict=True)
+        return torch.stack(keys), torch.stack(values), encoded.attention_mask
+
+
+class Decoder(nn.Module):
+    """The last word `(B, 1)`, keys and values of those before it `(layers, B, heads, L, head_dim)`, and what the
+    encoder gave -> scores of the next word `(B, V)`, and keys and values of L + 1 words."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+        decoder = model.get_decoder()
+        self.steps = [LayerStep(each) for each in (*decoder.text_layers, *decoder.multimodal_layers)]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        past_keys: torch.Tensor,
+        past_values: torch.Tensor,
+        video_keys: torch.Tensor,
+        video_values: torch.Tensor,
+        video_mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        decoder = self.model.get_decoder()
+        hidden_states = decoder.embed(input_ids)
+        position = torch.arange(past_keys.shape[3] + 1, device=input_ids.device)[None, -1:]
+        rotation = decoder.text_rotation(position, hidden_states.dtype)
+        mask = attention_bias(video_mask == 0, hidden_states.dtype)
+        all_keys, all_values = [], []
+        for index, step in enumerate(self.steps):
+            query, key, value = step.project(hidden_states, rotation)
+            keys, values = torch.cat([past_keys[index], key], dim=2), torch.cat([past_values[index], value], dim=2)
+            above = index - len(decoder.text_layers)
+            video = (video_keys[above], video_values[above]) if above >= 0 else None
+            hidden_states = step.attend(hidden_states, query, (keys, values), video, mask)
+            all_keys.append(keys)
+            all_values.append(values)
+        logits = self.model.score_words(decoder.norm(hidden_states))[:, -1]
+        return logits, torch.stack(all_keys), torch.stack(all_values)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`vidcap export-onnx`."""
+    model, processor = load_captioner(arguments.model, device="cpu")
+    export_onnx(model.float(), processor, arguments.output)
+    print(f"{arguments.output}: {ENCODER} and {DECODER}; ONNX Runtime writes the same words as the model")
+    return 0
+
+
+@torch.no_grad()
+def export_onnx(model: Any, processor: Any, folder: str | Path) -> Path:
+    """Writes both graphs, the settings and the processor, and compares them with the model.
+
+    Args:
+        model: [`VideoCaptionForConditionalGeneration`] on the CPU, in fp32.
+        processor: Its processor.
+        folder: Created where needed.
+
+    Raises:
+        ImportError: If onnx, onnxscript or onnxruntime are missing.
+        ValueError: For a model that cannot be exported.
+        RuntimeError: If the graphs compute something else than the model.
+    """
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'vidcap[onnx]'")
+    config = model.config
+    if config.fusion != "cross_attention" or config.decoder_config is not None:
+        what = "a pretrained decoder" if config.decoder_config is not None else f"`fusion` {config.fusion!r}"
+        raise ValueError(f"{what} cannot be exported to ONNX, only `fusion` 'cross_attention' with our own decoder")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.eval()
+    clips = random_clips(processor, frames=config.num_frames)
+    encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
+    keys, values, mask = encoder(**clips)
+    layers = len(decoder.steps)
+    # Two tensors for keys and values: what is one tensor here would be one input of the graph.
+    past = keys.new_zeros(layers, len(keys[0]), keys.shape[2], 3, keys.shape[4])
+    step = (torch.full((len(mask), 1), config.decoder_start_token_id), past, past.clone(), keys, values, mask)
+    words = ("input_ids", "past_keys", "past_values", "video_keys", "video_values", "video_mask")
+    _write(
+        encoder, tuple(clips.values()), VIDEO, ("video_keys", "video_values", "mask"), ((0, 1),) * 3, folder / ENCODER
+    )
+    axes = ((0,), (1, 3), (1, 3), (1, 3), (1, 3), (0, 1))
+    _write(decoder, step, words, ("logits", "keys", "values"), axes, folder / DECODER)
+    settings = {
+        "layers": layers,
+        "heads": keys.shape[2],
+        "head_dim": keys.shape[4],
+        "start": config.decoder_start_token_id,
+        "end": config.eos_token_id,
+        "pad": config.pad_token_id,
+        "suppressed": list(model.generation_config.suppress_tokens or []),
+        "max_words": model.generation_config.max_new_tokens or config.max_position_embeddings,
+    }
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=1))
+    processor.save_pretrained(folder)
+    check(model, processor, folder)
+    return folder
+
+
+def _write(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
+    dynamic: tuple[tuple[int, ...], ...],
+    path: Path,
+) -> None:
+    shapes = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes} for axes in dynamic)
+    program = torch.onnx.export(
+        module,
+        inputs,
+        input_names=list(names),
+        output_names=list(outputs),
+        dynamic_shapes=shapes,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+
+
+def random_clips(processor: Any, *, frames: int, count: int = 2) -> dict[str, torch.Tensor]:
+    """Noise as the processor gives it; the last clip is a frame shorter."""
+    size = processor.video_processor.size
+    noise = torch.rand(count, frames, 3, size["height"], size["width"], generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(count, frames, dtype=torch.long)
+    mask[-1, -1] = 0 if frames > 1 else 1
+    times = torch.arange(frames, dtype=torch.float32).expand(count, -1) / 4
+    return {"pixel_values_videos": noise * 2 - 1, "video_mask": mask, "video_times": times.clone()}
+
+
+class OnnxCaptioner:
+    """Greedy captions by ONNX Runtime alone.
+
+    Args:
+        folder: What [`export_onnx`] wrote.
+    """
+
+    def __init__(self, folder: str | Path):
+        import onnxruntime
+
+        folder = Path(folder)
+        self.encoder, self.decoder = (
+            onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
+            for name in (ENCODER, DECODER)
+        )
+        self.settings = json.loads((folder / SETTINGS).read_text())
+
+    def __call__(
+        self, inputs: dict[str, np.ndarray], *, max_words: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Captions B clips.
+
+        Args:
+            inputs: `pixel_values_videos`, `video_mask` and `video_times`, as the processor makes them.
+            max_words: Most words of a caption, its end included.
+
+        Returns:
+            Their tokens `(B, 1 + L)` behind the start token, padded, and the scores `(B, L, V)` they were chosen by.
+        """
+        known = self.settings
+        *video, mask = self.encoder.run(None, {name: inputs[name] for name in VIDEO})
+        seen = [np.zeros((known["layers"], len(mask), known["heads"], 0, known["head_dim"]), np.float32)] * 2
+        words = np.full((len(mask), 1), known["start"], np.int64)
+        scores: list[np.ndarray] = []
+        done = np.zeros(len(mask), bool)
+        while not done.all() and len(scores) < (max_words or known["max_words"]):
+            names = ("input_ids", "past_keys", "past_values", "video_keys", "video_values", "video_mask")
+            given = dict(zip(names, (words[:, -1:], *seen, *video, mask), strict=True))
+            logits, *seen = self.decoder.run(None, given)
+            logits[:, known["suppressed"]] = -np.inf
+            scores.append(logits)
+            best = np.where(done, known["pad"], logits.argmax(axis=-1))
+            words = np.concatenate([words, best[:, None]], axis=1)
+            done |= np.isin(best, known["end"])
+        return words, np.stack(scores, axis=1)
+
+
+@torch.no_grad()
+def check(model: Any, processor: Any, folder: str | Path) -> None:
+    """Compares an export with its model, on other numbers of clips and frames than it was made with.
+
+    Raises:
+        RuntimeError: If words differ, or scores by more than `TOLERANCE`.
+    """
+    captioner, config = OnnxCaptioner(folder), model.config
+    frames = config.num_frames if config.encodes_clips else config.num_frames + 1
+    clips = random_clips(processor, frames=frames, count=3)
+    limit = min(16, captioner.settings["max_words"])
+    words, scores = captioner({name: value.numpy() for name, value in clips.items()}, max_words=limit)
+    options = {"max_new_tokens": limit, "num_beams": 1, "do_sample": False}
+    wanted = model.generate(**clips, **options, output_scores=True, return_dict_in_generate=True)
+    if not np.array_equal(words, wanted.sequences.numpy()):
+        raise RuntimeError(f"{folder}: the captions of ONNX Runtime are not the model's")
+    found = torch.from_numpy(scores)
+    allowed = found.isfinite()  # all but suppressed words
+    difference = (found - torch.stack(wanted.scores, dim=1))[allowed].abs().max().item()
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"{folder}: scores of ONNX Runtime differ by {difference:.2g}, at most {TOLERANCE} is right"
+        )
+    logger.info(f"{folder}: the same words as the model's, scores within {difference:.1g}")
