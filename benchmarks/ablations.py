@@ -1,4 +1,4 @@
-"""Each part of the model and of its training switched on or off, at equal wall-clock, scored on the validation split.
+"""Each part of the model and of its training switched on or off, at equal time, scored on the validation split.
 
     python benchmarks/ablations.py demo --max_train_minutes 2 --jobs 2
     python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2 --hold_out 80
@@ -9,7 +9,8 @@ clips. `--hold_out 80 --kind action` validates on the clips of 80 captions of tr
 too small to tell settings apart. `--jobs 2` runs two at a time, each on its share of the cores. Features are computed
 before the first run and shared. A run whose result is stored is not repeated, so that the command can be stopped and
 given again; a part that cannot work together with the recipe is listed with the reason. The test split is never read.
-Leave the machine to itself meanwhile.
+Where CPUs compute, the budget is one of processor time, a thread a run, so that other work slows a run down but hardly
+changes its result; on GPUs it is one of the clock, and the machine should be left to itself.
 """
 
 import argparse
@@ -124,13 +125,10 @@ def hold_out(clips: Path, folder: Path, count: int, kind: str | None) -> Path:
     return folder
 
 
-def result(output: Path) -> dict[str, float]:
+def result(output: Path, minutes: float) -> dict[str, float]:
     """Scores and controls on the validation split (backwards: captions true of the reversed clip, where the data hold
-    these), milliseconds a step and parameters."""
+    these), milliseconds a step, of which the evaluation's are a share, and parameters."""
     report = json.loads((output / "report.json").read_text())
-    log = [json.loads(line) for line in (output / "training_log.jsonl").read_text().splitlines()]
-    seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)
-    seconds -= sum(entry.get("eval_runtime", 0.0) for entry in log)
     controls = report["controls"]
     return {
         "exact": report["scores"]["exact"],
@@ -138,7 +136,7 @@ def result(output: Path) -> dict[str, float]:
         "other clip": controls["other_clip"]["exact"],
         "backwards": controls["reversed"].get("exact_reversed", float("nan")),
         "steps": report["steps"],
-        "ms/step": 1000 * seconds / report["steps"],
+        "ms/step": 60_000 * minutes / report["steps"],
         "M params": report["parameters"] / 1e6,
     }
 
@@ -159,7 +157,7 @@ def main() -> None:
     name = Path(arguments.what).name + (f"-{arguments.hold_out}" if arguments.hold_out else "")
     folder = (arguments.folder or ROOT / "outputs" / f"ablations-{name}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    threads = 1 if not torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // arguments.jobs)
     clips = Path(arguments.what).resolve()
     common = ["--feature_cache", str(folder / "cache"), "--test_split", "validation", "--num_beams", "1"]
     if arguments.what == "demo":
@@ -181,6 +179,7 @@ def main() -> None:
     results_file = folder / "results.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
     budget = ["--max_train_minutes", arguments.max_train_minutes, "--evaluations", "1"]
+    budget += ["--processor_time", str(not torch.cuda.is_available())]
     wanted = {
         f"{name} | seed {seed} | {arguments.max_train_minutes} min, {arguments.jobs} at a time": (name, seed)
         for name in arguments.only
@@ -206,7 +205,7 @@ def main() -> None:
         shutil.rmtree(output, ignore_errors=True)
         error = train([*common, *budget, *options(name), "--seed", str(seed)], output, threads=threads)
         with lock:
-            results[key] = {"error": error} if error else result(output)
+            results[key] = {"error": error} if error else result(output, float(arguments.max_train_minutes))
             results_file.write_text(json.dumps(results, indent=1))
             print(key, results[key], flush=True)
 

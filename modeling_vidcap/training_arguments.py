@@ -260,6 +260,13 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     evaluations: int = field(
         default=6, metadata={"help": "With max_train_minutes: how often the validation split is captioned."}
     )
+    processor_time: bool = field(
+        default=False,
+        metadata={
+            "help": "Count max_train_minutes in processor time of all threads, without preparation: for comparisons "
+            "on a machine that does other work, too."
+        },
+    )
     self_critical_samples: int = field(
         default=0,
         metadata={
@@ -336,6 +343,7 @@ _NEEDS = {
     "contrastive_type": ("contrastive_weight",),
     "loss_warmup": ("contrastive_weight", "masked_word_weight", "scheduled_sampling"),
     "evaluations": ("max_train_minutes",),
+    "processor_time": ("max_train_minutes",),
     "motion_floor": ("motion",),
     "freeze_embeddings": ("text_embeddings", "decoder"),
     "freeze_decoder": ("decoder",),

@@ -38,11 +38,15 @@ class TimeBudget(TrainerCallback):
 
     Args:
         minutes: The budget.
-        started: `time.perf_counter()` when the run began; what was spent since, on features for one, counts.
+        started: What the clock showed when the run began; what was spent since, on features for one, counts.
         evaluations: How many times the validation split is captioned, the end included.
+        clock: Tells seconds.
     """
 
-    def __init__(self, minutes: float, started: float, evaluations: int):
+    def __init__(
+        self, minutes: float, started: float, evaluations: int, clock: Callable[[], float] = time.perf_counter
+    ):
+        self.clock = clock
         self.seconds = 60 * minutes
         self.started = started
         self.evaluations = max(1, evaluations)
@@ -51,7 +55,7 @@ class TimeBudget(TrainerCallback):
         self.progress = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.training_started = time.perf_counter()
+        self.training_started = self.clock()
         # A stream's length is not known, a trained model needs fewer passes, a resumed run was told already.
         self.watch_pace = has_length(kwargs["train_dataloader"]) and not kwargs["model"].name_or_path
         self.watch_pace &= state.global_step == 0
@@ -63,7 +67,7 @@ class TimeBudget(TrainerCallback):
             )
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        now = time.perf_counter()
+        now = self.clock()
         end = self.started + self.seconds - self.evaluation_seconds  # the last evaluation has to fit in
         progress = (now - self.training_started) / max(end - self.training_started, 1e-9)
         self.progress = min(1.0, _from_first_rank(progress, args.device))
@@ -80,10 +84,10 @@ class TimeBudget(TrainerCallback):
             control.should_evaluate = True
         if control.should_evaluate:
             self.evaluated += 1
-            self.evaluation_started = time.perf_counter()
+            self.evaluation_started = self.clock()
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:
-        self.evaluation_seconds = max(self.evaluation_seconds, time.perf_counter() - self.evaluation_started)
+        self.evaluation_seconds = max(self.evaluation_seconds, self.clock() - self.evaluation_started)
 
 
 class BudgetBar(ProgressCallback):
@@ -101,7 +105,7 @@ class BudgetBar(ProgressCallback):
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if self.training_bar is not None:
-            elapsed = min(round(time.perf_counter() - self.budget.started), self.training_bar.total)
+            elapsed = min(round(self.budget.clock() - self.budget.started), self.training_bar.total)
             self.training_bar.update(elapsed - self.training_bar.n)
             self.training_bar.set_postfix(step=state.global_step, refresh=False)
 
@@ -187,8 +191,9 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         self.budget: TimeBudget | None = None
         self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         if self.args.max_train_minutes is not None:
-            began = time.perf_counter() if started is None else started
-            self.budget = TimeBudget(self.args.max_train_minutes, began, self.args.evaluations)
+            clock = time.process_time if self.args.processor_time else time.perf_counter
+            began = clock() if started is None or self.args.processor_time else started
+            self.budget = TimeBudget(self.args.max_train_minutes, began, self.args.evaluations, clock)
             self.add_callback(self.budget)
             if not self.args.disable_tqdm:
                 self.remove_callback(ProgressCallback)
