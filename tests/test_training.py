@@ -347,6 +347,16 @@ def test_a_budget_for_too_few_passes_is_told_early(caplog, epoch, name, warned):
     assert caplog.text.count("give more --max_train_minutes") == warned
 
 
+def test_a_budget_of_processor_time_does_not_run_while_nothing_is_computed():
+    budget = TimeBudget(0.1, time.process_time(), evaluations=1, clock=time.process_time)
+    args, control = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(should_evaluate=False)
+    state, model = SimpleNamespace(global_step=1), SimpleNamespace(name_or_path="")
+    budget.on_train_begin(args, state, control, train_dataloader=[1], model=model)
+    time.sleep(0.5)
+    budget.on_step_end(args, state, control)
+    assert budget.progress < 0.05  # of 6 seconds
+
+
 def test_streaming_trains_without_a_cache(folder, tmp_path):
     assert run(folder, tmp_path / "m", tmp_path / "cache", "--streaming", "True", "--max_steps", "4") == 0
     assert (tmp_path / "m" / "model.safetensors").exists()
