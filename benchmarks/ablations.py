@@ -192,6 +192,7 @@ def main() -> None:
         if done.is_file():
             continue
         once = ["--max_steps", "1", "--save_strategy", "no", "--eval_strategy", "no"]
+        once += ["--max_train_minutes", "1000"]  # a recipe's own may not be enough for features beside other work
         if error := train(
             [*common, *options(name), *once, "--load_best_model_at_end", "False"], folder / "warm", threads=2
         ):

@@ -24,7 +24,8 @@ class Muon(Optimizer):
     fast as the others (https://kellerjordan.github.io/posts/muon).
 
     Updates are scaled to the size of AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one
-    learning rate and one weight decay serve both. torch's own takes matrices one by one, and twice the time on CPU.
+    learning rate and one weight decay serve both. torch's own takes matrices one by one, and one polynomial for all
+    steps.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float = 0.95):
