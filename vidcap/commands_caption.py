@@ -1,12 +1,16 @@
 """`vidcap caption`: clips -> captions on the standard output or in a file.
 
-Clips are decoded as their batch comes up, so that memory does not grow with their number. A clip that cannot be read
-is reported and left out; the others are captioned. Given up: captions before the last clip is done.
+Clips are decoded a little ahead of their batch, so that memory does not grow with their number. A clip that cannot be
+read is reported and left out; the others are captioned. Given up: captions before the last clip is done.
 """
 
 import argparse
+import itertools
+import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -55,25 +59,41 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def readable_clips(
-    results: Sequence[CaptionedClip], video_processor: Any, description: str
+    results: Sequence[CaptionedClip], video_processor: Any, description: str, *, workers: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Reads clips one by one, reports those that cannot be read, and notes reason or duration in `results`."""
-    for result in tqdm(results, description, unit="clip", disable=not sys.stderr.isatty()):
+    """Reads clips in threads, ahead of what is made of them; gives them in order, reports those that cannot be read,
+    and notes reason or duration in `results`.
+
+    Args:
+        workers: Clips read at the same time; by default one a core. Twice as many are kept waiting at most.
+    """
+    workers = min(workers or os.cpu_count() or 1, len(results))
+    threads = video_processor.decoding_threads if len(results) > 1 else 0  # all cores for a clip that is alone
+    ahead: deque[Future[Any]] = deque()
+    waiting = iter(results)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         try:
-            item, result.seconds = read_clip(result.file, video_processor)
-        except VideoDecodeError as error:
-            result.error = error.reason
-            tqdm.write(f"vidcap: error: {error}", file=sys.stderr)
-            continue
-        yield item
+            for result in tqdm(results, description, unit="clip", disable=not sys.stderr.isatty()):
+                for other in itertools.islice(waiting, 2 * workers - len(ahead)):
+                    ahead.append(pool.submit(read_clip, other.file, video_processor, threads=threads))
+                try:
+                    item, result.seconds = ahead.popleft().result()
+                except VideoDecodeError as error:
+                    result.error = error.reason
+                    tqdm.write(f"vidcap: error: {error}", file=sys.stderr)
+                    continue
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def read_clip(source: str, video_processor: Any) -> tuple[dict[str, Any], float]:
+def read_clip(source: str, video_processor: Any, *, threads: int | None = None) -> tuple[dict[str, Any], float]:
     """Reads a clip as the video processor does, and tells its duration, which a processor's output does not hold.
 
     Args:
         source: Path or URL.
         video_processor: [`VideoCaptionVideoProcessor`].
+        threads: That decode it, 0 for one a core; by default the processor's `decoding_threads`.
 
     Returns:
         `pixel_values_videos` `(T, 3, H, W)` as uint8, which the collator normalises, `video_mask` and `video_times`
@@ -89,7 +109,7 @@ def read_clip(source: str, video_processor: Any) -> tuple[dict[str, Any], float]
         fit=(size["height"], size["width"]) if video_processor.do_resize else None,
         interpolation=INTERPOLATIONS[video_processor.resample],
         frame_rate=video_processor.frame_rate,
-        threads=video_processor.decoding_threads,
+        threads=video_processor.decoding_threads if threads is None else threads,
         max_frame_pixels=video_processor.max_frame_pixels,
         max_clip_frames=video_processor.max_clip_frames,
         max_download_bytes=video_processor.max_download_bytes,
