@@ -265,6 +265,8 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
     for name in given.intersection(changeable):
         setattr(model.config, name, getattr(model_args, name))
     vidcap.VideoCaptionConfig.from_dict(model.config.to_dict())  # refuses what cannot work together
+    if not model.config.contrastive_weight:
+        model.generation_config.similarity_weight = 0.0  # its embeddings will not keep up with the rest
     for name in given.intersection(decoding):
         setattr(model.generation_config, name, getattr(model_args, name))
     check_guidance(model.config, model.generation_config.guidance_scale)
