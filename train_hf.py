@@ -19,7 +19,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,8 @@ def train(
     corpus = read_corpus(data.text_corpus) if data.text_corpus else []
     train_rows, validation_rows = load_training_rows(data, args)
     sample = train_rows.take(STREAM_SAMPLE) if data.streaming else train_rows
-    captions = [caption for row in sample.select_columns(["captions"]) for caption in row["captions"]]
+    by_clip = [row["captions"] for row in sample.select_columns(["captions"])]
+    captions = [caption for of_clip in by_clip for caption in of_clip]
     if model_args.model_name_or_path is None:
         processor, model = build(model_args, captions, corpus, given)
     elif corpus:
@@ -128,7 +129,7 @@ def train(
         )
     if pool > num_frames:
         augmentation = dataclasses.replace(augmentation, num_frames=num_frames)
-    near_misses = near_misses_of(data, model, captions)
+    near_misses = near_misses_of(data, model, by_clip)
     if corpus and args.resume_from_checkpoint is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
     cache = open_clip_cache(
@@ -149,7 +150,7 @@ def train(
     )
     self_critical = None
     if args.self_critical_samples:
-        reward = CiderReward([row["captions"] for row in sample.select_columns(["captions"])])
+        reward = CiderReward(by_clip)
         self_critical = SelfCriticalLoss(processor, reward, samples=args.self_critical_samples)
     if args.device.type == "cpu":
         model.set_attn_implementation({"": "eager"})  # faster there for short sequences, whatever the precision
@@ -370,12 +371,20 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
     return processor, model
 
 
-def near_misses_of(data: DataArguments, model: Any, captions: list[str]) -> NearMisses | None:
-    if data.near_misses is None:
+def near_misses_of(data: DataArguments, model: Any, captions: list[Sequence[str]]) -> NearMisses | None:
+    """As the options say; by default of words, for a model with a contrastive loss, if the captions have any."""
+    weight, kinds = model.config.contrastive_weight, data.near_misses
+    if kinds == "none" or (kinds is None and not weight):
         return None
-    if not model.config.contrastive_weight:
+    if not weight:
         raise ValueError("--near_misses are for the contrastive loss: set --contrastive_weight above 0")
-    return NearMisses(captions, data.near_misses.split(","))
+    if kinds is not None:
+        return NearMisses(captions, kinds.split(","))
+    try:
+        return NearMisses(captions, ["word"])
+    except ValueError as error:
+        logger.info(f"{error} (as none was asked for, training goes on)")
+        return None
 
 
 @torch.inference_mode()

@@ -57,7 +57,10 @@ class DataArguments:
     )
     near_misses: str | None = field(
         default=None,
-        metadata={"help": "Hard negatives of the contrastive loss, captions that nearly fit: word, order, or both."},
+        metadata={
+            "help": "Hard negatives of the contrastive loss, captions that nearly fit: word, order, word,order or "
+            "none [word]."
+        },
     )
     text_corpus: str | None = field(
         default=None, metadata={"help": "File of sentences, one a line, on which the decoder is trained first."}

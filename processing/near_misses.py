@@ -1,9 +1,9 @@
 """Captions that nearly fit a clip: one word exchanged, or what happens in another order. Negatives for the contrastive
 loss, which otherwise sees captions that differ in everything.
 
-What it promises: a near miss reads like a caption of the training set. What it gives up: to know that it is untrue;
-only those that the tokenizer takes for one of the clip's own captions are left out, by the collator. "A man" for "a
-person" may hold; where captions of one clip differ as much as those of different clips, do without.
+What it promises: a near miss reads like a caption of the training set, and words that captions of one clip exchange
+for one another ("a man", "a guy") are not exchanged. What it gives up: to know that it is untrue; else only those that
+the tokenizer takes for one of the clip's own captions are left out, by the collator.
 """
 
 import re
@@ -22,31 +22,39 @@ CONNECTIVE = re.compile(r"(,? (?:and )?(?:then|before|after) )")
 class NearMisses:
     """Makes near misses by what it has seen in captions.
 
-    `word`: a word is exchanged for another that was seen between the same neighbours. `order`: two neighbouring parts
+    `word`: a word is exchanged for another that was seen between the same neighbours, but never there in another
+    caption of the same clip. `order`: two neighbouring parts
     of a sentence joined by then, before or after change places, if both were seen behind such a word.
 
     Args:
-        captions: Of the training set.
+        captions: Of each clip of the training set.
         kinds: Some of `word` and `order`; each gives one near miss a caption, drawn by torch's global generator.
 
     Raises:
         ValueError: For another kind, none or a repeated one, or if no caption has a near miss of a kind.
     """
 
-    def __init__(self, captions: Iterable[str], kinds: Sequence[str]):
+    def __init__(self, captions: Iterable[Sequence[str]], kinds: Sequence[str]):
         if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
             raise ValueError(f"near misses {','.join(kinds)!r}: name some of {', '.join(KINDS)}, each once")
         captions = list(captions)
         self.kinds = tuple(kinds)
         self.between: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.synonyms: dict[str, set[str]] = defaultdict(set)  # each word one of its own
         self.parts: set[str] = set()
-        for caption in captions:
-            words = ["", *caption.split(), ""]
-            for before, word, behind in zip(words, words[1:], words[2:], strict=False):
-                self.between[before, behind].add(word)
-            self.parts.update(CONNECTIVE.split(caption)[2::2])
+        for of_clip in captions:
+            here: dict[tuple[str, str], set[str]] = defaultdict(set)
+            for caption in of_clip:
+                words = ["", *caption.split(), ""]
+                for before, word, behind in zip(words, words[1:], words[2:], strict=False):
+                    here[before, behind].add(word)
+                self.parts.update(CONNECTIVE.split(caption)[2::2])
+            for neighbours, exchanged in here.items():
+                self.between[neighbours] |= exchanged
+                for word in exchanged:
+                    self.synonyms[word] |= exchanged
         for kind in kinds:
-            if not any(self.make(kind, caption) for caption in captions):
+            if not any(self.make(kind, caption) for of_clip in captions for caption in of_clip):
                 raise ValueError(f"near misses: no caption has one of kind {kind!r}; leave this kind out")
 
     def __call__(self, caption: str) -> list[str]:
@@ -59,12 +67,15 @@ class NearMisses:
 
     def _exchange_word(self, caption: str) -> str:
         words = ["", *caption.split(), ""]
-        places = [i for i in range(1, len(words) - 1) if len(self.between[words[i - 1], words[i + 1]]) > 1]
+        others = {
+            place: self.between[words[place - 1], words[place + 1]] - self.synonyms[words[place]] - {words[place]}
+            for place in range(1, len(words) - 1)
+        }
+        places = [place for place, candidates in others.items() if candidates]
         if not places:
             return ""
         place = _draw(places)
-        others = self.between[words[place - 1], words[place + 1]] - {words[place]}
-        words[place] = _draw(sorted(others))
+        words[place] = _draw(sorted(others[place]))
         return " ".join(words[1:-1])
 
     def _exchange_parts(self, caption: str) -> str:

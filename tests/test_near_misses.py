@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from modeling_vidcap.training_arguments import DataArguments
 from processing.collator import VideoCaptionCollator
 from processing.near_misses import NearMisses
-
-from .tiny import tiny_clip, tiny_processor
+from tests.tiny import tiny_clip, tiny_model, tiny_processor
+from train_hf import near_misses_of
 
 CAPTIONS = [
     "a red circle slides left and then grows",
@@ -14,16 +15,25 @@ CAPTIONS = [
     "a red square grows and then spins",
 ]
 
+ONE_EACH = [[caption] for caption in CAPTIONS]
+
 
 def test_a_word_is_exchanged_for_one_seen_between_the_same_neighbours():
-    near = NearMisses(CAPTIONS, ["word"])
+    near = NearMisses(ONE_EACH, ["word"])
     found = {near.make("word", "a red circle slides left and then grows") for _ in range(50)}
     assert found == {"a blue circle slides left and then grows", "a red circle slides left and then spins"}
     assert near.make("word", "quite another sentence") == ""
 
 
+def test_words_that_captions_of_one_clip_exchange_are_not_exchanged():
+    captions = [["a man is singing", "a guy is singing"], ["a woman is singing"], ["a guy is running"]]
+    near = NearMisses(captions, ["word"])
+    found = {near.make("word", "a man is singing") for _ in range(50)}
+    assert found == {"a woman is singing", "a man is running"}
+
+
 def test_what_happens_changes_places_and_who_acts_stays():
-    near = NearMisses([*CAPTIONS, "a cat grows, then spins and then slides left"], ["order"])
+    near = NearMisses([*ONE_EACH, ["a cat grows, then spins and then slides left"]], ["order"])
     assert near.make("order", CAPTIONS[1]) == "a blue circle slides left and then spins"
     three = {near.make("order", "a cat grows, then spins and then slides left") for _ in range(20)}
     assert three == {"a cat spins, then grows and then slides left", "a cat grows, then slides left and then spins"}
@@ -32,7 +42,7 @@ def test_what_happens_changes_places_and_who_acts_stays():
 
 
 def test_equal_seeds_draw_equal_near_misses():
-    near = NearMisses(CAPTIONS, ["word", "order"])
+    near = NearMisses(ONE_EACH, ["word", "order"])
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -47,7 +57,7 @@ def test_the_collator_hands_them_over_as_labels():
     clips = [
         {**{name: value[0] for name, value in clip.items()}, "captions": each, "file_name": ""} for each in captions
     ]
-    collator = VideoCaptionCollator(tiny_processor(), near_misses=NearMisses(CAPTIONS, ["order", "word"]))
+    collator = VideoCaptionCollator(tiny_processor(), near_misses=NearMisses(ONE_EACH, ["order", "word"]))
     labels = collator(clips)["near_misses"]
     assert labels.shape[:2] == (3, 2)
     assert (labels[2, 0] == -100).all()
@@ -67,4 +77,20 @@ def test_the_collator_hands_them_over_as_labels():
 def test_kinds_that_cannot_work_are_refused(kinds, message):
     captions = ["a red circle grows", "a blue circle grows"] if kinds == ["order"] else CAPTIONS
     with pytest.raises(ValueError, match=message):
-        NearMisses(captions, kinds)
+        NearMisses([[each] for each in captions], kinds)
+
+
+def test_words_are_exchanged_by_default_where_that_is_possible(caplog: pytest.LogCaptureFixture):
+    def chosen(kinds: str | None, captions=ONE_EACH, **config: float) -> NearMisses | None:
+        return near_misses_of(DataArguments(dataset="clips", near_misses=kinds), tiny_model(**config), captions)
+
+    default, order = chosen(None), chosen("order")
+    assert default is not None and default.kinds == ("word",) and order is not None and order.kinds == ("order",)
+    assert chosen("none") is None and chosen(None, contrastive_weight=0.0) is None
+    with caplog.at_level("INFO", logger="vidcap"):
+        assert chosen(None, captions=[["a red circle grows"]]) is None
+    assert "no caption has one of kind 'word'" in caplog.text and "training goes on" in caplog.text
+    with pytest.raises(ValueError, match="no caption has one of kind 'word'"):
+        chosen("word", captions=[["a red circle grows"]])
+    with pytest.raises(ValueError, match="set --contrastive_weight above 0"):
+        chosen("word", contrastive_weight=0.0)
