@@ -372,19 +372,11 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
 
 
 def near_misses_of(data: DataArguments, model: Any, captions: list[Sequence[str]]) -> NearMisses | None:
-    """As the options say; by default of words, for a model with a contrastive loss, if the captions have any."""
-    weight, kinds = model.config.contrastive_weight, data.near_misses
-    if kinds == "none" or (kinds is None and not weight):
+    if data.near_misses is None:
         return None
-    if not weight:
+    if not model.config.contrastive_weight:
         raise ValueError("--near_misses are for the contrastive loss: set --contrastive_weight above 0")
-    if kinds is not None:
-        return NearMisses(captions, kinds.split(","))
-    try:
-        return NearMisses(captions, ["word"])
-    except ValueError as error:
-        logger.info(f"{error} (as none was asked for, training goes on)")
-        return None
+    return NearMisses(captions, data.near_misses.split(","))
 
 
 @torch.inference_mode()

@@ -62,7 +62,6 @@ VARIANTS = {
     "scheduled sampling .2": "--scheduled_sampling 0.2",
     "masked words .5": "--masked_word_weight 0.5",
     "near misses": "--contrastive_weight 0.5 --near_misses word",
-    "no near misses": "--near_misses none",
     "reversed clips as negatives": "--contrastive_weight 0.5 --reversed_negatives True",
     "video dropout .1, guidance 1.5": "--video_dropout 0.1 --guidance_scale 1.5",
     # 5: regularisation and size

@@ -58,8 +58,7 @@ class DataArguments:
     near_misses: str | None = field(
         default=None,
         metadata={
-            "help": "Hard negatives of the contrastive loss, captions that nearly fit: word, order, word,order or "
-            "none [word]."
+            "help": "Hard negatives of the contrastive loss, captions that nearly fit: word, order, or word,order."
         },
     )
     text_corpus: str | None = field(

@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from modeling_vidcap.training_arguments import DataArguments
 from processing.collator import VideoCaptionCollator
 from processing.near_misses import NearMisses
-from tests.tiny import tiny_clip, tiny_model, tiny_processor
-from train_hf import near_misses_of
+from tests.tiny import tiny_clip, tiny_processor
 
 CAPTIONS = [
     "a red circle slides left and then grows",
@@ -78,19 +76,3 @@ def test_kinds_that_cannot_work_are_refused(kinds, message):
     captions = ["a red circle grows", "a blue circle grows"] if kinds == ["order"] else CAPTIONS
     with pytest.raises(ValueError, match=message):
         NearMisses([[each] for each in captions], kinds)
-
-
-def test_words_are_exchanged_by_default_where_that_is_possible(caplog: pytest.LogCaptureFixture):
-    def chosen(kinds: str | None, captions=ONE_EACH, **config: float) -> NearMisses | None:
-        return near_misses_of(DataArguments(dataset="clips", near_misses=kinds), tiny_model(**config), captions)
-
-    default, order = chosen(None), chosen("order")
-    assert default is not None and default.kinds == ("word",) and order is not None and order.kinds == ("order",)
-    assert chosen("none") is None and chosen(None, contrastive_weight=0.0) is None
-    with caplog.at_level("INFO", logger="vidcap"):
-        assert chosen(None, captions=[["a red circle grows"]]) is None
-    assert "no caption has one of kind 'word'" in caplog.text and "training goes on" in caplog.text
-    with pytest.raises(ValueError, match="no caption has one of kind 'word'"):
-        chosen("word", captions=[["a red circle grows"]])
-    with pytest.raises(ValueError, match="set --contrastive_weight above 0"):
-        chosen("word", contrastive_weight=0.0)
