@@ -12,13 +12,18 @@ cannot pull in other files or URLs.
 Given up: mirroring in the display matrix, interlacing, sound.
 """
 
+import os
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import IO
+from itertools import groupby
+from threading import Lock
+from typing import IO, Any
 
 import av
 import torch
@@ -50,10 +55,30 @@ class _Missed(Exception):
 
 
 class _Nameless:
-    """An open file without its name: FFmpeg would let the name's ending decide what the bytes are."""
+    """
+    An open file without its name: FFmpeg would let the name's ending decide what the bytes are. It has a position of
+    its own, so that several can read one file in turns.
+    """
 
-    def __init__(self, file: IO[bytes]):
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+    def __init__(self, file: IO[bytes], lock: AbstractContextManager[Any]):
+        self.file, self.lock, self.position = file, lock, 0
+
+    def read(self, size: int = -1) -> bytes:
+        with self.lock:
+            self.file.seek(self.position)
+            data = self.file.read(size)
+        self.position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 2:
+            with self.lock:
+                offset += self.file.seek(0, 2)
+        self.position = offset + (self.position if whence == 1 else 0)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
 
 
 @dataclass
@@ -64,6 +89,7 @@ class _Index:
         end (`int`): when the last frame leaves the screen, in ticks.
         tick (`Fraction`): seconds in a tick.
         keys (`array`): ascending presentation times of the frames at which decoding can begin.
+        indexed (`bool`): whether one can jump to them.
         by_time (`bool`): whether decoded frames carry these times; if not, the n-th frame has the n-th time.
         declared (`int`): number of frames by the file's header, 0 if it does not say.
     """
@@ -72,6 +98,7 @@ class _Index:
     end: int
     tick: Fraction
     keys: array
+    indexed: bool
     by_time: bool
     declared: int
 
@@ -114,7 +141,7 @@ def read_video_file(file: IO[bytes], source: str, options: DecodeOptions) -> Vid
         wanted = [index.stamps[i] for i in indices]
         if index.by_time and index.keys:
             try:
-                return list(_read_fast(file, source, index, wanted, options))
+                return _read_in_parts(file, source, index, wanted, options)
             except (_Missed, av.FFmpegError):
                 pass  # the plain way tells a file that is unusual from one that is damaged
         return list(_read_plainly(file, source, index, wanted, options))
@@ -125,12 +152,13 @@ def read_video_file(file: IO[bytes], source: str, options: DecodeOptions) -> Vid
         raise VideoDecodeError(source, f"damaged: it cannot be decoded ({error.strerror})") from error
 
 
-def _open(file: IO[bytes]) -> InputContainer:
-    file.seek(0)
-    return av.open(_Nameless(file), "r", metadata_errors="ignore", options={"protocol_whitelist": "none"})
+def _open(file: IO[bytes], lock: AbstractContextManager[Any] | None = None) -> InputContainer:
+    return av.open(
+        _Nameless(file, lock or nullcontext()), "r", metadata_errors="ignore", options={"protocol_whitelist": "none"}
+    )
 
 
-def _video_stream(container: InputContainer, source: str, options: DecodeOptions) -> VideoStream:
+def _video_stream(container: InputContainer, source: str, options: DecodeOptions, *, threads: int = 1) -> VideoStream:
     """The first stream of moving pictures; cover art does not count."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
@@ -140,7 +168,7 @@ def _video_stream(container: InputContainer, source: str, options: DecodeOptions
     if context is None:
         raise VideoDecodeError(source, "there is no decoder for its video stream; convert it to H.264 first")
     options.check_pixels(context.height, context.width, source)
-    context.thread_count = options.threads
+    context.thread_count = threads
     context.thread_type = "AUTO"
     context.options = {"max_pixels": str(options.max_frame_pixels)}  # a frame may be larger than the header says
     return streams[0]
@@ -187,7 +215,8 @@ def _index_file(file: IO[bytes], source: str, options: DecodeOptions) -> _Index:
         by_time = timed and not (ascending and stream.codec_context.has_b_frames)
         tick, declared = stream.time_base or Fraction(1), stream.frames
         stated_end = (stream.start_time or 0) + (stream.duration or 0)
-        if container.format.name in UNINDEXED:
+        indexed = container.format.name not in UNINDEXED
+        if not indexed:
             stated_end = 0  # an estimate
 
     stamps, keys = array("q", sorted(stamps)), array("q", sorted(keys))
@@ -198,18 +227,40 @@ def _index_file(file: IO[bytes], source: str, options: DecodeOptions) -> _Index:
     if stamps and end <= stamps[-1]:
         gap = stamps[-1] - stamps[-2] if len(stamps) > 1 else 0
         end = stamps[-1] + (stay or gap or 1)
-    return _Index(stamps, end, tick, keys, by_time, declared)
+    return _Index(stamps, end, tick, keys, indexed, by_time, declared)
+
+
+def _read_in_parts(
+    file: IO[bytes], source: str, index: _Index, wanted: list[int], options: DecodeOptions
+) -> list[torch.Tensor]:
+    """
+    As [`_read_fast`], in threads, each from one key frame to the next. FFmpeg's own threads would not do: they decode
+    ahead, so that it could not be told frame by frame which may be left out.
+    """
+    threads = options.threads or os.cpu_count() or 1
+    if threads == 1 or not index.indexed:
+        return list(_read_fast(file, source, index, wanted, options))
+    parts = [list(part) for _, part in groupby(wanted, key=lambda stamp: bisect_right(index.keys, stamp))]
+    lock = Lock()
+    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
+        read = [pool.submit(lambda part: list(_read_fast(file, source, index, part, options, lock)), p) for p in parts]
+        return [frame for each in read for frame in each.result()]
 
 
 def _read_fast(
-    file: IO[bytes], source: str, index: _Index, wanted: list[int], options: DecodeOptions
+    file: IO[bytes],
+    source: str,
+    index: _Index,
+    wanted: list[int],
+    options: DecodeOptions,
+    lock: AbstractContextManager[Any] | None = None,
 ) -> Iterator[torch.Tensor]:
     """Decodes the frames shown at the ascending times `wanted`, no more than it must, or raises `_Missed`."""
     pending, needed = deque(wanted), set(wanted)
-    with _open(file) as container:
+    with _open(file, lock) as container:
         stream = _video_stream(container, source, options)
         context, paint = stream.codec_context, _Painter(stream, source, options)
-        keys = index.keys[:1] if container.format.name in UNINDEXED else index.keys
+        keys = index.keys if index.indexed else index.keys[:1]
         target, furthest, entered = keys[0], keys[0], False
         for packet in _packets(container, stream, source):
             if packet is not None:
@@ -260,7 +311,7 @@ def _read_plainly(
         return frame
 
     with _open(file) as container:
-        stream = _video_stream(container, source, options)
+        stream = _video_stream(container, source, options, threads=options.threads)
         paint = _Painter(stream, source, options)
         for packet in _packets(container, stream, source):
             try:
