@@ -1,6 +1,7 @@
 """A video decoded in several threads, each from one key frame to the next: the same frames from every source."""
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,19 @@ def test_each_part_begins_at_its_key_frame(clip: Path, monkeypatch: pytest.Monke
     parts.clear()
     decode_video(clip, num_frames=16, threads=1)
     assert len(parts) == 1
+
+
+def test_threads_do_not_move_the_file_under_one_another(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(io.BytesIO):
+        def seek(self, *where: int) -> int:
+            position = super().seek(*where)
+            time.sleep(0.001)  # time enough for others to seek before this one reads
+            return position
+
+    one = decode_video(clip, num_frames=16, threads=1)
+    monkeypatch.setattr(video_files, "_read_plainly", None)  # which would mend it
+    several = decode_video(Slow(clip.read_bytes()), num_frames=16, threads=4)
+    assert torch.equal(several.frames, one.frames)
 
 
 def test_a_damaged_part_is_an_error_as_ever(clip: Path, tmp_path: Path) -> None:
