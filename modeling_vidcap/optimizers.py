@@ -32,16 +32,11 @@ class Muon(Optimizer):
         super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.1, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
             parameters = [each for each in group["params"] if each.grad is not None]
             if parameters:
                 self._update(parameters, group["lr"], group["weight_decay"], group["momentum"])
-        return loss
 
     def _update(self, parameters: list[torch.Tensor], lr: float, weight_decay: float, momentum: float) -> None:
         gradients = [each.grad for each in parameters if each.grad is not None]
