@@ -23,12 +23,9 @@ $(READY): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,lora,onnx,openvino,dev]'
 	touch $@
 
-# One thread a process: small models on few cores lose far more to waiting threads than they gain. What loads OpenVINO,
-# ONNX Runtime or torch's compiler has a process of its own: with them, one that forks later has been seen to crash.
-ALONE := tests/test_backends.py tests/test_compile.py tests/test_onnx.py
+# One thread a process: small models on few cores lose far more to waiting threads than they gain.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ALONE:%=--ignore=%)
-	for file in $(ALONE); do OMP_NUM_THREADS=1 $(BIN)/python -m pytest $$file || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

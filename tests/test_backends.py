@@ -1,5 +1,7 @@
 """Backbones that only have to run: the same features by every back end, and what cannot be had is refused."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +48,25 @@ def test_threads_do_not_get_the_features_of_one_another(lite) -> None:
         together = list(pool.map(torch.no_grad()(fast), clips))
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_process_outlives_its_back_ends() -> None:
+    program = """
+import gc, signal, subprocess, sys
+from modeling_vidcap.pretrained_backbones import load_backbone
+from tests.test_backends import clip, fast_backbone, tiny_model
+model = tiny_model(**load_backbone("efficientnet_lite0", grid=2).settings)
+first = fast_backbone(model.model.encoder.backbone, clip(2), "openvino")
+second = fast_backbone(model.model.encoder.backbone, clip(2), "openvino")
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGCHLD, lambda *_: print("heard of the child's end"))
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (ran.returncode, ran.stdout) == (0, "heard of the child's end\n"), ran.stderr
 
 
 def test_the_cache_of_one_serves_the_other(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -77,6 +78,15 @@ def fast_backbone(backbone: Any, probe: torch.Tensor, backend: str = "torch", *,
     return fast
 
 
+@cache
+def _openvino_core() -> Any:
+    """OpenVINO's core, one for the life of the process: each gives the main thread a stack for signals and takes it
+    away when it goes, so that after two of them Python's next signal, such as a child's end, would be the last."""
+    import openvino
+
+    return openvino.Core()
+
+
 def _compiled_maps(backbone: Any, size: tuple[int, ...], streams: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """`VideoBackbone.maps` for frames of `size` (height, width), compiled by OpenVINO."""
     import openvino
@@ -92,7 +102,7 @@ def _compiled_maps(backbone: Any, size: tuple[int, ...], streams: int) -> Callab
     converted = openvino.convert_model(Maps().eval(), example_input=torch.zeros(2, 3, *size))
     converted.reshape([-1, 3, *size])
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": streams}
-    compiled = openvino.Core().compile_model(converted, "CPU", options)
+    compiled = _openvino_core().compile_model(converted, "CPU", options)
     own = threading.local()  # a request serves one thread
 
     def maps(frames: torch.Tensor) -> list[torch.Tensor]:
