@@ -65,7 +65,8 @@ gc.collect()
 signal.signal(signal.SIGCHLD, lambda *_: print("heard of the child's end"))
 subprocess.run([sys.executable, "-c", ""], check=True)
 """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    root = Path(__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root)
     assert (ran.returncode, ran.stdout) == (0, "heard of the child's end\n"), ran.stderr
 
 
