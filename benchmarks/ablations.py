@@ -4,6 +4,8 @@
     python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2 --hold_out 80
     python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2 --seeds 0 1 2 --only "as set" "no dropout"
 
+    python benchmarks/ablations.py my-clips --max_train_minutes 6 --table backbones
+
 The first argument is `demo` (the demo recipe on generated clips, 500 of them for validation) or a folder of captioned
 clips. `--hold_out 80 --kind action` validates on the clips of 80 captions of train, too, where the validation split is
 too small to tell settings apart. `--jobs 2` runs two at a time, each on its share of the cores. Features are computed
@@ -11,6 +13,9 @@ before the first run and shared. A run whose result is stored is not repeated, s
 given again; a part that cannot work together with the recipe is listed with the reason. The test split is never read.
 Where CPUs compute, the budget is one of processor time, a thread a run, so that other work slows a run down but hardly
 changes its result; on GPUs it is one of the clock, and the machine should be left to itself.
+
+`--table backbones` compares backbones, frozen, tuned or trained from nothing. What the features of a frozen one cost
+is part of its time then, as it is whenever clips are new, and the captioner gets the rest.
 """
 
 import argparse
@@ -26,10 +31,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from transformers import ViTConfig
 
 from modeling_vidcap.precision import cpu_computes_in_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
+VIT = ViTConfig(hidden_size=192, num_hidden_layers=6, num_attention_heads=3, intermediate_size=768, image_size=96)
 VARIANTS = {
     "as set": "",
     # 1: Video-CoCa
@@ -80,6 +87,17 @@ VARIANTS = {
     # 7: generation
     "4 beams": "--num_beams 4",
 }
+BACKBONES = {
+    "EfficientNet-Lite0, frozen": "",
+    "EfficientNet-Lite1, frozen": "--backbone efficientnet_lite1",
+    "EfficientNet-Lite2, frozen": "--backbone efficientnet_lite2",
+    "EfficientNet-Lite0, frozen, no frame differences": "--motion False",
+    "EfficientNet-Lite0, last stage tuned": "--trained_backbone_stages 1 --backbone_learning_rate 1e-4",
+    "EfficientNet-Lite0, tuned": "--freeze_backbone False --backbone_learning_rate 1e-4",
+    "CNN from nothing": "--backbone cnn",
+    "ViT from nothing": "--backbone {vit}",
+}
+TABLES = {"parts": VARIANTS, "backbones": BACKBONES}
 CHANGES_FEATURES = (
     "the same frames each time",
     "other frames each time",
@@ -148,12 +166,17 @@ def main() -> None:
     parser.add_argument("--hold_out", type=int, default=0, metavar="N", help="captions of train to validate on, too")
     parser.add_argument("--kind", help="the `kind` of the clips to hold out [any]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--table", choices=TABLES, default="parts", help="what to compare [parts]")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="rows of the table [all]")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
     parser.add_argument("--folder", type=Path, help="where runs and results go [outputs/ablations-NAME]")
     arguments = parser.parse_args()
     if arguments.hold_out and arguments.what == "demo":
         parser.error("the demo has 500 validation clips of its own: leave --hold_out out")
+    table = TABLES[arguments.table]
+    rows = arguments.only or list(table)
+    if unknown := [each for each in rows if each not in table]:
+        parser.error(f"--only {unknown}: the table of {arguments.table} has {', '.join(table)}")
     name = Path(arguments.what).name + (f"-{arguments.hold_out}" if arguments.hold_out else "")
     folder = (arguments.folder or ROOT / "outputs" / f"ablations-{name}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,12 +192,15 @@ def main() -> None:
         clips = hold_out(clips, folder / "clips", arguments.hold_out, arguments.kind)
     common += ["--dataset", str(clips)]
     corpus = folder / "corpus.txt"
-    rows = map(json.loads, (clips / "train" / "metadata.jsonl").read_text().splitlines())
-    captions = [row.get("captions") or row.get("references") or [row["caption"]] for row in rows]
+    train_clips = map(json.loads, (clips / "train" / "metadata.jsonl").read_text().splitlines())
+    captions = [row.get("captions") or row.get("references") or [row["caption"]] for row in train_clips]
     corpus.write_text("\n".join(caption for each in captions for caption in each))
 
+    vit = folder / "vit"  # a configuration alone: its weights are random
+    VIT.save_pretrained(vit)
+
     def options(name: str) -> list[str]:
-        return [part.format(corpus=corpus) for part in VARIANTS[name].split()]
+        return [part.format(corpus=corpus, vit=vit) for part in table[name].split()]
 
     results_file = folder / "results.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
@@ -182,11 +208,12 @@ def main() -> None:
     budget += ["--processor_time", str(not torch.cuda.is_available())]
     wanted = {
         f"{name} | seed {seed} | {arguments.max_train_minutes} min, {arguments.jobs} at a time": (name, seed)
-        for name in arguments.only
+        for name in rows
         for seed in arguments.seeds
     }
     missing = {key: run for key, run in wanted.items() if key not in results}
-    for name in dict.fromkeys(name if name in CHANGES_FEATURES else "as set" for name, _ in missing.values()):
+    features = dict.fromkeys(name if name in CHANGES_FEATURES else "as set" for name, _ in missing.values())
+    for name in features if arguments.table == "parts" else ():
         # So that no run pays for the features of another.
         done = folder / f"features of {name}"
         if done.is_file():
@@ -204,7 +231,10 @@ def main() -> None:
         name, seed = missing[key]
         output = folder / f"run-{threading.get_ident()}"
         shutil.rmtree(output, ignore_errors=True)
-        error = train([*common, *budget, *options(name), "--seed", str(seed)], output, threads=threads)
+        command = [*common, *budget, *options(name), "--seed", str(seed)]
+        if arguments.table == "backbones":
+            command += ["--feature_cache", str(output / "cache")]  # the later option counts
+        error = train(command, output, threads=threads)
         with lock:
             results[key] = {"error": error} if error else result(output, float(arguments.max_train_minutes))
             results_file.write_text(json.dumps(results, indent=1))
@@ -216,7 +246,7 @@ def main() -> None:
     names = list(next((each for each in results.values() if "error" not in each), {}))
     print("\n| setting | " + " | ".join(names) + " |")
     print("|---" * (1 + len(names)) + "|")
-    for name in arguments.only:
+    for name in rows:
         runs = [results[key] for key, (each, _) in wanted.items() if each == name]
         if errors := [run["error"] for run in runs if "error" in run]:
             print(f"| {name} | {errors[0]} |")
