@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,8 @@ def open_clip_cache(
     folder = folder or default_cache_folder()
     if not keeps_features(model.config):
         return ClipCache(folder, processor.video_processor, workers=workers)
-    device = model.device
-    if device.type == "cpu":
-        keep_freed_memory()
-    size = processor.video_processor.size
-    shape = (1, model.config.num_frames, 3, size["height"], size["width"])
-    probe = torch.linspace(-1, 1, math.prod(shape), device=device).view(shape)
     workers = workers or os.cpu_count() or 1
-    backbone = fast_backbone(model.model.encoder.backbone, probe, backend, streams=workers)
-    with torch.inference_mode():
-        bf16 = backend == "torch" and faster_in_bf16(lambda: backbone(probe), device)
-
-    @torch.inference_mode()
-    def encode(pixels: torch.Tensor) -> torch.Tensor:  # (1, T, C, H, W) -> (1, T, N, D)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return backbone(pixels.to(device)).cpu()
-
+    encode = feature_extractor(model, processor, workers=workers, backend=backend)
     # The precision is not among them: it depends on how busy the machine was, and either one serves.
     config = model.config
     settings = {
@@ -67,6 +54,35 @@ def open_clip_cache(
         settings=settings,
         workers=workers,
     )
+
+
+def feature_extractor(
+    model: Any, processor: Any, *, workers: int, backend: str = "torch"
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What turns a clip's pixels `(1, T, C, H, W)` into its features `(1, T, N, D)`, as fast as this machine can.
+
+    Args:
+        model: The captioner, on the device that shall compute.
+        processor: Its processor.
+        workers: Threads that will call it at the same time.
+        backend: What computes, see [`fast_backbone`]; `torch` does so in bf16 where that is measured to be faster.
+    """
+    device = model.device
+    if device.type == "cpu":
+        keep_freed_memory()
+    size = processor.video_processor.size
+    shape = (1, model.config.num_frames, 3, size["height"], size["width"])
+    probe = torch.linspace(-1, 1, math.prod(shape), device=device).view(shape)
+    backbone = fast_backbone(model.model.encoder.backbone, probe, backend, streams=workers)
+    with torch.inference_mode():
+        bf16 = backend == "torch" and faster_in_bf16(lambda: backbone(probe), device)
+
+    @torch.inference_mode()
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return backbone(pixels.to(device)).cpu()
+
+    return encode
 
 
 def keeps_features(config: Any) -> bool:
