@@ -102,7 +102,8 @@ class ClipCache:
         return other
 
     def _open(self) -> Path:
-        options = {k: v for k, v in self.video_processor.to_dict().items() if "auto_map" not in k}
+        unimportant = ("auto_map", "decoding_threads")
+        options = {k: v for k, v in self.video_processor.to_dict().items() if k not in unimportant}
         described = {"processor": options, "options": self.options, **self._described}
         key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
         folder = self._root / key

@@ -1,11 +1,16 @@
 """The cache of a frozen backbone's features: what shares it, and how they are computed fast."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
-from modeling_vidcap.pretrained_backbones import load_backbone
+from modeling_vidcap.pretrained_backbones import OWN, load_backbone
+from tests.test_backbones import save_backbone
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.backends import for_inference
 from vidcap.clip_cache import open_clip_cache
+from vidcap.loading import load_captioner
 
 
 def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
@@ -18,6 +23,20 @@ def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
     folders = [open_clip_cache(model, processor, folder=tmp_path).folder for model in models]
     assert len(set(folders)) == len(models)
     assert open_clip_cache(models[0], processor, folder=tmp_path).folder == folders[0]
+
+
+@pytest.mark.parametrize("family", ["efficientnet_lite0", "resnet", "vit"])
+def test_a_trained_model_finds_the_features_it_was_trained_on(family: str, tmp_path: Path) -> None:
+    source = family if family in OWN else save_backbone(family, tmp_path)
+    loaded = load_backbone(source, grid=2)
+    model, processor = tiny_model(**(loaded.settings | {"freeze_backbone": True})), tiny_processor()
+    loaded.fill(model.model.encoder.backbone)
+    trained_on = open_clip_cache(model, processor, folder=tmp_path / "cache").folder
+    model.save_pretrained(tmp_path / "trained")
+    processor.save_pretrained(tmp_path / "trained")
+    model, processor = load_captioner(tmp_path / "trained", device="cpu")
+    processor.video_processor.decoding_threads = 2
+    assert open_clip_cache(model, processor, folder=tmp_path / "cache").folder == trained_on
 
 
 def test_the_copy_that_fills_the_cache_computes_the_same_features_without_its_batch_norms():

@@ -44,7 +44,7 @@ def open_clip_cache(
         "colors": config.color_bins,
         "normalised": [list(config.image_mean), list(config.image_std)],
         "grayscale": config.grayscale_backbone,
-        "backbone": config.backbone_config.to_diff_dict() if config.backbone_config else None,
+        "backbone": _architecture(config.backbone_config) if config.backbone_config else None,
     }
     return ClipCache(
         folder,
@@ -83,6 +83,13 @@ def feature_extractor(
             return backbone(pixels.to(device)).cpu()
 
     return encode
+
+
+def _architecture(config: Any) -> dict[str, Any]:
+    """What shapes a network's features, beside its weights. What loading or a new version adds to a config does not:
+    a trained model shall find the features that it was trained on."""
+    added = ("dtype", "transformers_version", "_name_or_path", "architectures")
+    return {name: value for name, value in config.to_diff_dict().items() if name not in added}
 
 
 def keeps_features(config: Any) -> bool:
