@@ -14,7 +14,7 @@ from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap import backends
 from vidcap.backends import fast_backbone, use_fast_backbone
 from vidcap.cli import main
-from vidcap.clip_cache import open_clip_cache
+from vidcap.clip_cache import feature_extractor, open_clip_cache
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,14 @@ def test_the_cache_of_one_serves_the_other(tmp_path: Path) -> None:
     assert caches[0].folder.name == caches[1].folder.name
     one, other = (cache.load(source)["video_features"].float() for cache in caches)
     assert one.shape == other.shape and (one - other).abs().max() <= 0.05 * one.abs().max()
+
+
+def test_features_of_frames_of_the_usual_size_can_be_compiled() -> None:
+    model, processor = tiny_model(**load_backbone("efficientnet_lite0").settings), tiny_processor()
+    processor.video_processor.size = {"height": 160, "width": 160}
+    clips = torch.rand(1, 2, 3, 160, 160, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    one, other = (feature_extractor(model, processor, workers=1, backend=each)(clips) for each in backends.BACKENDS)
+    assert (one - other).abs().mean() <= 0.05 * one.abs().mean()
 
 
 def test_captions_are_the_same_by_every_back_end(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

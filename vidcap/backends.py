@@ -31,14 +31,19 @@ def use_fast_backbone(model: Any, processor: Any, backend: str = "torch") -> Non
         processor: Its processor.
         backend: See [`fast_backbone`].
     """
-    size = processor.video_processor.size
-    shape = (1, model.config.min_frames, 3, size["height"], size["width"])
-    probe = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32) * 2 - 1
     if model.device.type == "cpu":
         keep_freed_memory()
-    model.model.encoder.backbone = fast_backbone(
-        model.model.encoder.backbone, probe.to(model.device, model.dtype), backend
-    )
+    probe = probe_clip(model, processor, model.config.min_frames)
+    model.model.encoder.backbone = fast_backbone(model.model.encoder.backbone, probe, backend)
+
+
+def probe_clip(model: Any, processor: Any, frames: int) -> torch.Tensor:
+    """Pixels `(1, frames, C, H, W)` to compare back ends by, on the model's device: noise, since bf16 takes a smooth
+    picture's slopes away, so that networks see another one."""
+    size = processor.video_processor.size
+    shape = (1, frames, 3, size["height"], size["width"])
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32) * 2 - 1
+    return noise.to(model.device, model.dtype)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """The cache that fits a model: features where its backbone is frozen, decoded frames otherwise."""
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from modeling_vidcap.precision import faster_in_bf16
 from processing.feature_cache import ClipCache, default_cache_folder
 
-from .backends import fast_backbone, keep_freed_memory
+from .backends import fast_backbone, keep_freed_memory, probe_clip
 
 
 def open_clip_cache(
@@ -70,9 +69,7 @@ def feature_extractor(
     device = model.device
     if device.type == "cpu":
         keep_freed_memory()
-    size = processor.video_processor.size
-    shape = (1, model.config.num_frames, 3, size["height"], size["width"])
-    probe = torch.linspace(-1, 1, math.prod(shape), device=device).view(shape)
+    probe = probe_clip(model, processor, model.config.num_frames)
     backbone = fast_backbone(model.model.encoder.backbone, probe, backend, streams=workers)
     with torch.inference_mode():
         bf16 = backend == "torch" and faster_in_bf16(lambda: backbone(probe), device)
