@@ -409,4 +409,8 @@ def test_doctor_knows_the_packages_of_setup_cfg() -> None:
     assert names(setup["options"]["install_requires"]) == list(doctor.NEEDED)
     for extra, packages in doctor.EXTRAS.items():
         assert names(setup["options.extras_require"][extra]) == list(packages)
+    others = [each for each in setup["options.extras_require"] if each not in (*doctor.EXTRAS, "dev")]
+    assert sorted(each for name in others for each in names(setup["options.extras_require"][name])) == sorted(
+        doctor.OPTIONAL
+    )
     assert setup["metadata"]["version"] == vidcap.__version__
