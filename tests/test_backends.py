@@ -83,7 +83,7 @@ def test_the_cache_of_one_serves_the_other(tmp_path: Path) -> None:
 def test_features_of_frames_of_the_usual_size_can_be_compiled() -> None:
     loaded, processor = load_backbone("efficientnet_lite0"), tiny_processor(num_frames=16)
     model = tiny_model(**loaded.settings, num_frames=16)
-    loaded.fill(model.model.encoder.backbone)
+    loaded.fill(model.model.encoder.backbone.train())  # as it is when training opens its cache
     processor.video_processor.size = {"height": 160, "width": 160}
     clips = torch.rand(1, 2, 3, 160, 160, generator=torch.Generator().manual_seed(1)) * 2 - 1
     one, other = (feature_extractor(model, processor, workers=1, backend=each)(clips) for each in backends.BACKENDS)
