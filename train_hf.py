@@ -6,16 +6,20 @@
     python train_hf.py --dataset user/name --output_dir DIR --streaming --max_steps 10000 --push_to_hub
     torchrun --nproc_per_node 2 train_hf.py --dataset FOLDER --output_dir DIR
 
+The same command, given again after a run was interrupted, goes on from its last checkpoint.
+
 `DIR` then loads by `AutoModel.from_pretrained`, `pipeline("video-captioning")` and `vidcap caption --model DIR`;
 scores and controls on the test split are in `DIR/report.json` and `DIR/report.html`. A YAML file gives the same
 arguments.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import time
@@ -25,10 +29,10 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
+from modeling_vidcap.checkpoints import damage, find_last, find_unfinished, mark_finished, read_manifest
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.lora import add_lora, merge_lora
 from modeling_vidcap.precision import faster_in_bf16
@@ -41,8 +45,9 @@ from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.captions import load_tokenizer, train_tokenizer
 from processing.collator import VideoCaptionCollator
-from processing.datasets import ClipDataset, StreamedClips, has_split, load_clips, split_off_validation
+from processing.datasets import ClipDataset, has_split, load_clips, split_off_validation
 from processing.near_misses import NearMisses
+from processing.streams import StreamedClips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.bootstrap import scores_per_clip
@@ -130,7 +135,9 @@ def train(
     if pool > num_frames:
         augmentation = dataclasses.replace(augmentation, num_frames=num_frames)
     near_misses = near_misses_of(data, model, by_clip)
-    if corpus and args.resume_from_checkpoint is None:
+    settings = run_settings(data, model_args, args, captions)
+    resume = checkpoint_to_resume(args, settings)
+    if corpus and resume is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
     cache = open_clip_cache(
         model, processor, folder=data.feature_cache, workers=data.decoding_workers, backend=data.feature_backend
@@ -138,7 +145,13 @@ def train(
     validation = ClipDataset(validation_rows, cache).prepare("validation clips", on_broken=on_broken)
     if data.streaming:
         clips: Any = StreamedClips(
-            train_rows, processor, num_frames=pool, on_broken=on_broken, augmentation=augmentation
+            train_rows,
+            processor,
+            num_frames=pool,
+            workers=data.decoding_workers,
+            on_broken=on_broken,
+            augmentation=augmentation,
+            seed=args.seed,
         )
     else:
         clips = ClipDataset(train_rows, cache.with_frames(pool), augmentation=augmentation)
@@ -154,7 +167,11 @@ def train(
         self_critical = SelfCriticalLoss(processor, reward, samples=args.self_critical_samples)
     if args.device.type == "cpu":
         model.set_attn_implementation({"": "eager"})  # faster there for short sequences, whatever the precision
-    choose_precision(args, model, eval_collator, validation)
+    if resume is not None and "bf16" in (manifest := read_manifest(resume)):
+        args.bf16 = manifest["bf16"]
+        args.mixed_precision = "bf16" if args.bf16 else args.mixed_precision
+    else:
+        choose_precision(args, model, eval_collator, validation)
     trainer = VideoCaptionTrainer(
         model=model,
         args=args,
@@ -167,12 +184,11 @@ def train(
         score=score_captions,
         score_clips=scores_per_clip,
         self_critical=self_critical,
+        settings=settings,
         started=started,
     )
     training_started = time.perf_counter()
-    last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
-    resume = last if args.resume_from_checkpoint in ("True", "true", "last") else args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trained = time.perf_counter()
     merge_lora(adapters)
     clips.augmentation = None
@@ -217,10 +233,49 @@ def train(
     (directory / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
     if skipped:
         logger.warning(f"{len(skipped)} clips could not be read and were left out; they are listed in report.json")
+    mark_finished(args.output_dir)
     logger.info(f"model and report: {directory}")
     if args.push_to_hub:
         repo_id = args.hub_model_id or Path(args.output_dir).name
         logger.info(f"pushed: {push_to_hub(directory, repo_id, private=args.hub_private_repo, token=args.hub_token)}")
+
+
+def run_settings(
+    data: DataArguments, model_args: ModelArguments, args: VideoCaptionTrainingArguments, captions: list[str]
+) -> dict[str, Any]:
+    """What a run must have in common with a checkpoint to go on from it: the arguments that make a difference to the
+    weights, and the captions."""
+    values = {**vars(data), **vars(model_args)}
+    values |= {each.name: getattr(args, each.name) for each in dataclasses.fields(args)}
+    indifferent = re.compile(
+        "output_dir|resume_from_checkpoint|feature_cache|decoding_workers|disable_tqdm|bf16|mixed_precision|run_name|"
+        "(hub|push|report|log|save|dataloader|trackio|ddp|torch_compile|local_rank).*"
+    )
+    simple = {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float | str | bool | list | None) and not indifferent.fullmatch(name)
+    }
+    return {**simple, "captions": hashlib.sha256("\n".join(captions).encode()).hexdigest()[:16]}
+
+
+def checkpoint_to_resume(args: VideoCaptionTrainingArguments, settings: dict[str, Any]) -> Path | None:
+    """The checkpoint that was asked for; by default that of an interrupted run of the same settings, if any."""
+    wanted = args.resume_from_checkpoint
+    assert args.output_dir is not None
+    if wanted is None:
+        found = find_unfinished(args.output_dir, settings)
+    elif wanted.lower() in ("false", "no"):
+        found = None
+    elif wanted.lower() in ("true", "last"):
+        found = find_last(args.output_dir)
+    elif (reason := damage(Path(wanted))) is not None:
+        raise ValueError(f"--resume_from_checkpoint {wanted}: {reason}")
+    else:
+        found = Path(wanted)
+    if found is not None:
+        logger.info(f"going on from {found} (--resume_from_checkpoint no begins anew)")
+    return found
 
 
 def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments) -> tuple[Any, Any]:
@@ -385,7 +440,7 @@ def fit_novelty(model: Any, collator: VideoCaptionCollator, training: Any, valid
     model.eval()
 
     def summaries(clips: Any) -> Iterator[torch.Tensor]:
-        few = (clips[i] for i in range(len(clips))) if isinstance(clips, ClipDataset) else iter(clips)
+        few = (clips[i] for i in range(len(clips))) if isinstance(clips, ClipDataset) else clips.one_pass()
         few = itertools.islice(few, NOVELTY_SAMPLE)
         while batch := list(itertools.islice(few, 64)):
             inputs = {name: value.to(model.device) for name, value in collator.videos(batch).items()}

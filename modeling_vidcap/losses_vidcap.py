@@ -84,21 +84,39 @@ def hard_logits(anchors: torch.Tensor, negatives: torch.Tensor | None, scale: to
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensors of all ranks joined along the first dimension; gradients flow back to each rank."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    """The tensors of all ranks joined along the first dimension, in which they may differ; gradients flow back to
+    each rank."""
+    if not _several_ranks():
         return tensor
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(tensor))
+    rows = _rows_of_ranks(tensor)
+    padding = (0, 0) * (tensor.ndim - 1) + (0, max(rows) - len(tensor))
+    parts = all_gather(F.pad(tensor, padding))
+    return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
 
 
 def gather_padded(ids: torch.Tensor) -> torch.Tensor:
     """Integer rows of all ranks, padded on the right with -1 to one common length."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _several_ranks():
         return ids
+    rows = _rows_of_ranks(ids)
     length = torch.tensor(ids.shape[1], device=ids.device)
     dist.all_reduce(length, op=dist.ReduceOp.MAX)
-    ids = F.pad(ids, (0, int(length) - ids.shape[1]), value=-1).contiguous()
-    rows = [torch.empty_like(ids) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, ids)
-    return torch.cat(rows)
+    padding = (0, int(length) - ids.shape[1], 0, max(rows) - len(ids))
+    ids = F.pad(ids, padding, value=-1).contiguous()
+    parts = [torch.empty_like(ids) for _ in rows]
+    dist.all_gather(parts, ids)
+    return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+
+def _several_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _rows_of_ranks(tensor: torch.Tensor) -> list[int]:
+    """How many rows each rank has: the last batch of an epoch may hold a clip more on one than on another."""
+    own = torch.tensor([len(tensor)], device=tensor.device)
+    counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, own)
+    return torch.cat(counts).tolist()

@@ -237,7 +237,13 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     logging_first_step: bool = True  # so that the shortest run has a curve
     eval_strategy: str = "epoch"
     save_strategy: str = "best"
-    save_total_limit: int | None = 1
+    save_total_limit: int | None = 2  # the best, and the one before it or behind it
+    save_minutes: float = field(
+        default=10,
+        metadata={
+            "help": "Write a checkpoint at least so often, to go on from after an interruption; 0: as evaluated."
+        },
+    )
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "cider"
     greater_is_better: bool | None = True
@@ -301,6 +307,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"--self_critical_samples {self.self_critical_samples}: 0, or at least 2 to compare")
         if not 0 <= self.loss_warmup <= 1:
             raise ValueError(f"--loss_warmup {self.loss_warmup} is a share of the run, from 0 to 1")
+        if self.save_minutes < 0:
+            raise ValueError(f"--save_minutes {self.save_minutes}: 0, or minutes between checkpoints")
         if self.best_model_tolerance < 0:
             raise ValueError(f"--best_model_tolerance {self.best_model_tolerance} counts standard errors: 0 or more")
         if self.ema_decay:

@@ -1,122 +1,37 @@
-"""`Seq2SeqTrainer` for captioners: evaluation by caption scores, a wall-clock budget, loss parts in the log."""
+"""`Seq2SeqTrainer` for captioners: evaluation by caption scores, a budget of time, loss parts in the log, and batches
+and checkpoints with which an interrupted run goes on bit for bit."""
 
 import copy
+import json
 import logging
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
+from accelerate.data_loader import DataLoaderShard
 from torch import nn
-from tqdm.auto import tqdm
-from transformers import (
-    EarlyStoppingCallback,
-    EvalPrediction,
-    ProgressCallback,
-    Seq2SeqTrainer,
-    TrainerCallback,
-)
+from torch.utils.data import IterableDataset
+from transformers import EarlyStoppingCallback, EvalPrediction, ProgressCallback, Seq2SeqTrainer
 from transformers.trainer_utils import has_length
 
+from processing.epochs import EpochBatches, SeededClips
+from processing.streams import StreamBatches, StreamedClips
+
 from .averaging import AveragedTrainerMixin
+from .checkpoints import SafeCheckpointsMixin, SaveEvery, read_manifest
 from .optimizers import MuonAdamW, muon_groups
 from .pretrained_decoder_vidcap import pretrained_parameters
 from .self_critical import SelfCriticalLoss
+from .time_budget import BudgetBar, TimeBudget
 from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
 # At which language models are usually fine-tuned, and low-rank matrices beside them.
 DECODER_LEARNING_RATE, LORA_LEARNING_RATE = 5e-5, 5e-4
-FEW_PASSES = 20  # over the clips; after 10 to 13 of them most captions of emoji clips were wrong (docs/log.md)
-
-
-class TimeBudget(TrainerCallback):
-    """Ends training when the clock says so, and evaluates at even shares of the time.
-
-    Args:
-        minutes: The budget.
-        started: What the clock showed when the run began; what was spent since, on features for one, counts.
-        evaluations: How many times the validation split is captioned, the end included.
-        clock: Tells seconds.
-    """
-
-    def __init__(
-        self, minutes: float, started: float, evaluations: int, clock: Callable[[], float] = time.perf_counter
-    ):
-        self.clock = clock
-        self.seconds = 60 * minutes
-        self.started = started
-        self.evaluations = max(1, evaluations)
-        self.evaluated = 0
-        self.evaluation_seconds = 0.0
-        self.progress = 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.training_started = self.clock()
-        # A stream's length is not known, a trained model needs fewer passes, a resumed run was told already.
-        self.watch_pace = has_length(kwargs["train_dataloader"]) and not kwargs["model"].name_or_path
-        self.watch_pace &= state.global_step == 0
-        if self.training_started - self.started >= self.seconds:
-            raise ValueError(
-                f"--max_train_minutes {self.seconds / 60:g} was used up by preparation "
-                f"({(self.training_started - self.started) / 60:.1f} min); decoded clips are kept, so that a second "
-                "run starts at once"
-            )
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        now = self.clock()
-        end = self.started + self.seconds - self.evaluation_seconds  # the last evaluation has to fit in
-        progress = (now - self.training_started) / max(end - self.training_started, 1e-9)
-        self.progress = min(1.0, _from_first_rank(progress, args.device))
-        if self.watch_pace and self.progress >= 0.1:
-            self.watch_pace = False
-            if (passes := state.epoch / self.progress) < FEW_PASSES and state.is_world_process_zero:
-                logger.warning(
-                    f"at this pace training sees each clip {passes:.0f} times, and fewer than {FEW_PASSES} are seldom "
-                    "enough: give more --max_train_minutes, or take a smaller model (--preset 1m)"
-                )
-        if self.progress >= 1:
-            control.should_evaluate = control.should_training_stop = True
-        elif self.progress >= (self.evaluated + 1) / self.evaluations:
-            control.should_evaluate = True
-        if control.should_evaluate:
-            self.evaluated += 1
-            self.evaluation_started = self.clock()
-
-    def on_evaluate(self, args, state, control, **kwargs) -> None:
-        self.evaluation_seconds = max(self.evaluation_seconds, self.clock() - self.evaluation_started)
-
-
-class BudgetBar(ProgressCallback):
-    """The Trainer's progress bar, counting seconds of the budget where the number of steps is not known."""
-
-    def __init__(self, budget: TimeBudget):
-        super().__init__()
-        self.budget = budget
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.close()
-            self.training_bar = tqdm(total=round(self.budget.seconds), unit="s", desc="training", dynamic_ncols=True)
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        if self.training_bar is not None:
-            elapsed = min(round(self.budget.clock() - self.budget.started), self.training_bar.total)
-            self.training_bar.update(elapsed - self.training_bar.n)
-            self.training_bar.set_postfix(step=state.global_step, refresh=False)
-
-
-def _from_first_rank(value: float, device: torch.device) -> float:
-    """Clocks differ between ranks; all must stop at the same step."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    shared = torch.tensor(value, device=device)
-    dist.broadcast(shared, src=0)
-    return float(shared)
 
 
 class CaptionScores:
@@ -153,8 +68,11 @@ class CaptionScores:
         return {name: scores[name] for name in ("cider", "bleu4", "rougeL", "exact", "distinct")}
 
 
-class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
+class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTrainer):
     """Trains a captioner; evaluates and keeps the average of its weights, if `ema_decay` asks for one.
+
+    A run that is killed goes on from its last checkpoint to the weights that it would have had: the clips of each
+    batch and what is drawn for them follow from seed and step, and the rest is in the checkpoint.
 
     Args:
         references: All captions of each evaluation clip, in order; the scores are computed against them.
@@ -163,6 +81,7 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         started: `time.perf_counter()` at the start of the run, for `max_train_minutes`.
         self_critical: The loss of `self_critical_samples`.
         eval_collator: Collator for evaluation, where no caption is drawn at random; by default the training one.
+        settings: What a run must have in common with a checkpoint to go on from it unasked.
         kwargs: As for `Seq2SeqTrainer`.
     """
 
@@ -177,6 +96,7 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         started: float | None = None,
         eval_collator: Callable | None = None,
         self_critical: SelfCriticalLoss | None = None,
+        settings: dict[str, Any] | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -184,6 +104,10 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         self.compute_metrics = self.caption_scores
         self.eval_collator = eval_collator or self.data_collator
         self.self_critical = self_critical
+        self.settings = settings or {}
+        self.stream_position: tuple[int, int] | None = None
+        if isinstance(self.train_dataset, IterableDataset):
+            self.args.ignore_data_skip = True  # the stream itself begins where a checkpoint says
         if self_critical is not None and self.args.world_size > 1:
             raise ValueError("self-critical training runs on one process for now; drop --self_critical_samples")
         if self.args.uses_muon and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -198,8 +122,77 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
             if not self.args.disable_tqdm:
                 self.remove_callback(ProgressCallback)
                 self.add_callback(BudgetBar(self.budget))
-        elif self.args.early_stopping_patience > 0 and self.args.load_best_model_at_end:
+        if self.args.save_minutes:
+            self.add_callback(SaveEvery(self.args.save_minutes))
+        if self.budget is None and self.args.early_stopping_patience > 0 and self.args.load_best_model_at_end:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    def get_train_dataloader(self) -> DataLoaderShard:
+        """Batches by [`EpochBatches`], in place of the Trainer's sampler and accelerate's sharding, which shows some
+        clips twice and draws from generators whose state no checkpoint holds."""
+        args, clips = self.args, self.train_dataset
+        common: dict[str, Any] = {
+            "device": args.device,
+            "pin_memory": args.dataloader_pin_memory,
+            "generator": torch.Generator(),  # workers' seeds are to take nothing from the model's random numbers
+        }
+        if isinstance(clips, StreamedClips):
+            clips.split(args.process_index, args.world_size)
+            return DataLoaderShard(
+                clips, batch_size=self._train_batch_size, collate_fn=StreamBatches(self.data_collator), **common
+            )
+        if not has_length(clips):
+            raise ValueError(f"{type(clips).__name__} has no length: give a Dataset, or StreamedClips for a stream")
+        batches = EpochBatches(
+            len(cast(Any, clips)),
+            self._train_batch_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+            drop_last=args.dataloader_drop_last,
+        )
+        return DataLoaderShard(
+            SeededClips(clips),
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            **common,
+        )
+
+    def manifest(self) -> dict[str, Any]:
+        budget = {"steps": self.budget.steps, "spent": self.budget.spent} if self.budget else None
+        return {
+            **super().manifest(),
+            "budget": budget,
+            "bf16": self.args.bf16,
+            "world_size": self.args.world_size,
+        }
+
+    def _save_rng_state(self, output_dir: str) -> None:  # what each rank has of its own
+        super()._save_rng_state(output_dir)
+        if self.stream_position is not None:
+            path = Path(output_dir, f"stream_{self.args.process_index}.json")
+            path.write_text(json.dumps(self.stream_position))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        manifest = read_manifest(resume_from_checkpoint)
+        if manifest and manifest["world_size"] != self.args.world_size:
+            raise ValueError(
+                f"{resume_from_checkpoint} is of a run of {manifest['world_size']} processes: resume with as many, "
+                f"not with {self.args.world_size}, so that each sees the clips that are left to it"
+            )
+        if isinstance(self.train_dataset, StreamedClips):
+            path = Path(resume_from_checkpoint, f"stream_{self.args.process_index}.json")
+            epoch, row = json.loads(path.read_text())
+            self.stream_position = self.train_dataset.position = (epoch, row)
+        if self.budget is not None and (budget := manifest.get("budget")):
+            self.budget.resume(budget["steps"], budget["spent"])
+            if budget["steps"] == manifest["step"]:
+                self.args.max_steps = manifest["step"]  # it had come to its end
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Linear warm-up and cosine to zero over steps or, with a budget, over time."""
@@ -209,9 +202,9 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
         if self.lr_scheduler is None:
             budget, warmup = self.budget, min(self.args.warmup_steps, 0.5)
 
-            def factor(_: int) -> float:
+            def factor(step: int) -> float:
                 # Before the first step ends no time has passed; a rate of zero would waste that step.
-                progress = max(budget.progress, 1e-3)
+                progress = max(budget.progress_at(step), 1e-3)
                 return min(1.0, progress / max(warmup, 1e-9)) * 0.5 * (1 + math.cos(math.pi * progress))
 
             chosen: Any = optimizer or self.optimizer
@@ -259,6 +252,8 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         references = inputs.pop("references", None)
+        if "stream_position" in inputs:
+            self.stream_position = inputs.pop("stream_position")
         if model.training and self.args.loss_warmup:
             cast(Any, self.model).loss_ramp = min(1.0, self.progress / self.args.loss_warmup)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
@@ -295,6 +290,11 @@ class VideoCaptionTrainer(AveragedTrainerMixin, Seq2SeqTrainer):
             return False
         self.state.best_global_step = self.state.global_step
         return True
+
+    def evaluation_loop(self, *args, **kwargs):
+        # Seq2SeqTrainer gathers the clips that fill up the last batch of the ranks, too, which are others once more.
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, *args, **kwargs):
         # The Trainer writes defaults such as max_length=20 into the model's generation config while it evaluates.

@@ -3,9 +3,8 @@
 Promises: captions are never changed and, as far as words can tell, stay true; a pixel that rests in a clip rests in
 its augmented form; masked frames stay behind the real ones; shapes (but for the number of frames that are drawn) and
 dtypes stay; the clip given is not modified.
-Draws come from torch's global generator, which the Trainer and each data-loading worker seed. Gives up: equal draws in
-a resumed and in an uninterrupted run; words of other languages than English unless they are given; what only pixels
-tell: writing is mirrored too, what happens at the border of the frame may be cut off.
+Draws come from the generator that is given, or from torch's own. Gives up: words of other languages than English
+unless they are given; what only pixels tell: writing is mirrored too, and what happens at the border may be cut off.
 """
 
 import math
@@ -108,9 +107,10 @@ class ClipAugmentation:
         words = [_normalised(word.strip()) for word in self.direction_words]
         return not any(SIDES.search(text) or any(word in text for word in words) for text in texts)
 
-    def __call__(self, clip: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, clip: dict[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
         """Returns the clip with new `pixel_values_videos` `(T, 3, H, W)`, uint8 (or `video_features` `(T, N, D)`, if
-        only times and cuts are drawn), `video_mask` and `video_times` `(T,)`; the rest is handed on as it is."""
+        only times and cuts are drawn), `video_mask` and `video_times` `(T,)`; the rest is handed on as it is. Draws
+        from `generator`, by default from torch's own."""
         name = "video_features" if "video_features" in clip else "pixel_values_videos"
         if name == "video_features":
             self.check_features()
@@ -121,21 +121,21 @@ class ClipAugmentation:
         length = len(mask)
         if self.num_frames is not None:
             length = self.num_frames
-            drawn = segment_indices(len(frames), length, torch.rand(length + 1).tolist())
+            drawn = segment_indices(len(frames), length, torch.rand(length + 1, generator=generator).tolist())
             frames, times = frames[drawn], times[drawn]
         if self.cut and not any(ORDER.search(_normalised(caption)) for caption in captions):
-            lost = int(torch.randint(int(self.cut * len(frames)) + 1, ()))
-            start = int(torch.randint(lost + 1, ()))
+            lost = _integer(int(self.cut * len(frames)) + 1, generator)
+            start = _integer(lost + 1, generator)
             chosen = slice(start, start + len(frames) - lost)
             frames, times = frames[chosen], times[chosen] - times[start] + times[0]
         if self.speed:
-            times = times / (1 + self.speed) ** _uniform(-1, 1)
+            times = times / (1 + self.speed) ** _uniform(-1, 1, generator)
         if self.crop:
-            frames = _crop(frames, self.crop)
-        if self.flip and self.can_mirror(captions) and _uniform(0, 1) < self.flip:
+            frames = _crop(frames, self.crop, generator)
+        if self.flip and self.can_mirror(captions) and _uniform(0, 1, generator) < self.flip:
             frames = horizontal_flip(frames)
         if self.color or self.hue:
-            frames = _recolor(frames, self.color, self.hue)
+            frames = _recolor(frames, self.color, self.hue, generator)
         missing = length - len(frames)
         return {
             **clip,
@@ -156,26 +156,30 @@ def _normalised(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * torch.rand(()).item()
+def _uniform(low: float, high: float, generator: torch.Generator | None) -> float:
+    return low + (high - low) * torch.rand((), generator=generator).item()
 
 
-def _crop(frames: torch.Tensor, share: float) -> torch.Tensor:
+def _integer(high: int, generator: torch.Generator | None) -> int:
+    return int(torch.randint(high, (), generator=generator))
+
+
+def _crop(frames: torch.Tensor, share: float, generator: torch.Generator | None) -> torch.Tensor:
     height, width = frames.shape[-2:]
-    scale = math.sqrt(_uniform(1 - share, 1))
+    scale = math.sqrt(_uniform(1 - share, 1, generator))
     inner_height, inner_width = round(height * scale), round(width * scale)
-    top = int(torch.randint(height - inner_height + 1, ()))
-    left = int(torch.randint(width - inner_width + 1, ()))
+    top = _integer(height - inner_height + 1, generator)
+    left = _integer(width - inner_width + 1, generator)
     return resized_crop(frames, top, left, inner_height, inner_width, [height, width])
 
 
-def _recolor(frames: torch.Tensor, color: float, hue: float) -> torch.Tensor:
+def _recolor(frames: torch.Tensor, color: float, hue: float, generator: torch.Generator | None) -> torch.Tensor:
     """One linear map of RGB for all frames `(T, 3, H, W)`. As torchvision's adjust_* but that contrast is about the
     mean of the clip (about each frame's own, a still background would flicker) and hue turns about the grey axis."""
-    brightness, contrast, saturation = (_uniform(1 - color, 1 + color) for _ in range(3))
+    brightness, contrast, saturation = (_uniform(1 - color, 1 + color, generator) for _ in range(3))
     pixels, luma = frames.float(), torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
     axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)  # x -> grey axis x x
-    turn = torch.linalg.matrix_exp(2 * math.pi * _uniform(-hue, hue) * axis)
+    turn = torch.linalg.matrix_exp(2 * math.pi * _uniform(-hue, hue, generator) * axis)
     matrix = (saturation * torch.eye(3) + (1 - saturation) * luma) @ turn
     mean = luma @ pixels.mean(dim=(0, 2, 3))
     pixels = brightness * (contrast * torch.einsum("oc,tchw->tohw", matrix, pixels) + (1 - contrast) * mean)

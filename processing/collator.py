@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from .epochs import draw_for
 from .near_misses import NearMisses
 
 IGNORED = -100  # the label that no loss counts
@@ -37,12 +38,10 @@ class VideoCaptionCollator:
         `near_misses` `(B, K, L)` of the same form, -100 where there is none."""
         batch: dict[str, Any] = self.videos(clips)
         captions = [clip["captions"] for clip in clips]
-        chosen = [int(torch.randint(len(each), ())) if self.draw and len(each) > 1 else 0 for each in captions]
-        drawn = [each[index] for each, index in zip(captions, chosen, strict=True)]
-        batch["labels"] = self.labels(drawn)
+        drawn = [draw_for(clip, self._draw) for clip in clips]
+        batch["labels"] = self.labels([caption for caption, _ in drawn])
         if self.near_misses is not None:
-            found = [self.near_misses(caption) for caption in drawn]
-            texts = [text for each in found for text in each]
+            texts = [text for _, near_misses in drawn for text in near_misses]
             own = [self.processor.tokenizer(each)["input_ids"] for each in captions for _ in self.near_misses.kinds]
             ids = self.processor.tokenizer(texts)["input_ids"]
             negatives = self.labels(texts)  # (B * K, L)
@@ -51,6 +50,12 @@ class VideoCaptionCollator:
         if self.references:
             batch["references"] = captions
         return batch
+
+    def _draw(self, clip: dict[str, Any]) -> tuple[str, list[str]]:
+        """One of the clip's captions, and what nearly fits it."""
+        captions = clip["captions"]
+        index = int(torch.randint(len(captions), ())) if self.draw and len(captions) > 1 else 0
+        return captions[index], self.near_misses(captions[index]) if self.near_misses is not None else []
 
     def labels(self, captions: list[str]) -> torch.Tensor:
         """`(B, L)`, see above."""

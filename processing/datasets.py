@@ -18,7 +18,6 @@ from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_downl
 
 from .augmentation import ClipAugmentation
 from .feature_cache import ClipCache
-from .video_io_vidcap import VideoDecodeError
 
 CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence")
 OPTIONAL_COLUMNS = ("caption_reversed", "kind")
@@ -242,48 +241,3 @@ class ClipDataset(torch.utils.data.Dataset):
             raise DatasetError(f"none of the {len(self)} clips can be read")
         readable = self.rows.select([i for i in range(len(self)) if i not in broken])
         return ClipDataset(readable, self.cache, augmentation=self.augmentation)
-
-
-class StreamedClips(torch.utils.data.IterableDataset):
-    """A stream of rows as tensors, decoded when they are asked for; nothing is stored.
-
-    Args:
-        on_broken: Called with file name and reason of each clip that cannot be read, which is then left out. Without
-            it the first one stops the run.
-        num_frames: Frames to take of each clip; by default the processor's.
-        augmentation: For training: applied to each clip.
-    """
-
-    def __init__(
-        self,
-        rows: datasets.IterableDataset,
-        processor: Any,
-        *,
-        num_frames: int | None = None,
-        on_broken: Callable[[str, str], None] | None = None,
-        augmentation: ClipAugmentation | None = None,
-    ):
-        self.rows = rows
-        self.processor = processor
-        self.options = {"num_frames": num_frames, "do_rescale": False, "do_normalize": False}
-        self.on_broken = on_broken
-        self.augmentation = augmentation
-
-    def set_epoch(self, epoch: int) -> None:
-        self.rows.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for row in self.rows:
-            try:
-                tensors = self.processor.video_processor(row["video"], **self.options)
-            except VideoDecodeError as error:
-                if self.on_broken is None:
-                    raise
-                self.on_broken(row["file_name"], str(error))
-                continue
-            clip = {
-                **{name: value[0] for name, value in tensors.items()},
-                "captions": row["captions"],
-                "file_name": row["file_name"],
-            }
-            yield clip if self.augmentation is None else self.augmentation(clip)

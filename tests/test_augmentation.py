@@ -8,8 +8,9 @@ import torch
 from modeling_vidcap.pretrained_backbones import load_backbone
 from processing.augmentation import ClipAugmentation, contact_sheet
 from processing.collator import VideoCaptionCollator
-from processing.datasets import ClipDataset, StreamedClips, load_clips
+from processing.datasets import ClipDataset, load_clips
 from processing.feature_cache import ClipCache
+from processing.streams import StreamedClips
 from tests.media import corner_names, corners, texture, write_animation
 from tests.tiny import tiny_processor
 
@@ -247,7 +248,7 @@ def test_data_sets_augment_anew_and_keep_clean_clips(tmp_path, rows):
     assert cache.video_processor.num_frames == 4 and len(pooled[1]["video_mask"]) == 4  # of 3 frames, filled up
 
     stream = StreamedClips(rows.to_iterable_dataset(), processor, on_broken=lambda *_: None, augmentation=augmentation)
-    streamed = list(stream)
+    streamed = list(stream.one_pass())
     assert [each["file_name"] for each in streamed] == ["long.gif", "short.gif"]
     assert not any(unchanged(each, clean[index]) for index, each in enumerate(streamed))
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from transformers import AutoModel, AutoProcessor, pipeline
 import train_hf
 from modeling_vidcap.losses_vidcap import contrastive_loss
 from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
-from modeling_vidcap.training_vidcap import TimeBudget, VideoCaptionTrainer
+from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import DatasetError, load_clips
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
@@ -164,10 +163,10 @@ def _rank_loss(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     video, text, ids = torch.load(f"{folder}/inputs.pt")
-    own = slice(2 * rank, 2 * rank + 2)
+    own = slice(0, 3) if rank == 0 else slice(3, 4)  # as in the last batch of an epoch
     video, text = video[own].requires_grad_(), text[own].requires_grad_()
     # Ranks pad their captions to different lengths.
-    loss = contrastive_loss(video, text, torch.tensor(1.0), ids[own] if rank == 0 else ids[own, :3])
+    loss = contrastive_loss(video, text, torch.tensor(1.0), ids[own] if rank == 0 else ids[own, :2])
     loss.backward()
     torch.save((loss.detach(), video.grad, text.grad), f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -186,8 +185,9 @@ def test_contrastive_loss_is_equal_on_one_and_two_processes(tmp_path):
         loss, video_grad, text_grad = torch.load(tmp_path / f"rank{rank}.pt")
         torch.testing.assert_close(loss, whole.detach())
         # Each rank differentiates the sum of both ranks' equal losses; DDP's mean over ranks makes that one again.
-        torch.testing.assert_close(video_grad / 2, video.grad[2 * rank : 2 * rank + 2])
-        torch.testing.assert_close(text_grad / 2, text.grad[2 * rank : 2 * rank + 2])
+        own = slice(0, 3) if rank == 0 else slice(3, 4)
+        torch.testing.assert_close(video_grad / 2, video.grad[own])
+        torch.testing.assert_close(text_grad / 2, text.grad[own])
 
 
 @pytest.fixture(scope="module")
@@ -331,32 +331,6 @@ def test_time_budget_ends_the_run_and_keeps_the_best(folder, tmp_path):
     evaluations = [entry["eval_cider"] for entry in history if "eval_cider" in entry]
     assert len(evaluations) >= 3
     assert json.loads((tmp_path / "m" / "report.json").read_text())["train_seconds"] < 30
-
-
-@pytest.mark.parametrize(
-    ("epoch", "name", "warned"), [(0.5, "", True), (50.0, "", False), (0.5, "my-captioner", False)]
-)
-def test_a_budget_for_too_few_passes_is_told_early(caplog, epoch, name, warned):
-    budget = TimeBudget(0.01, time.perf_counter(), evaluations=1)
-    state = SimpleNamespace(global_step=0, epoch=epoch, is_world_process_zero=True)
-    args = SimpleNamespace(device=torch.device("cpu"))
-    budget.on_train_begin(
-        args, state, SimpleNamespace(), train_dataloader=[1], model=SimpleNamespace(name_or_path=name)
-    )
-    budget.training_started -= 0.2  # of 0.6 seconds
-    for _ in range(2):
-        budget.on_step_end(args, state, SimpleNamespace(should_evaluate=False))
-    assert caplog.text.count("give more --max_train_minutes") == warned
-
-
-def test_a_budget_of_processor_time_does_not_run_while_nothing_is_computed():
-    budget = TimeBudget(0.1, time.process_time(), evaluations=1, clock=time.process_time)
-    args, control = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(should_evaluate=False)
-    state, model = SimpleNamespace(global_step=1), SimpleNamespace(name_or_path="")
-    budget.on_train_begin(args, state, control, train_dataloader=[1], model=model)
-    time.sleep(0.5)
-    budget.on_step_end(args, state, control)
-    assert budget.progress < 0.05  # of 6 seconds
 
 
 def test_streaming_trains_without_a_cache(folder, tmp_path):

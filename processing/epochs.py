@@ -1,0 +1,115 @@
+"""Which clips make up which batch of an epoch, on which rank, and the random numbers that each of them is drawn with.
+
+All of it is a function of the seed, the epoch and the clip. So a resumed run sees what an uninterrupted one would have
+seen, whichever worker or rank is asked for it, and each clip is seen once an epoch whatever their number.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import numpy
+import torch
+from torch.utils.data import Dataset, Sampler
+
+Drawn = TypeVar("Drawn")
+
+
+class Draw(NamedTuple):
+    """One look at a clip."""
+
+    clip: int  # its number
+    seed: int  # of whatever is drawn for it: frames, augmentation, the caption
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed that any of the numbers changes; torch's CPU generator takes no more than the last 32 bits of one."""
+    return int(numpy.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's global CPU generator draws as after `torch.manual_seed(seed)`; afterwards as if nothing had
+    been drawn."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """The batches of one rank: every epoch a new order of the clips, each of which is drawn once over all ranks.
+
+    What remains after the last full batch is shared out over the ranks; where it is less than a clip each, so are the
+    clips of the batch before. Ranks therefore make equally many steps, and none sees a clip that another has seen.
+
+    Args:
+        clips: Their number.
+        batch_size: Of one rank.
+        seed: Of the order.
+        rank, world_size: Which part to give.
+        drop_last: Leave the remainder out.
+
+    Raises:
+        ValueError: If there is not a clip for each rank.
+    """
+
+    def __init__(
+        self, clips: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
+    ):
+        if clips < world_size:
+            raise ValueError(f"{clips} training clips cannot be shared out over {world_size} processes: start fewer")
+        self.clips = clips
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        whole = batch_size * world_size
+        self.sizes = [whole] * (clips // whole)  # over all ranks
+        if remainder := 0 if drop_last and self.sizes else clips % whole:
+            self.sizes.append(remainder)
+            if remainder < world_size:
+                both = self.sizes.pop() + self.sizes.pop()
+                self.sizes += [both - both // 2, both // 2]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        order = torch.randperm(self.clips, generator=generator).tolist()
+        seeds = torch.randint(2**32, (self.clips,), generator=generator).tolist()
+        start = 0
+        for size in self.sizes:
+            yield [Draw(clip, seeds[clip]) for clip in order[start + self.rank : start + size : self.world_size]]
+            start += size
+
+
+class SeededClips(Dataset):
+    """A data set as [`EpochBatches`] asks for it: `clips[draw.clip]`, drawn with `draw.seed`, which goes on to the
+    collator under `seed`."""
+
+    def __init__(self, clips: Any):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        with seeded(draw.seed):
+            clip = self.clips[draw.clip]
+        return {**clip, "seed": draw.seed}
+
+
+def draw_for(clip: dict[str, Any], draw: Callable[[dict[str, Any]], Drawn]) -> Drawn:
+    """`draw(clip)` with the random numbers of this look at the clip; with any, if it carries no seed."""
+    if "seed" not in clip:
+        return draw(clip)
+    with seeded(seed_of(clip["seed"], 1)):  # not those that its frames were drawn with
+        return draw(clip)

@@ -1,0 +1,64 @@
+"""Training on two processes under torchrun: the same losses as on one, and runs that go on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train_hf
+from vidcap.demo_data import generate_demo_data
+
+SMALL = (
+    "--backbone cnn --image_size 32 --num_frames 4 --frame_pool 6 --hidden_size 32 --intermediate_size 64 "
+    "--num_attention_heads 2 --encoder_layers 1 --multimodal_layers 1 --max_steps 9 --logging_steps 1 --dropout 0 "
+    "--word_dropout 0 --max_caption_length 16 --decoding_workers 1 --disable_tqdm True --eval_strategy no "
+    "--save_strategy no --load_best_model_at_end False --test_split none --use_cpu True --report_to none "
+    "--gradient_accumulation_steps 2 --bf16 False"
+).split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "clips"
+    generate_demo_data(path, train=20, validation=3, test=0, size=32)
+    return path
+
+
+def command(folder: Path, output: Path, *options: str) -> list[str]:
+    cache = folder.parent / "cache"
+    return ["--dataset", str(folder), "--output_dir", str(output), "--feature_cache", str(cache), *SMALL, *options]
+
+
+def on_two_processes(*arguments: str) -> subprocess.CompletedProcess:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}
+    script = str(Path(train_hf.__file__))
+    return subprocess.run([*launch, script, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def losses(output: Path) -> list[tuple[float, float]]:
+    entries = [json.loads(line) for line in (output / "training_log.jsonl").read_text().splitlines()]
+    return [(each["loss"], each["contrastive_loss"]) for each in entries if "contrastive_loss" in each]
+
+
+# Muon computes in bf16, which turns differences in the last bit into larger ones.
+@pytest.mark.parametrize(("muon", "tolerance"), [("False", 1e-5), pytest.param("True", 5e-3, marks=pytest.mark.slow)])
+def test_two_processes_learn_what_one_learns(folder, tmp_path, monkeypatch, muon, tolerance):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    # Three clips to evaluate: one of the four places is filled up.
+    options = ["--muon", muon, "--per_device_eval_batch_size", "2", "--eval_strategy", "steps", "--eval_steps", "9"]
+    assert train_hf.main(command(folder, tmp_path / "one", "--per_device_train_batch_size", "6", *options)) == 0
+    done = on_two_processes(*command(folder, tmp_path / "two", "--per_device_train_batch_size", "3", *options))
+    assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 9 and one[0][0] - min(one)[0] > 0.3  # they do learn
+    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=0, atol=tolerance)
+    if muon == "False":
+        weights, others = (load_file(tmp_path / each / "model.safetensors") for each in ("one", "two"))
+        for name, weight in weights.items():
+            torch.testing.assert_close(others[name], weight, rtol=0, atol=1e-4, msg=name)

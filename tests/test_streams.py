@@ -1,0 +1,135 @@
+"""Streams: every row once a pass over all ranks, bounded reading ahead, broken clips, and where reading goes on."""
+
+import threading
+from collections import Counter
+from concurrent.futures import Future
+from itertools import islice
+
+import datasets
+import pytest
+import torch
+
+from processing import streams
+from processing.augmentation import ClipAugmentation
+from processing.datasets import DatasetError, load_clips
+from processing.streams import StreamBatches, StreamedClips
+from processing.video_io_vidcap import VideoDecodeError
+from tests.tiny import tiny_processor
+from vidcap.demo_data import generate_demo_data
+
+CLIPS = 11
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "clips"
+    generate_demo_data(path, train=CLIPS, validation=1, test=0, size=32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+def stream(folder, processor, **options) -> StreamedClips:
+    rows = load_clips(folder, "train", streaming=True).shuffle(seed=3, buffer_size=4, max_buffer_input_shards=1)
+    return StreamedClips(rows, processor, workers=options.pop("workers", 2), **options)
+
+
+def names(clips) -> list[str]:
+    return [clip["file_name"] for clip in clips]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_each_clip_comes_once_a_pass_over_all_ranks(folder, processor, ranks):
+    seen = Counter()
+    for rank in range(ranks):
+        clips = stream(folder, processor)
+        clips.split(rank, ranks)
+        own = names(clips.one_pass())
+        assert len(own) in (CLIPS // ranks, CLIPS // ranks + 1)
+        seen.update(own)
+    assert seen == Counter(dict.fromkeys(seen, 1)) and len(seen) == CLIPS
+
+
+def test_whole_shards_are_dealt_out_where_they_can_be():
+    def numbers(shards):
+        for shard in shards:
+            yield from ({"shard": shard, "row": row} for row in range(2 + shard))  # of unequal sizes
+
+    rows = datasets.IterableDataset.from_generator(numbers, gen_kwargs={"shards": [0, 1, 2, 3]})
+    found = []
+    for rank in range(2):
+        clips = StreamedClips(rows, None)
+        clips.split(rank, 2)
+        found.append([(row["shard"], row["row"]) for epoch, _, row in islice(clips._rows(), 20) if epoch == 0])
+    assert sorted(found[0] + found[1]) == [(shard, row) for shard in range(4) for row in range(2 + shard)]
+    assert not {shard for shard, _ in found[0]} & {shard for shard, _ in found[1]}
+
+
+def test_a_pass_is_shuffled_anew_and_order_and_draws_are_those_of_one_thread(folder, processor):
+    augmentation = ClipAugmentation(crop=0.5)
+    many = list(islice(stream(folder, processor, augmentation=augmentation, workers=4), 2 * CLIPS))
+    one = list(islice(stream(folder, processor, augmentation=augmentation, workers=1), 2 * CLIPS))
+    first, second = names(many[:CLIPS]), names(many[CLIPS:])
+    assert sorted(first) == sorted(second) and first != second
+    for clip, other in zip(many, one, strict=True):
+        assert clip["file_name"] == other["file_name"] and clip["seed"] == other["seed"]
+        assert torch.equal(clip["pixel_values_videos"], other["pixel_values_videos"])
+    again = {clip["file_name"]: clip for clip in many[CLIPS:]}
+    assert not any(
+        torch.equal(clip["pixel_values_videos"], again[clip["file_name"]]["pixel_values_videos"])
+        for clip in many[:CLIPS]
+    )
+
+
+@pytest.mark.parametrize("consumed", [1, 5, CLIPS, CLIPS + 4])
+def test_reading_goes_on_behind_any_clip(folder, processor, consumed):
+    def unreadable(self, read: Future) -> dict:
+        if read.result()[1] == 2:
+            raise VideoDecodeError("x", "broken")
+        return decode(self, read)
+
+    decode = StreamedClips._decode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StreamedClips, "_decode", unreadable)
+        broken: list = []
+        whole = list(islice(stream(folder, processor, on_broken=lambda *each: broken.append(each)), 3 * CLIPS))
+        assert len(broken) == 4  # of as many passes
+        resumed = stream(folder, processor, on_broken=lambda *_: None)
+        batch = StreamBatches(lambda clips: {})(whole[:consumed])
+        resumed.position = batch["stream_position"]
+        rest = list(islice(resumed, 3 * CLIPS - consumed))
+    assert [(c["file_name"], c["seed"]) for c in rest] == [(c["file_name"], c["seed"]) for c in whole[consumed:]]
+
+
+def test_what_is_read_ahead_is_bounded(folder, processor):
+    clips = stream(folder, processor, workers=2)
+    read = []
+    rows = clips._rows
+    clips._rows = lambda: (read.append(row[1]) or row for row in rows())
+    iterator = iter(clips)
+    for taken in range(1, 5):
+        next(iterator)
+        assert len(read) <= taken + 2 * streams.AHEAD
+    iterator.close()
+
+
+def test_a_stalled_stream_and_one_without_rows_are_errors(folder, processor, monkeypatch):
+    monkeypatch.setattr(streams, "STALLED", 0.2)
+    clips = stream(folder, processor)
+    released = threading.Event()
+    clips._rows = lambda: (released.wait() for _ in range(1))
+    with pytest.raises(DatasetError, match="the stream has stalled: no clip for 0.2 seconds"):
+        next(iter(clips))
+    released.set()
+    empty = StreamedClips(stream(folder, processor).rows.take(0), processor)
+    with pytest.raises(DatasetError, match="the stream holds no clips for this process"):
+        next(iter(empty))
+
+
+def test_a_broken_clip_stops_the_stream_unless_it_is_to_be_listed(folder, processor):
+    rows = load_clips(folder, "train", streaming=True).map(lambda row: {"video": {"path": None, "bytes": b"nonsense"}})
+    with pytest.raises(VideoDecodeError):
+        next(iter(StreamedClips(rows, processor)))
