@@ -47,6 +47,7 @@ from processing.captions import load_tokenizer, train_tokenizer
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset, has_split, load_clips, split_off_validation
 from processing.near_misses import NearMisses
+from processing.sources import Columns
 from processing.streams import StreamedClips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import score_captions
@@ -199,7 +200,7 @@ def train(
     report: dict[str, Any] = {"train_seconds": trained - (started if args.max_train_minutes else training_started)}
     examples: list[Any] = []
     if has_split(data.dataset, data.test_split):
-        rows = load_clips(data.dataset, data.test_split)
+        rows = load_clips(data.dataset, data.test_split, columns=Columns(data.video_column, data.caption_column))
         test = ClipDataset(rows, cache).prepare("test clips", on_broken=on_broken)
         evaluation = evaluate_model(model, processor, test, train_captions=captions)
         report |= evaluation.report
@@ -282,11 +283,12 @@ def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments)
     """Rows to train on, and rows to choose the best checkpoint by."""
     import datasets
 
-    rows = load_clips(data.dataset, data.train_split, streaming=data.streaming)
+    columns = Columns(data.video_column, data.caption_column)
+    rows = load_clips(data.dataset, data.train_split, streaming=data.streaming, columns=columns)
     if data.streaming and args.max_steps <= 0 and args.max_train_minutes is None:
         raise ValueError("a stream has no known length: give --max_steps or --max_train_minutes")
     if has_split(data.dataset, data.validation_split):
-        validation = load_clips(data.dataset, data.validation_split, streaming=data.streaming)
+        validation = load_clips(data.dataset, data.validation_split, streaming=data.streaming, columns=columns)
     elif data.streaming:
         raise ValueError(
             f"a stream cannot give up a share: name a --validation_split, there is no {data.validation_split!r}"

@@ -27,6 +27,10 @@ class DataArguments:
         default="validation", metadata={"help": "If the data have no such split, 5 %% of train take its place."}
     )
     test_split: str = field(default="test", metadata={"help": "Scored once, at the end, if it exists."})
+    video_column: str | None = field(
+        default=None, metadata={"help": "Column of clips in tables, Parquet, WebDataset and on the Hub [recognised]."}
+    )
+    caption_column: str | None = field(default=None, metadata={"help": "Column of captions in these [recognised]."})
     streaming: bool = field(default=False, metadata={"help": "Read clips as they come and store nothing."})
     skip_broken_clips: bool = field(
         default=False, metadata={"help": "Leave out clips that cannot be read; list them."}

@@ -3,7 +3,7 @@
 A row is `{"video": {"path", "bytes"}, "file_name", "captions": [...], "caption_reversed"?, "kind"?}`.
 A local folder holds `train/metadata.jsonl`, `test/metadata.jsonl` and perhaps `validation/metadata.jsonl`, each line
 with `file_name` and `caption`, or a list under `captions` or `references` (the `videofolder` form of `datasets`). Its
-lines are read here, since their mistakes are to be named by file and line.
+lines are read here, since their mistakes are to be named by file and line. Other forms are those of `sources.py`.
 """
 
 import json
@@ -18,19 +18,14 @@ from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_downl
 
 from .augmentation import ClipAugmentation
 from .feature_cache import ClipCache
+from .sources import GUESSED, Columns, DatasetError, caption_row, find_files, load_files, one_line, to_common_form
 
-CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence")
-OPTIONAL_COLUMNS = ("caption_reversed", "kind")
 MAX_KEPT_BYTES = 1 << 30  # of decoded clips that a data set holds in memory; the rest is read from the cache each time
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 
 
-class DatasetError(ValueError):
-    """A data set that cannot be used, said in one line."""
-
-
 def load_clips(
-    dataset: str | Path, split: str, *, streaming: bool = False
+    dataset: str | Path, split: str, *, streaming: bool = False, columns: Columns = GUESSED
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Loads one split as rows of the form above.
 
@@ -38,12 +33,15 @@ def load_clips(
         dataset: A local folder or a Hub id; only an id touches the network.
         split: Its name, `train`, `validation` or `test`.
         streaming: Return an `IterableDataset`.
+        columns: Names of columns that are not to be guessed; the folder form has fixed ones.
 
     Raises:
         DatasetError: If the folder, the split, a metadata line or a caption is missing or broken.
     """
     folder = Path(dataset)
     if folder.is_dir():
+        if not (folder / split / "metadata.jsonl").is_file() and (files := find_files(folder, split)):
+            return load_files(files, streaming=streaming, columns=columns)
         rows = datasets.Dataset.from_list(list(_read_metadata(folder, split)))
         return rows.to_iterable_dataset() if streaming else rows
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
@@ -56,16 +54,16 @@ def load_clips(
         rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         raise DatasetError(
-            f"{dataset}: neither a local folder nor a Hub data set within reach ({_line(error)})"
+            f"{dataset}: neither a local folder nor a Hub data set within reach ({one_line(error)})"
         ) from error
-    return _from_hub(rows, str(dataset))
+    return to_common_form(rows, str(dataset), columns=columns)
 
 
 def has_split(dataset: str | Path, split: str) -> bool:
     """Whether a data set has that split."""
     folder = Path(dataset)
     if folder.is_dir():
-        return (folder / split / "metadata.jsonl").is_file()
+        return (folder / split / "metadata.jsonl").is_file() or bool(find_files(folder, split))
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
         return False
     if _is_hub_folder(str(dataset), split):
@@ -94,17 +92,13 @@ def _load_hub_folder(dataset: str, split: str, *, streaming: bool) -> datasets.D
     return rows.to_iterable_dataset().map(fetch)
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
-
-
 def _read_metadata(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     path = folder / split / "metadata.jsonl"
     if not path.is_file():
         found = sorted(str(each.relative_to(folder)) for each in folder.glob("*/metadata.jsonl"))
         raise DatasetError(
             f"{folder}: no {split}/metadata.jsonl (found: {', '.join(found) or 'none'}); each of its lines holds a "
-            '"file_name" and a "caption"'
+            f'"file_name" and a "caption"; {split}.csv, {split}.jsonl, {split}*.parquet and {split}*.tar would do, too'
         )
     count = 0
     with path.open(encoding="utf-8") as lines:
@@ -118,54 +112,12 @@ def _read_metadata(folder: Path, split: str) -> Iterator[dict[str, Any]]:
                 raise DatasetError(f"{where}: not JSON ({error.msg})") from error
             if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
                 raise DatasetError(f'{where}: no "file_name"')
-            row = _row(record, where)
+            row = caption_row(record, where)
             row["video"] = {"path": str(path.parent / record["file_name"]), "bytes": None}
             count += 1
             yield row
     if not count:
         raise DatasetError(f"{path}: no clips")
-
-
-def _row(record: dict[str, Any], where: str) -> dict[str, Any]:
-    column = next((name for name in CAPTION_COLUMNS if record.get(name) is not None), None)
-    if column is None:
-        raise DatasetError(f'{where}: no caption; put it under "caption", or several under "captions"')
-    captions = record[column] if isinstance(record[column], list) else [record[column]]
-    for caption in captions:
-        if not isinstance(caption, str) or not caption.strip():
-            raise DatasetError(f"{where}: caption {caption!r} is empty or not text")
-    if not captions:
-        raise DatasetError(f"{where}: the list of captions is empty")
-    row: dict[str, Any] = {"file_name": record.get("file_name"), "captions": captions}
-    for name in OPTIONAL_COLUMNS:
-        row[name] = record.get(name)
-        if row[name] is not None and not isinstance(row[name], str):
-            raise DatasetError(f"{where}: {name} {row[name]!r} is not text")
-    return row
-
-
-def _from_hub(rows: Any, name: str) -> Any:
-    columns = rows.column_names or list(next(iter(rows)))
-    features = rows.features or {}
-    video = next((each for each in columns if isinstance(features.get(each), datasets.Video)), None)
-    video = video or next((each for each in ("video", "mp4", "gif", "webm") if each in columns), None)
-    if video is None or not any(each in columns for each in CAPTION_COLUMNS):
-        raise DatasetError(
-            f"{name}: no video or no caption column ({', '.join(CAPTION_COLUMNS)}), has {', '.join(columns)}"
-        )
-    if isinstance(features.get(video), datasets.Video):
-        rows = rows.cast_column(video, datasets.Video(decode=False))
-    if isinstance(rows, datasets.IterableDataset):
-        rows = rows.decode(False)
-
-    def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
-        clip = record[video] if isinstance(record[video], dict) else {"path": None, "bytes": record[video]}
-        row = _row(record, f"{name}, row {index}")
-        row["video"] = clip
-        row["file_name"] = row["file_name"] or clip.get("path") or f"row {index}"
-        return row
-
-    return rows.map(convert, with_indices=True, remove_columns=[each for each in columns if each != "video"])
 
 
 def split_off_validation(

@@ -1,0 +1,165 @@
+"""The forms that captioned clips come in, beside the folder form of `processing.datasets`: tables, shards, the Hub.
+
+A folder may hold, for each split, `SPLIT.csv`, `SPLIT.tsv` or `SPLIT.jsonl` that names files beside it, Parquet files
+with the clips inside (`SPLIT*.parquet`, also under `data/`), or WebDataset tars (`SPLIT*.tar`: `KEY.mp4` beside
+`KEY.json` or `KEY.txt`). Columns are recognised by name and type, said in the log, and can be given.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+logger = logging.getLogger("vidcap")
+CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence", "txt")
+VIDEO_COLUMNS = ("video", "mp4", "gif", "webm", "mkv", "mov", "avi", "webp", "png", "clip")
+PATH_COLUMNS = ("file_name", "path", "file", "filename", "video_path")
+OPTIONAL_COLUMNS = ("caption_reversed", "kind")
+TABLES = (".csv", ".tsv", ".jsonl")
+BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".parquet": "parquet", ".tar": "webdataset"}
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used, said in one line."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns that are not to be guessed."""
+
+    video: str | None = None
+    caption: str | None = None
+
+
+GUESSED = Columns()
+
+
+def find_files(folder: Path, split: str) -> list[Path]:
+    """The table or the shards of a split in a local folder; none if it is not there in one of the forms above.
+
+    Raises:
+        DatasetError: If it is there in two forms.
+    """
+    found: dict[str, list[Path]] = {}
+    for suffix in TABLES:
+        if (table := folder / f"{split}{suffix}").is_file():
+            found[suffix] = [table]
+    for suffix in (".parquet", ".tar"):
+        patterns = (f"{split}{suffix}", f"{split}-*{suffix}", f"data/{split}-*{suffix}", f"{split}/*{suffix}")
+        if shards := sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+            found[suffix] = shards
+    if len(found) > 1:
+        raise DatasetError(f"{folder}: {split} is there as {' and as '.join(sorted(found))}; keep one of them")
+    return next(iter(found.values()), [])
+
+
+def load_files(files: list[Path], *, streaming: bool, columns: Columns) -> Any:
+    """Rows of the common form from a table or shards, see [`find_files`]; shards of a stream stay shards.
+
+    Raises:
+        DatasetError: If they cannot be read, or lack a column.
+    """
+    suffix = files[0].suffix
+    options = {"delimiter": "\t"} if suffix == ".tsv" else {}
+    try:
+        rows = datasets.load_dataset(
+            BUILDERS[suffix],
+            data_files={"rows": [str(path) for path in files]},
+            split="rows",
+            streaming=streaming and suffix not in TABLES,
+            **options,
+        )
+        rows = to_common_form(rows, str(files[0]), columns=columns, folder=files[0].parent)
+        # A table names clips and holds none: it is read at once.
+        return rows.to_iterable_dataset() if streaming and suffix in TABLES else rows
+    except DatasetError:
+        raise
+    except Exception as error:  # of whatever reads the format underneath, which does not name the file
+        raise DatasetError(f"{files[0]}: {one_line(error.__cause__ or error)}") from error
+
+
+def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | None = None) -> Any:
+    """Rows as `processing.datasets` describes them, from rows with a video and a caption column.
+
+    Args:
+        rows: A `Dataset` or an `IterableDataset`.
+        name: What errors call it.
+        columns: Those that are given.
+        folder: Where files named by relative paths are.
+
+    Raises:
+        DatasetError: If no column of clips or captions is found, or a row has none.
+    """
+    names = list(rows.column_names or next(iter(rows)))
+    features = rows.features or {}
+    video = _pick(columns.video, names, _video_columns(names, features), name, "video_column", "clips")
+    inner = "json" in names and columns.caption is None and not any(each in names for each in CAPTION_COLUMNS)
+    candidates = ["json"] if inner else [each for each in CAPTION_COLUMNS if each in names]
+    caption = _pick(columns.caption, names, candidates, name, "caption_column", "captions")
+    logger.info(f"{name}: clips from column {video!r}, captions from {caption!r}")
+    if isinstance(features.get(video), datasets.Video | datasets.Image):
+        rows = rows.cast_column(video, type(features[video])(decode=False))
+    if isinstance(rows, datasets.IterableDataset):
+        rows = rows.decode(False)
+
+    def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
+        where = f"{name}, row {index}"
+        fields = {**record, **(record["json"] if inner else {})}
+        if not inner and caption != "captions":
+            fields = {**{k: v for k, v in fields.items() if k not in CAPTION_COLUMNS}, "captions": record[caption]}
+        row = caption_row(fields, where)
+        row["video"] = _clip(record[video], folder, where)
+        row["file_name"] = row["file_name"] or record.get("__key__") or row["video"]["path"] or f"row {index}"
+        return row
+
+    return rows.map(convert, with_indices=True, remove_columns=[each for each in names if each != "video"])
+
+
+def caption_row(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """Captions, file name and what else is kept of a record; `where` is what errors call it."""
+    column = next((name for name in CAPTION_COLUMNS if record.get(name) is not None), None)
+    if column is None:
+        raise DatasetError(f'{where}: no caption; put it under "caption", or several under "captions"')
+    captions = record[column] if isinstance(record[column], list) else [record[column]]
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip():
+            raise DatasetError(f"{where}: caption {caption!r} is empty or not text")
+    if not captions:
+        raise DatasetError(f"{where}: the list of captions is empty")
+    row: dict[str, Any] = {"file_name": record.get("file_name"), "captions": captions}
+    for name in OPTIONAL_COLUMNS:
+        row[name] = record.get(name)
+        if row[name] is not None and not isinstance(row[name], str):
+            raise DatasetError(f"{where}: {name} {row[name]!r} is not text")
+    return row
+
+
+def one_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _video_columns(names: list[str], features: dict[str, Any]) -> list[str]:
+    typed = [each for each in names if isinstance(features.get(each), datasets.Video)]
+    return typed or [each for each in (*VIDEO_COLUMNS, *PATH_COLUMNS) if each in names]
+
+
+def _pick(given: str | None, names: list[str], found: list[str], name: str, option: str, what: str) -> str:
+    if given is not None and given not in names:
+        raise DatasetError(f"{name}: no column {given!r} (--{option}); there are {', '.join(names)}")
+    if given is None and not found:
+        raise DatasetError(f"{name}: no column of {what} is recognised; name one of {', '.join(names)} by --{option}")
+    return given if given is not None else found[0]
+
+
+def _clip(value: Any, folder: Path | None, where: str) -> dict[str, Any]:
+    """The clip of one row: bytes, or the path of a file, which for a table is relative to it."""
+    if isinstance(value, bytes):
+        return {"path": None, "bytes": value}
+    if isinstance(value, dict) and (value.get("bytes") is not None or value.get("path")):
+        return {"path": value.get("path"), "bytes": value.get("bytes")}
+    if isinstance(value, str) and value:
+        return {"path": os.path.join(folder, value) if folder is not None else value, "bytes": None}
+    raise DatasetError(f"{where}: {value!r:.80} is no clip; give bytes, or the path of a file")
