@@ -68,6 +68,22 @@ class CaptionScores:
         return {name: scores[name] for name in ("cider", "bleu4", "rougeL", "exact", "distinct")}
 
 
+class Pace:
+    """Counts clips and the time spent waiting for them, between two lines of the log."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.waited = 0.0  # seconds
+        self.clips = 0
+
+    def line(self, ranks: int) -> dict[str, float]:
+        """What is logged; then counting begins anew."""
+        elapsed = max(time.perf_counter() - self.started, 1e-9)
+        line = {"clips_per_second": ranks * self.clips / elapsed, "waiting": self.waited / elapsed}
+        self.__init__()  # type: ignore[misc]
+        return line
+
+
 class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTrainer):
     """Trains a captioner; evaluates and keeps the average of its weights, if `ema_decay` asks for one.
 
@@ -106,6 +122,7 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
         self.self_critical = self_critical
         self.settings = settings or {}
         self.stream_position: tuple[int, int] | None = None
+        self._pace = Pace()
         if isinstance(self.train_dataset, IterableDataset):
             self.args.ignore_data_skip = True  # the stream itself begins where a checkpoint says
         if self_critical is not None and self.args.world_size > 1:
@@ -250,6 +267,13 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             if parameter.ndim > 1 and id(parameter) not in tables and not name.endswith(learned)
         ]
 
+    def get_batch_samples(self, *args, **kwargs):
+        began = time.perf_counter()
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._pace.waited += time.perf_counter() - began
+        self._pace.clips += sum(len(batch["labels"]) for batch in batches)
+        return batches, items
+
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         references = inputs.pop("references", None)
         if "stream_position" in inputs:
@@ -313,6 +337,7 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
                 mean = torch.stack(values).float().mean().item()
                 logs[name] = mean * scale if name in ("caption_loss", "masked_word_loss") else mean
             self._loss_parts.clear()
+            logs |= self._pace.line(self.args.world_size)
         super().log(logs, *args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset=None):

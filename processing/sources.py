@@ -1,8 +1,9 @@
 """The forms that captioned clips come in, beside the folder form of `processing.datasets`: tables, shards, the Hub.
 
-A folder may hold, for each split, `SPLIT.csv`, `SPLIT.tsv` or `SPLIT.jsonl` that names files beside it, Parquet files
-with the clips inside (`SPLIT*.parquet`, also under `data/`), or WebDataset tars (`SPLIT*.tar`: `KEY.mp4` beside
-`KEY.json` or `KEY.txt`). Columns are recognised by name and type, said in the log, and can be given.
+A folder may hold, for each split, `SPLIT.csv`, `SPLIT.tsv` or `SPLIT.jsonl` that name files relative to them,
+Parquet files with the clips inside (`SPLIT-*.parquet`, also under `data/`), or WebDataset tars (`SPLIT-*.tar`:
+`KEY.mp4` beside `KEY.json` or `KEY.txt`); any of them in one piece or in shards. Columns are recognised by name and
+type, said in the log, and can be given.
 """
 
 import logging
@@ -16,7 +17,7 @@ import datasets
 logger = logging.getLogger("vidcap")
 CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence", "txt")
 VIDEO_COLUMNS = ("video", "mp4", "gif", "webm", "mkv", "mov", "avi", "webp", "png", "clip")
-PATH_COLUMNS = ("file_name", "path", "file", "filename", "video_path")
+PATH_COLUMNS = ("path", "video_path", "file", "filename", "file_name")
 OPTIONAL_COLUMNS = ("caption_reversed", "kind")
 TABLES = (".csv", ".tsv", ".jsonl")
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".parquet": "parquet", ".tar": "webdataset"}
@@ -44,11 +45,10 @@ def find_files(folder: Path, split: str) -> list[Path]:
         DatasetError: If it is there in two forms.
     """
     found: dict[str, list[Path]] = {}
-    for suffix in TABLES:
-        if (table := folder / f"{split}{suffix}").is_file():
-            found[suffix] = [table]
-    for suffix in (".parquet", ".tar"):
-        patterns = (f"{split}{suffix}", f"{split}-*{suffix}", f"data/{split}-*{suffix}", f"{split}/*{suffix}")
+    for suffix in BUILDERS:
+        # Beside a split's clips there are other tables than such of clips.
+        inside = () if suffix in TABLES else (f"data/{split}-*{suffix}", f"{split}/*{suffix}")
+        patterns = (f"{split}{suffix}", f"{split}-*{suffix}", *inside)
         if shards := sorted({path for pattern in patterns for path in folder.glob(pattern)}):
             found[suffix] = shards
     if len(found) > 1:

@@ -86,10 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
         "caption",
         parents=[model],
         help="caption videos",
-        description="Caption videos and animated images. A clip that cannot be read is reported, the others are "
-        "captioned; the status is then 1.",
+        description="Caption videos and animated images, or a whole data set. A clip that cannot be read is reported, "
+        "the others are captioned; the status is then 1.",
     )
-    caption.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
+    caption.add_argument("clips", nargs="*", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
     caption.add_argument(
         "--format",
         choices=("text", "json", "vtt", "srt"),
@@ -100,6 +100,14 @@ def build_parser() -> argparse.ArgumentParser:
     caption.add_argument("--num_frames", type=_positive, metavar="N", help="frames taken of a clip [the model's own]")
     caption.add_argument("--max_frame_pixels", type=_positive, metavar="N", help="refuse clips with larger frames")
     caption.add_argument("--max_clip_frames", type=_positive, metavar="N", help="refuse clips with more frames")
+    whole = caption.add_argument_group(
+        "a whole data set", "torchrun deals it out to several processes; what is interrupted goes on when given again"
+    )
+    whole.add_argument("--dataset", metavar="FOLDER_OR_ID", help="caption its clips; --output is then a folder")
+    whole.add_argument("--split", help="[train]")
+    whole.add_argument("--shard_size", type=_positive, metavar="N", help="clips a file of captions [500]")
+    whole.add_argument("--video_column", metavar="NAME", help="column of the clips [recognised]")
+    whole.add_argument("--caption_column", metavar="NAME", help="column of their present captions [recognised]")
     search_group = caption.add_argument_group("which captions")
     search_group.add_argument(
         "--captions", type=_positive, default=1, metavar="N", help="captions a clip, best first [1]"
@@ -245,6 +253,9 @@ def _number(kind: str, fits: Callable[[float], bool] = math.isfinite) -> Callabl
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Mistakes that would otherwise show after minutes of work."""
     parser = _Parser(prog="vidcap")
+    if arguments.run is _caption and arguments.dataset is not None:
+        _check_whole(arguments)
+        return
     for name in ("output", "predictions"):
         path = getattr(arguments, name, None)
         if path is not None and not path.parent.is_dir():
@@ -256,7 +267,26 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.run is _caption and arguments.format in ("vtt", "srt") and len(arguments.clips) > 1:
         parser.error(f"--format {arguments.format} takes one clip, got {len(arguments.clips)}")
     if arguments.run is _caption:
+        for name in ("split", "shard_size", "video_column", "caption_column"):
+            if getattr(arguments, name) is not None:
+                parser.error(f"--{name} is for a whole data set: name it by --dataset, or leave --{name} out")
+        if not arguments.clips:
+            parser.error("name clips, or a --dataset")
         _check_search(arguments)
+
+
+def _check_whole(arguments: argparse.Namespace) -> None:
+    """What `vidcap caption --dataset` needs and what it cannot do; fills in what was left out."""
+    parser = _Parser(prog="vidcap caption")
+    if arguments.clips:
+        parser.error(f"{arguments.clips[0]}: clips are named one by one, or by --dataset: leave one of them out")
+    if arguments.format != "text":
+        parser.error(f"--format {arguments.format} is for single clips; a --dataset gets files of captions")
+    if arguments.output is None or arguments.output.is_file():
+        parser.error("--dataset needs an --output folder for the captions")
+    arguments.split = arguments.split or "train"
+    arguments.shard_size = arguments.shard_size or 500
+    _check_search(arguments)
 
 
 def _check_search(arguments: argparse.Namespace) -> None:
@@ -292,7 +322,7 @@ def _quieten() -> None:
 def _explain(error: Exception) -> str:
     """One line for the user; several where the error is a list of files."""
     # Its error exists only where the module was imported; to import it here would need packages of an extra.
-    data = sys.modules.get("processing.datasets")
+    data = sys.modules.get("processing.sources")
     if data is not None and isinstance(error, data.DatasetError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
@@ -306,6 +336,10 @@ def _explain(error: Exception) -> str:
 
 
 def _caption(arguments: argparse.Namespace) -> int:
+    if arguments.dataset is not None:
+        from .commands_caption_dataset import run as run_dataset
+
+        return run_dataset(arguments)
     from .commands_caption import run
 
     return run(arguments)

@@ -31,9 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, processor = load_captioner(arguments.model, device=arguments.device)
     use_fast_backbone(model, processor, arguments.backend)
     video_processor = processor.video_processor
-    for name in ("num_frames", "max_frame_pixels", "max_clip_frames"):
-        if (value := getattr(arguments, name)) is not None:
-            setattr(video_processor, name, value)
+    apply_reading_options(video_processor, arguments)
     options = generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
     results = [CaptionedClip(clip) for clip in arguments.clips]
 
@@ -58,6 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if len(read) == len(results) else 1
 
 
+def apply_reading_options(video_processor: Any, arguments: argparse.Namespace) -> None:
+    """Has the video processor read clips as the command line says."""
+    for name in ("num_frames", "max_frame_pixels", "max_clip_frames"):
+        if (value := getattr(arguments, name)) is not None:
+            setattr(video_processor, name, value)
+
+
 def readable_clips(
     results: Sequence[CaptionedClip], video_processor: Any, description: str, *, workers: int | None = None
 ) -> Iterator[dict[str, Any]]:
@@ -75,7 +80,7 @@ def readable_clips(
         try:
             for result in tqdm(results, description, unit="clip", disable=not sys.stderr.isatty()):
                 for other in itertools.islice(waiting, 2 * workers - len(ahead)):
-                    ahead.append(pool.submit(read_clip, other.file, video_processor, threads=threads))
+                    ahead.append(pool.submit(read_clip, other.source or other.file, video_processor, threads=threads))
                 try:
                     item, result.seconds = ahead.popleft().result()
                 except VideoDecodeError as error:
@@ -87,11 +92,11 @@ def readable_clips(
             pool.shutdown(cancel_futures=True)
 
 
-def read_clip(source: str, video_processor: Any, *, threads: int | None = None) -> tuple[dict[str, Any], float]:
+def read_clip(source: Any, video_processor: Any, *, threads: int | None = None) -> tuple[dict[str, Any], float]:
     """Reads a clip as the video processor does, and tells its duration, which a processor's output does not hold.
 
     Args:
-        source: Path or URL.
+        source: Path or URL, or whatever else `decode_video` takes.
         video_processor: [`VideoCaptionVideoProcessor`].
         threads: That decode it, 0 for one a core; by default the processor's `decoding_threads`.
 

@@ -21,12 +21,14 @@ class CaptionedClip:
         captions: Its captions, best first; none where the clip could not be read.
         seconds: Duration of the clip, `None` where it could not be read.
         error: Why it could not be read.
+        source: What to read it from, where that is not `file`.
     """
 
     file: str
     captions: Sequence[ScoredCaption] = field(default_factory=list)
     seconds: float | None = None
     error: str | None = None
+    source: Any = None
 
 
 def format_text(clips: Sequence[CaptionedClip]) -> str:

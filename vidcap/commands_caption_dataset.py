@@ -1,0 +1,113 @@
+"""`vidcap caption --dataset`: every clip of a split -> a data set of captions, in shards, by any number of processes.
+
+A shard holds the captions of clips that follow one another in the data set, appears when it is complete, and is made
+by one process: with `torchrun` they deal the shards out among them. So each clip is captioned exactly once, also where
+the command was interrupted and given again, with as many processes or others. Clips on disk are named by their path
+relative to the shards; clips that come as bytes are stored with their captions, as Parquet.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from processing.datasets import load_clips
+from processing.sources import Columns, DatasetError
+
+from .backends import use_fast_backbone
+from .captioning import caption_clips_with_scores
+from .commands_caption import apply_reading_options, caption_options, generation_options, readable_clips
+from .files import write_atomically
+from .loading import load_captioner
+from .subtitles import CaptionedClip
+
+FACTS = "captions.json"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Captions what is missing of the split; the status is 1 if a clip could not be read."""
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    columns = Columns(arguments.video_column, arguments.caption_column)
+    rows = load_clips(arguments.dataset, arguments.split, columns=columns)
+    model, processor = load_captioner(arguments.model, device=arguments.device)
+    use_fast_backbone(model, processor, arguments.backend)
+    apply_reading_options(processor.video_processor, arguments)
+    options = generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
+    folder, size = arguments.output, arguments.shard_size
+    folder.mkdir(exist_ok=True)
+    check_facts(folder, {"split": arguments.split, "clips": len(rows), "shard_size": size, "model": arguments.model})
+
+    shards = range((len(rows) + size - 1) // size)
+    mine = [shard for shard in shards if shard % world_size == rank]
+    names = {shard: f"{arguments.split}-{shard:05d}-of-{len(shards):05d}" for shard in mine}
+    missing = [shard for shard in mine if not (folder / f"{names[shard]}.done").exists()]
+    print(f"process {rank}: {len(missing)} of {len(mine)} shards to do", file=sys.stderr)
+    for shard in missing:
+        part = rows.select(range(shard * size, min(len(rows), (shard + 1) * size)))
+        results = [CaptionedClip(row["file_name"], source=row["video"]) for row in part]
+        clips = readable_clips(results, processor.video_processor, names[shard])
+        captions = caption_clips_with_scores(model, processor, clips, batch_size=arguments.batch_size, **options)
+        for result, found in zip([each for each in results if each.error is None], captions, strict=True):
+            result.captions = [each for each in found if each.text]
+            result.error = None if result.captions else "the model wrote no word"
+        write_shard(folder, names[shard], results)
+    unreadable = sum(len(path.read_text().splitlines()) for path in folder.glob("unreadable/*.jsonl"))
+    if rank == 0 and unreadable:
+        print(f"vidcap: {unreadable} clips could not be read; see {folder / 'unreadable'}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def check_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes what the shards are of, or makes sure that those that are there are of the same.
+
+    Raises:
+        DatasetError: If they are of something else.
+    """
+    path = folder / FACTS
+    if not path.exists():
+        write_atomically(path, json.dumps(facts, indent=1))
+        return
+    before = json.loads(path.read_text())
+    if differing := [name for name in facts if before.get(name) != facts[name]]:
+        name = differing[0]
+        raise DatasetError(
+            f"{folder} holds captions of another run ({name} {before.get(name)!r}, now {facts[name]!r}); name another "
+            "--output"
+        )
+
+
+def write_shard(folder: Path, name: str, results: Sequence[CaptionedClip]) -> None:
+    """The captions of a shard, the clips that could not be read, and at last the mark that it is done."""
+    rows = [_row(result, folder) for result in results if result.error is None]
+    if broken := [{"file_name": each.file, "reason": each.error} for each in results if each.error is not None]:
+        (folder / "unreadable").mkdir(exist_ok=True)
+        write_atomically(folder / "unreadable" / f"{name}.jsonl", _lines(broken))
+    if rows and "video" in rows[0]:
+        import datasets
+
+        partial = folder / f".{name}.parquet"
+        datasets.Dataset.from_list(rows).to_parquet(partial)
+        os.replace(partial, folder / f"{name}.parquet")
+    elif rows:
+        write_atomically(folder / f"{name}.jsonl", _lines(rows))
+    (folder / f"{name}.done").touch()
+
+
+def _row(result: CaptionedClip, folder: Path) -> dict[str, Any]:
+    best = result.captions[0]
+    row: dict[str, Any] = {
+        "file_name": result.file,
+        "captions": [each.text for each in result.captions],
+        "mean_log_probability": best.mean_log_probability,
+        "novelty": best.novelty,
+    }
+    if result.source["bytes"] is not None:
+        return {**row, "video": result.source}
+    return {**row, "path": os.path.relpath(result.source["path"], folder)}
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
