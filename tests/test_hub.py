@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 
 from hub_card import ExportError, export_model, push_to_hub
 from hub_card import probe as probe_module
 from hub_card.probe import probe
+from processing.datasets import load_clips
 from tests.hub_server import HubServer
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.demo_data import generate_demo_data
@@ -93,3 +95,43 @@ def test_a_data_set_on_the_hub_trains_a_model_that_is_pushed(hub: HubServer, tmp
     assert pushed["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
     assert json.loads(pushed["report.json"])["arguments"]["dataset"] == "tester/clips"
     assert str(tmp_path) not in pushed["report.json"].decode()
+
+
+def test_shards_on_the_hub_are_streamed_by_two_processes_and_the_model_captions_by_its_id(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    generate_demo_data(tmp_path / "clips", train=14, validation=4, test=0, size=32)
+    (tmp_path / "shards" / "data").mkdir(parents=True)
+    for split, count in (("train", 2), ("validation", 1)):
+        rows = load_clips(tmp_path / "clips", split)
+        inside = [
+            {"video": {"bytes": Path(row["video"]["path"]).read_bytes(), "path": None}, "caption": row["captions"][0]}
+            for row in rows
+        ]
+        for shard in range(count):
+            name = f"{split}-{shard:05d}-of-{count:05d}.parquet"
+            datasets.Dataset.from_list(inside[shard::count]).to_parquet(tmp_path / "shards" / "data" / name)
+    upload = (
+        "import sys; from huggingface_hub import HfApi; api = HfApi(); "
+        "api.create_repo('tester/shards', repo_type='dataset'); "
+        "api.upload_folder(repo_id='tester/shards', repo_type='dataset', folder_path=sys.argv[1])"
+    )
+    options = (
+        "--dataset tester/shards --streaming True --max_steps 3 --eval_steps 3 --eval_strategy steps --backbone cnn "
+        "--image_size 32 --num_frames 4 --hidden_size 32 --intermediate_size 64 --num_attention_heads 2 "
+        "--per_device_train_batch_size 2 --max_caption_length 16 --push_to_hub --hub_model_id tester/streamed "
+        "--use_cpu True"
+    ).split()
+    output = ["--output_dir", str(tmp_path / "model"), "--feature_cache", str(tmp_path / "cache")]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    clip = next(str(path) for path in (tmp_path / "clips" / "train").iterdir() if path.suffix == ".mp4")
+    for command in (
+        ["-c", upload, str(tmp_path / "shards")],
+        [*two, "train_hf.py", *options, *output],
+        ["-m", "vidcap", "caption", clip, "--model", "tester/streamed", "--max_new_tokens", "8"],
+    ):
+        environment = hub.environment(tmp_path / "home")
+        run = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(f"{clip}: ")
+    assert hub.files("tester/streamed")["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
