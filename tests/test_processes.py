@@ -1,4 +1,4 @@
-"""Training on two processes under torchrun: the same losses as on one, and runs that go on."""
+"""Training on two processes started by accelerate: the same losses as on one, and runs that go on."""
 
 import json
 import os
@@ -35,10 +35,12 @@ def command(folder: Path, output: Path, *options: str) -> list[str]:
 
 
 def on_two_processes(*arguments: str) -> subprocess.CompletedProcess:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}
-    script = str(Path(train_hf.__file__))
-    return subprocess.run([*launch, script, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    script = Path(train_hf.__file__)
+    config = script.parent / "recipes" / "accelerate" / "one-machine.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    launch += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([*launch, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=300)
 
 
 def losses(output: Path) -> list[tuple[float, float]]:
