@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -34,13 +36,18 @@ def command(folder: Path, output: Path, *options: str) -> list[str]:
     return ["--dataset", str(folder), "--output_dir", str(output), "--feature_cache", str(cache), *SMALL, *options]
 
 
-def on_two_processes(*arguments: str) -> subprocess.CompletedProcess:
+def launcher(*arguments: str) -> dict:
+    """What `subprocess` needs to start two processes."""
     script = Path(train_hf.__file__)
     config = script.parent / "recipes" / "accelerate" / "one-machine.yaml"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     launch += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([*launch, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    return {"args": [*launch, str(script), *arguments], "env": environment, "text": True}
+
+
+def on_two_processes(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(**launcher(*arguments), capture_output=True, timeout=300)
 
 
 def losses(output: Path) -> list[tuple[float, float]]:
@@ -64,3 +71,23 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path, monkeypatch, muon
         weights, others = (load_file(tmp_path / each / "model.safetensors") for each in ("one", "two"))
         for name, weight in weights.items():
             torch.testing.assert_close(others[name], weight, rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_a_process_ends_and_goes_on(folder, tmp_path):
+    options = ["--per_device_train_batch_size", "3", "--max_steps", "60", "--save_strategy", "best"]
+    options += ["--save_minutes", "0.0001", "--dropout", "0.1"]
+    whole = on_two_processes(*command(folder, tmp_path / "whole", *options))
+    assert whole.returncode == 0, whole.stderr
+    run = subprocess.Popen(**launcher(*command(folder, tmp_path / "m", *options)), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "m").glob("checkpoint-?")):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks = [each for each in psutil.Process(run.pid).children(recursive=True) if "train_hf.py" in str(each.cmdline())]
+    max(ranks, key=lambda each: each.pid).kill()
+    assert run.wait(timeout=120) != 0
+    again = on_two_processes(*command(folder, tmp_path / "m", *options))
+    assert again.returncode == 0 and "going on from" in again.stderr, again.stderr
+    weights, others = (load_file(tmp_path / each / "model.safetensors") for each in ("whole", "m"))
+    assert not [name for name in weights if not torch.equal(weights[name], others[name])]
