@@ -112,6 +112,5 @@ def main() -> None:
         print(f"{name:15} {len(paths) / took:8.1f} clips/s  {base / took:6.1f} x")
 
 
-
 if __name__ == "__main__":
     main()

@@ -32,6 +32,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         super().__init__(config)
         self.encoder = VideoCaptionEncoder(config)
         self.decoder: Any = (VideoCaptionDecoder if config.decoder_config is None else PretrainedDecoder)(config)
+        self.word_dropout_ramp = 1.0  # a Trainer may let word dropout grow from 0
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -59,8 +60,11 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
             )
         if encoder_outputs is None:
             encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features)
+        if self.training:
+            rate = self.config.word_dropout * self.word_dropout_ramp
+            decoder_input_ids = drop_words(decoder_input_ids, self.config, rate=rate)
         outputs = self.decoder(
-            drop_words(decoder_input_ids, self.config) if self.training else decoder_input_ids,
+            decoder_input_ids,
             hide_videos(encoder_outputs, self.config) if self.training else encoder_outputs,
             attention_mask=decoder_attention_mask,
             cache=cache,
@@ -327,10 +331,8 @@ def shift_right(labels: torch.Tensor, config: VideoCaptionConfig) -> torch.Tenso
     return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
 
 
-def drop_words(input_ids: torch.Tensor, config: VideoCaptionConfig, *, rate: float | None = None) -> torch.Tensor:
-    """Replaces a share `rate` (`config.word_dropout`) of the words by the unknown token; the start token and padding
-    stay."""
-    rate = config.word_dropout if rate is None else rate
+def drop_words(input_ids: torch.Tensor, config: VideoCaptionConfig, *, rate: float) -> torch.Tensor:
+    """Replaces a share `rate` of the words by the unknown token; the start token and padding stay."""
     if rate == 0:
         return input_ids
     drop = torch.rand(input_ids.shape, device=input_ids.device) < rate

@@ -290,6 +290,9 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         default=0.2, metadata={"help": "Weight of the usual loss beside the self-critical one."}
     )
     text_warmup_steps: int = field(default=500, metadata={"help": "Steps on the sentences of --text_corpus."})
+    word_dropout_warmup: float = field(
+        default=0.5, metadata={"help": "Share of the run in which --word_dropout grows from 0 to what is set."}
+    )
     loss_warmup: float = field(
         default=0.0,
         metadata={
@@ -309,8 +312,9 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError("--label_smoothing_factor drops the contrastive loss; use --label_smoothing")
         if self.self_critical_samples == 1 or self.self_critical_samples < 0:
             raise ValueError(f"--self_critical_samples {self.self_critical_samples}: 0, or at least 2 to compare")
-        if not 0 <= self.loss_warmup <= 1:
-            raise ValueError(f"--loss_warmup {self.loss_warmup} is a share of the run, from 0 to 1")
+        for name in ("loss_warmup", "word_dropout_warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} {getattr(self, name)} is a share of the run, from 0 to 1")
         if self.save_minutes < 0:
             raise ValueError(f"--save_minutes {self.save_minutes}: 0, or minutes between checkpoints")
         if self.best_model_tolerance < 0:
@@ -355,6 +359,7 @@ _NEEDS = {
     "self_critical_anchor": ("self_critical_samples",),
     "text_warmup_steps": ("text_corpus",),
     "contrastive_type": ("contrastive_weight",),
+    "word_dropout_warmup": ("word_dropout",),
     "loss_warmup": ("contrastive_weight", "masked_word_weight", "scheduled_sampling"),
     "evaluations": ("max_train_minutes",),
     "processor_time": ("max_train_minutes",),

@@ -280,6 +280,8 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             self.stream_position = inputs.pop("stream_position")
         if model.training and self.args.loss_warmup:
             cast(Any, self.model).loss_ramp = min(1.0, self.progress / self.args.loss_warmup)
+        if model.training and self.args.word_dropout_warmup:
+            cast(Any, self.model).model.word_dropout_ramp = min(1.0, self.progress / self.args.word_dropout_warmup)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.self_critical is not None and references is not None:
             own = self.self_critical(self.model, inputs, references)

@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from transformers import AutoModel, AutoProcessor, pipeline
 
 import train_hf
+from modeling_vidcap import modeling_vidcap
 from modeling_vidcap.losses_vidcap import contrastive_loss
 from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
@@ -98,6 +99,15 @@ def test_eight_clips_are_learnt_by_heart(tmp_path, processor, clips):
     assert metrics["eval_exact"] == 1.0 and metrics["eval_distinct"] == 1.0
     parts = [entry for entry in trainer.state.log_history if "contrastive_loss" in entry]
     assert parts[-1]["contrastive_loss"] < parts[0]["contrastive_loss"]
+
+
+@pytest.mark.parametrize(("warmup", "rates"), [(0.5, [0, 0.1, 0.2, 0.3, 0.3]), (0.0, [0.3] * 5)])
+def test_word_dropout_grows(tmp_path, processor, clips, monkeypatch, warmup, rates):
+    found = []
+    monkeypatch.setattr(modeling_vidcap, "drop_words", lambda ids, config, *, rate: found.append(rate) or ids)
+    model = tiny_model(word_dropout=0.3)
+    make_trainer(tmp_path, processor, clips, model=model, max_steps=6, word_dropout_warmup=warmup).train()
+    assert found[:5] == pytest.approx(rates) and found[5] == pytest.approx(0.3)
 
 
 def test_weight_decay_spares_norms_biases_and_tables(tmp_path, processor, clips):

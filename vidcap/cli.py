@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
+from .commands_data import add_data_commands
 
 
 class _Parser(argparse.ArgumentParser):
@@ -224,7 +225,9 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.set_defaults(run=_push)
 
-    for command in (caption, evaluate, classify, search, doctor, demo, push, onnx):
+    prepare = add_data_commands(commands, _Parser)
+
+    for command in (caption, evaluate, classify, search, doctor, demo, push, onnx, prepare):
         command.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     return parser
 

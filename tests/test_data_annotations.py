@@ -1,0 +1,203 @@
+"""Each published format on a small file of its own form; mistakes are named by file and line or entry."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidcap.data.annotations import READERS, Annotation, read_annotations
+
+
+def read(folder: Path, format: str, content: str | bytes | dict | list) -> list[Annotation]:
+    path = folder / "captions"
+    if isinstance(content, (dict, list)):
+        content = json.dumps(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_annotations(path, format)
+
+
+def test_tgif_merges_the_captions_of_a_url(tmp_path: Path) -> None:
+    content = (
+        "https://38.media.tumblr.com/9f6c25cc350f12aa74a7dc386a5c4985/tumblr_a.gif\ta man is glaring, and someone\n"
+        "https://33.media.tumblr.com/tumblr_b.gif\ta cat tries to catch a mouse\r\n"
+        "\n"
+        "https://38.media.tumblr.com/9f6c25cc350f12aa74a7dc386a5c4985/tumblr_a.gif\ta man\twith a tab\n"
+    )
+    first, second = read(tmp_path, "tgif", content)
+    assert first.source.endswith("tumblr_a.gif") and first.is_url and first.split is None
+    assert first.captions == ("a man is glaring, and someone", "a man\twith a tab")
+    assert second == Annotation("https://33.media.tumblr.com/tumblr_b.gif", ("a cat tries to catch a mouse",))
+
+
+MSRVTT: dict[str, Any] = {
+    "info": {"year": "2016"},
+    "videos": [
+        {
+            "category": 9,
+            "url": "https://www.youtube.com/watch?v=9lZi22qLlEo",
+            "video_id": "video0",
+            "start time": 137.72,
+            "end time": 149.44,
+            "split": "train",
+            "id": 0,
+        },
+        {"url": "https://x", "video_id": "video1", "start time": 0, "end time": 10, "split": "validate", "id": 1},
+    ],
+    "sentences": [
+        {"caption": "a car is shown", "video_id": "video0", "sen_id": 0},
+        {"caption": "a woman sings", "video_id": "video1", "sen_id": 1},
+        {"caption": "in a red car a man drives", "video_id": "video0", "sen_id": 2},
+    ],
+}
+
+
+def test_msrvtt_joins_videos_and_sentences(tmp_path: Path) -> None:
+    captions = ("a car is shown", "in a red car a man drives")
+    assert read(tmp_path, "msrvtt", MSRVTT) == [
+        Annotation("video0", captions, "train", 137.72, 149.44, clip="video0"),
+        Annotation("video1", ("a woman sings",), "validation", 0.0, 10.0, clip="video1"),
+    ]
+
+
+def test_msvd_and_vatex_find_the_part_in_the_name(tmp_path: Path) -> None:
+    lines = "# MSVD\n\nmv89psg6zh4_33_46 a bird is bathing\n-4wsuPCjDBc_5_15 a squirrel\nmv89psg6zh4_33_46 a bird\n"
+    assert read(tmp_path, "msvd", lines) == [
+        Annotation("mv89psg6zh4", ("a bird is bathing", "a bird"), None, 33.0, 46.0, clip="mv89psg6zh4_33_46"),
+        Annotation("-4wsuPCjDBc", ("a squirrel",), None, 5.0, 15.0, clip="-4wsuPCjDBc_5_15"),
+    ]
+    entries = [{"videoID": "a_b_000122_000132", "enCap": ["a man", "men"], "chCap": ["一个男人"]}]
+    assert read(tmp_path, "vatex", entries) == [
+        Annotation("a_b", ("a man", "men"), None, 122.0, 132.0, clip="a_b_000122_000132")
+    ]
+
+
+def test_activitynet_gives_one_annotation_a_part(tmp_path: Path) -> None:
+    entry = {"duration": 82.73, "timestamps": [[0.83, 19.86], [60.81, 17.37]], "sentences": ["A woman", " She"]}
+    assert read(tmp_path, "activitynet", {"v_QOlSCBRmfWY": entry}) == [
+        Annotation("v_QOlSCBRmfWY", ("A woman",), None, 0.83, 19.86),
+        Annotation("v_QOlSCBRmfWY", (" She",), None, 17.37, 60.81),
+    ]
+
+
+def test_charades_parts_its_descriptions(tmp_path: Path) -> None:
+    content = (
+        "id,subject,scene,script,objects,descriptions,actions,length\r\n"
+        '46GP8,HR43,Kitchen,"A, B",food;pan,"A person cooks food, twice.;They leave.",c092 11.90 21.20,24\r\n'
+    )
+    assert read(tmp_path, "charades", content) == [Annotation("46GP8", ("A person cooks food, twice.", "They leave."))]
+
+
+def test_coco_and_flickr30k_are_images(tmp_path: Path) -> None:
+    content = {
+        "images": [
+            {"id": 7, "file_name": "000000000007.jpg", "coco_url": "http://images.cocodataset.org/7.jpg"},
+            {"id": 8, "file_name": "000000000008.jpg"},
+        ],
+        "annotations": [
+            {"image_id": 8, "id": 1, "caption": "A dog."},
+            {"image_id": 7, "id": 2, "caption": "A bicycle\n"},
+            {"image_id": 8, "id": 3, "caption": "Dogs."},
+        ],
+    }
+    assert read(tmp_path, "coco", content) == [
+        Annotation("http://images.cocodataset.org/7.jpg", ("A bicycle\n",), clip="000000000007.jpg"),
+        Annotation("000000000008.jpg", ("A dog.", "Dogs."), clip="000000000008.jpg"),
+    ]
+    lines = "1000092795.jpg#0\tTwo young guys .\n1000092795.jpg#1\tTwo young men .\n"
+    assert read(tmp_path, "flickr30k", lines) == [
+        Annotation("1000092795.jpg", ("Two young guys .", "Two young men ."))
+    ]
+
+
+def test_our_own_forms(tmp_path: Path) -> None:
+    lines = (
+        '\ufeff{"file_name": "cat.mp4", "caption": "a cat", "split": "val"}\n'
+        '{"url": "https://x.org/dog.gif", "file_name": "dog1.gif", "captions": ["a dog", "dogs"]}\n'
+        '{"file_name": "long.mp4", "start": 1, "end": 2.5, "caption": "a part"}\n'
+    )
+    expected = [
+        Annotation("cat.mp4", ("a cat",), "validation"),
+        Annotation("https://x.org/dog.gif", ("a dog", "dogs"), clip="dog1.gif"),
+        Annotation("long.mp4", ("a part",), None, 1.0, 2.5),
+    ]
+    assert read(tmp_path, "jsonl", lines) == expected
+    rows = (
+        "file_name,url,caption,split,start,end\n"
+        'cat.mp4,,"a cat",val,,\n'
+        "dog1.gif,https://x.org/dog.gif,a dog,,,\n"
+        "long.mp4,,a part,,1,2.5\n"
+        "dog1.gif,https://x.org/dog.gif,dogs,,,\n"
+    )
+    assert read(tmp_path, "csv", rows) == expected
+    assert read(tmp_path, "csv", 'file_name,captions\na.gif,"[""a, b"", ""c""]"\n')[0].captions == ("a, b", "c")
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    content = json.loads(json.dumps(MSRVTT))
+    target = content
+    *keys, last = path.split("/")
+    for key in keys:
+        target = target[int(key) if isinstance(target, list) else key]
+    target[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("format", "content", "message"),
+    [
+        ("tgif", "http://a/b.gif\tone\nhttp://a/c.gif two\n", "line 2: not `URL TAB caption`: 'http://a/c.gif two'"),
+        ("tgif", b"http://a/b.gif\tone\nhttp://a/c.gif\tcaf\xe9\n", "line 2: not UTF-8 (invalid continuation byte)"),
+        ("tgif", "\n", ": no captions"),
+        ("msrvtt", "{\n", "line 2: not JSON (Expecting property name enclosed in double quotes)"),
+        ("msrvtt", {"videos": []}, ': no "sentences"'),
+        ("msrvtt", changed("videos/1/split", "all"), "videos entry 1: split 'all' is none of train, training,"),
+        ("msrvtt", changed("videos/1/start time", "0"), "videos entry 1: \"start time\" is '0', of the wrong type"),
+        ("msrvtt", changed("videos/1/end time", 0), "videos entry 1: a part from 0.0 to 0.0 seconds is none"),
+        (
+            "msrvtt",
+            changed("sentences/1/caption", None),
+            "sentences entry 1: \"caption\" is 'None', of the wrong type",
+        ),
+        ("msrvtt", changed("sentences/1/video_id", "video9"), "videos entry 1: no sentence of video1"),
+        ("msrvtt", changed("videos/1/video_id", "video0"), "videos entry 1: no sentence of video0"),
+        ("msvd", "# x\nmv89psg6zh4 a bird\n", "line 2: 'mv89psg6zh4' is not ID_start_end"),
+        ("vatex", {"videoID": "a_1_2"}, ": not a list"),
+        ("vatex", [{"videoID": "a_1_2", "chCap": []}], 'entry 0: no "enCap"'),
+        ("vatex", [{"videoID": "a_1_2", "enCap": ["a", 3]}], "entry 0: caption 3 is not text"),
+        ("activitynet", [], ": not an object of videos"),
+        ("activitynet", {"v_x": {"timestamps": [[0, 1]], "sentences": []}}, "v_x: 1 timestamps for 0 sentences"),
+        ("activitynet", {"v_x": {"timestamps": [[0]], "sentences": ["a"]}}, "v_x, part 0: timestamp [0] is not"),
+        ("charades", "id,script\n1,2\n", "line 1: no column descriptions; has id, script"),
+        ("charades", "id,descriptions\n1,2\n3\n", "line 3: more or fewer fields than the 2 columns"),
+        ("charades", 'id,descriptions\n1,"2\n', "line 2: not CSV (unexpected end of data)"),
+        (
+            "coco",
+            {"images": [{"id": 1, "file_name": "a"}], "annotations": []},
+            "images entry 0: no caption of the image",
+        ),
+        ("coco", {"images": [], "annotations": [{"image_id": 1, "caption": "a"}]}, "annotations: 1 is none of the im"),
+        ("flickr30k", "a.jpg#0\tone\na.jpg\ttwo\n", "line 2: not `NAME#NUMBER TAB caption`"),
+        ("jsonl", '{"file_name": "a"', "line 1: not JSON"),
+        ("jsonl", '{"caption": "a"}', 'line 1: no "file_name" and no "url"'),
+        ("jsonl", '{"file_name": "a"}', 'line 1: give a "caption" or a list of "captions", and not both'),
+        ("jsonl", '{"file_name": "a", "caption": "b", "start": 1}', "line 1: start and end go together"),
+        ("jsonl", '{"file_name": "a", "caption": "b", "start": 3, "end": 2}', "line 1: a part from 3.0 to 2.0"),
+        (
+            "jsonl",
+            '{"url": "a", "caption": "b", "split": "train"}\n{"url": "a", "caption": "c", "split": "test"}',
+            "line 2: a is in the split test, at line 1 in train",
+        ),
+        ("csv", "file_name,captions\na,b\n", "line 2: not JSON"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, format: str, content: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read(tmp_path, format, content)
+    text = str(caught.value)
+    assert text.startswith(str(tmp_path / "captions")) and message in text and "\n" not in text, text
+
+
+def test_every_format_has_a_sample_here() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert all(f'"{format}"' in text for format in READERS)
