@@ -59,7 +59,7 @@ from vidcap.loading import load_captioner
 
 logger = logging.getLogger("vidcap")
 MAX_UNKNOWN = 0.3  # share of the words that a model to go on from may lack
-SIMILARITY_WEIGHT = 0.3  # of `generate`, chosen on held-out clips (docs/log.md)
+SIMILARITY_WEIGHT = 0.1  # of `generate`, chosen on held-out clips (docs/log.md)
 NOVELTY_SAMPLE = 5_000  # training clips that tell what is usual
 STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data are streamed
 

@@ -199,7 +199,7 @@ class ModelArguments:
     similarity_weight: float | None = field(
         default=None,
         metadata={
-            "help": "Weight of the likeness to the clip when `generate` ranks beams, saved with the model [0.3, or 0 "
+            "help": "Weight of the likeness to the clip when `generate` ranks beams, saved with the model [0.1, or 0 "
             "without a contrastive loss]."
         },
     )

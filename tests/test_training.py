@@ -259,7 +259,7 @@ def test_going_on_from_a_trained_model(trained, folder, tmp_path, capsys):
     assert before.config.hidden_size == after.config.hidden_size
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
     assert after.novelty.fitted
-    assert after.generation_config.similarity_weight == 0.3
+    assert after.generation_config.similarity_weight == 0.1
     changes = ["--color_dropout", "0.3", "--contrastive_weight", "0", "--num_beams", "2", "--max_steps", "1"]
     assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "changed"), *changes]) == 0
     changed = AutoModel.from_pretrained(tmp_path / "changed")
