@@ -287,6 +287,11 @@ def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments)
     rows = load_clips(data.dataset, data.train_split, streaming=data.streaming, columns=columns)
     if data.streaming and args.max_steps <= 0 and args.max_train_minutes is None:
         raise ValueError("a stream has no known length: give --max_steps or --max_train_minutes")
+    if data.streaming and args.dataloader_num_workers:
+        raise ValueError(
+            f"--dataloader_num_workers {args.dataloader_num_workers}: a stream is decoded by threads; give "
+            f"--decoding_workers {args.dataloader_num_workers} in its place"
+        )
     if has_split(data.dataset, data.validation_split):
         validation = load_clips(data.dataset, data.validation_split, streaming=data.streaming, columns=columns)
     elif data.streaming:

@@ -315,6 +315,11 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         for name in ("loss_warmup", "word_dropout_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} {getattr(self, name)} is a share of the run, from 0 to 1")
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"--train_sampling_strategy {self.train_sampling_strategy}: each epoch shows the clips once, in a random "
+                "order; leave it out"
+            )
         if self.save_minutes < 0:
             raise ValueError(f"--save_minutes {self.save_minutes}: 0, or minutes between checkpoints")
         if self.best_model_tolerance < 0:
