@@ -306,7 +306,10 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         (["--loss_warmup", "2"], "--loss_warmup 2.0 is a share of the run"),
         (["--word_dropout_warmup", "2"], "--word_dropout_warmup 2.0 is a share of the run"),
         (["--train_sampling_strategy", "sequential"], "--train_sampling_strategy sequential: each epoch shows"),
-        (["--streaming", "True", "--dataloader_num_workers", "3"], "give --decoding_workers 3 in its place"),
+        (
+            ["--streaming", "True", "--max_steps", "2", "--dataloader_num_workers", "3"],
+            "give --decoding_workers 3 in its place",
+        ),
         (["--save_minutes", "-1"], "--save_minutes -1.0: 0, or minutes between checkpoints"),
         (["--self_critical_anchor", "1"], "does nothing without --self_critical_samples"),
         (["--contrastive_type", "sigmoid", "--contrastive_weight", "0"], "does nothing without --contrastive_weight"),

@@ -1,14 +1,16 @@
-"""`vidcap data prepare`: published annotations and their clips -> a data set to train on."""
+"""`vidcap data prepare`: published annotations and their clips -> a data set to train on. Adds the other commands
+of `vidcap data`, too."""
 
 import argparse
-import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .commands_data_filter import add_filter_command
+from .commands_data_inspect import add_inspect_command
 from .data.annotations import READERS, SPLIT_FORMATS, URL_FORMATS
 from .data.cleaning import RULES
+from .option_types import above_zero, share, whole, whole_or_none
 
 FETCH_OPTIONS = ("connections", "rate", "timeout", "retries", "backoff", "max_bytes")  # as in `FetchOptions`
 SHARE_DEFAULT = 0.05
@@ -41,7 +43,7 @@ def add_data_commands(commands: Any, parser_class: type[argparse.ArgumentParser]
         "--output", required=True, type=Path, dest="output_folder", metavar="DIR", help="folder of the data set"
     )
     prepare.add_argument("--clips", type=Path, metavar="DIR", help="clips that are there already, by file name or id")
-    prepare.add_argument("--workers", type=_whole, default=1, metavar="N", help="clips decoded at once [1]")
+    prepare.add_argument("--workers", type=whole, default=1, metavar="N", help="clips decoded at once [1]")
     prepare.add_argument(
         "--keep", nargs="+", choices=RULES, default=[], metavar="RULE", help=f"no cleaning by it: {', '.join(RULES)}"
     )
@@ -59,7 +61,7 @@ def add_data_commands(commands: Any, parser_class: type[argparse.ArgumentParser]
     for name in ("validation", "test"):
         splits.add_argument(
             f"--{name}",
-            type=_share,
+            type=share,
             metavar="SHARE",
             help=f"share of {name}, by a hash of the source [{SHARE_DEFAULT}]",
         )
@@ -71,20 +73,20 @@ def add_data_commands(commands: Any, parser_class: type[argparse.ArgumentParser]
         default="parquet",
         help="folder: SPLIT/metadata.jsonl beside its clips [parquet]",
     )
-    shards.add_argument("--shard_mb", type=_whole, metavar="N", help="most megabytes of clips in a shard [256]")
+    shards.add_argument("--shard_mb", type=whole, metavar="N", help="most megabytes of clips in a shard [256]")
 
     fetching = prepare.add_argument_group("fetching")
     fetching.add_argument("--no_fetch", action="store_true", help="take clips from --clips only")
-    fetching.add_argument("--connections", type=_whole, metavar="N", help="files fetched at once [4]")
-    fetching.add_argument("--rate", type=_above_zero, metavar="X", help="most requests a second to one host [4]")
-    fetching.add_argument("--timeout", type=_above_zero, metavar="S", help="seconds a server may stay silent [30]")
-    fetching.add_argument("--retries", type=_whole_or_none, metavar="N", help="new attempts after a failure [4]")
-    fetching.add_argument(
-        "--backoff", type=_above_zero, metavar="S", help="seconds before the first, then doubled [1]"
-    )
-    fetching.add_argument("--max_bytes", type=_whole, metavar="N", help="largest file [256 MB]")
+    fetching.add_argument("--connections", type=whole, metavar="N", help="files fetched at once [4]")
+    fetching.add_argument("--rate", type=above_zero, metavar="X", help="most requests a second to one host [4]")
+    fetching.add_argument("--timeout", type=above_zero, metavar="S", help="seconds a server may stay silent [30]")
+    fetching.add_argument("--retries", type=whole_or_none, metavar="N", help="new attempts after a failure [4]")
+    fetching.add_argument("--backoff", type=above_zero, metavar="S", help="seconds before the first, then doubled [1]")
+    fetching.add_argument("--max_bytes", type=whole, metavar="N", help="largest file [256 MB]")
     fetching.add_argument("--retry_gone", action="store_true", help="ask again for what was gone (404, 410)")
     prepare.set_defaults(run=partial(_run_prepare, prepare))
+    add_inspect_command(subcommands)
+    add_filter_command(subcommands)
     return prepare
 
 
@@ -165,29 +167,3 @@ def _check_prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespac
 def _given(arguments: argparse.Namespace, name: str, default: Any) -> Any:
     value = getattr(arguments, name)
     return default if value is None else value
-
-
-def _checked(text: str, kind: str, read: Callable[[str], Any], fits: Callable[[Any], bool]) -> Any:
-    try:
-        value = read(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and fits(value)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
-    return value
-
-
-def _whole(text: str) -> int:
-    return _checked(text, "a whole number of at least 1", int, lambda value: value >= 1)
-
-
-def _whole_or_none(text: str) -> int:
-    return _checked(text, "a whole number of at least 0", int, lambda value: value >= 0)
-
-
-def _share(text: str) -> float:
-    return _checked(text, "a share from 0 to below 1", float, lambda value: 0 <= value < 1)
-
-
-def _above_zero(text: str) -> float:
-    return _checked(text, "a number above 0", float, lambda value: value > 0)

@@ -1,0 +1,81 @@
+"""A look at a split: three frames of some clips, with their captions as text, in one picture.
+
+Given up: letters that Pillow's own font lacks; they show as boxes.
+"""
+
+import os
+import random
+import tempfile
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from processing import decode_video
+
+CLIPS, COLUMNS = 24, 3
+SEED = 0
+BOX = (96, 128)  # height and width of a frame, in pixels
+GAP, MARGIN, LINE, LETTER_SIZE = 2, 12, 16, 12
+CAPTIONS_SHOWN, LINES_SHOWN = 2, 3  # captions of a clip, and lines of each
+
+
+def draw_clips(readable: Sequence[int]) -> list[int]:
+    """Up to `CLIPS` of the clips, drawn by a fixed seed, in their order: the same of the same data set each time."""
+    return sorted(random.Random(SEED).sample(list(readable), min(CLIPS, len(readable))))
+
+
+def save_contact_sheet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Saves a picture: of each clip the first, middle and last frame, below them its captions.
+
+    Args:
+        rows: As `processing.datasets` describes them, at least one.
+        path: The PNG file, which appears complete or not at all.
+
+    Raises:
+        ValueError: If there are no rows.
+        VideoDecodeError: If a clip cannot be read.
+    """
+    if not rows:
+        raise ValueError("a contact sheet needs at least one clip")
+    height, width = BOX[0], 3 * (BOX[1] + GAP) - GAP
+    font = ImageFont.load_default(size=LETTER_SIZE)
+    texts = [_lines(row["captions"], int(width / font.getlength("n"))) for row in rows]
+    # Rows of the sheet are as high as the longest text in them asks.
+    heights = [
+        height + LINE * max(map(len, texts[first : first + COLUMNS])) + MARGIN
+        for first in range(0, len(rows), COLUMNS)
+    ]
+    columns = min(COLUMNS, len(rows))
+    sheet = Image.new("RGB", (columns * (width + MARGIN) + MARGIN, sum(heights) + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (row, lines) in enumerate(zip(rows, texts, strict=True)):
+        left = MARGIN + index % COLUMNS * (width + MARGIN)
+        top = MARGIN + sum(heights[: index // COLUMNS])
+        clip = decode_video(row["video"], num_frames=3, fit=BOX)
+        for place, frame in enumerate(clip.frames[clip.mask]):
+            sheet.paste(_to_image(frame), (left + place * (BOX[1] + GAP), top))
+        draw.multiline_text(
+            (left, top + height), "\n".join(lines), font=font, fill="black", spacing=LINE - LETTER_SIZE
+        )
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        unfinished = Path(scratch) / path.name
+        sheet.save(unfinished)
+        os.replace(unfinished, path)
+
+
+def _lines(captions: Sequence[str], letters: int) -> list[str]:
+    lines = []
+    for caption in captions[:CAPTIONS_SHOWN]:
+        lines += textwrap.wrap(caption, letters, max_lines=LINES_SHOWN, placeholder=" ...")
+    if len(captions) > CAPTIONS_SHOWN:
+        lines.append(f"and {len(captions) - CAPTIONS_SHOWN} more")
+    return lines
+
+
+def _to_image(frame: torch.Tensor) -> Image.Image:
+    """`(3, H, W)`, uint8, as a picture."""
+    return Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())

@@ -1,0 +1,202 @@
+"""Captions ranked by how well they fit their clips, in the space of a trained model's contrastive loss; the worst left
+out.
+
+The data set that is given stays as it is. What is kept appears in a new folder, complete or not at all.
+
+Given up: what the model does not know. It ranks rare subjects low because they are rare, and what it was trained on
+high because it has seen it: look at the worst pairs before they are left out for good.
+"""
+
+import itertools
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, List, Value, Video
+
+from processing.sources import OPTIONAL_COLUMNS
+
+from ..captioning import embed_clips, embed_texts
+from ..commands_caption import readable_clips
+from ..subtitles import CaptionedClip
+
+PART = 500  # clips that are taken out of a data set at once: those that come as bytes are then in memory
+SHARD_BYTES = 256 << 20  # most bytes of clips in a shard, but for a single larger one
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """
+    A caption of a clip.
+
+    Args:
+        row: The clip's place in the data set.
+        file_name: Its name.
+        caption: One of its captions.
+        score: Cosine of their embeddings, -1 to 1.
+    """
+
+    row: int
+    file_name: str
+    caption: str
+    score: float
+
+
+def score_pairs(
+    model: Any, processor: Any, rows: Any, *, batch_size: int = 16
+) -> tuple[list[ScoredPair], list[CaptionedClip]]:
+    """Scores every caption of every clip; a clip that cannot be read is reported and left out.
+
+    Args:
+        model: One trained with a contrastive loss.
+        processor: Its processor.
+        rows: From `load_clips`.
+        batch_size: Clips that the model takes at once.
+
+    Returns:
+        The pairs in the order of the data set, and the clips that cannot be read.
+
+    Raises:
+        ValueError: If a score is not a number, as of a model whose training diverged.
+    """
+    pairs: list[ScoredPair] = []
+    unreadable: list[CaptionedClip] = []
+    for start in range(0, len(rows), PART):
+        part = list(rows.select(range(start, min(start + PART, len(rows)))))
+        results = [CaptionedClip(row["file_name"], source=row["video"]) for row in part]
+        clips = readable_clips(results, processor.video_processor, f"clips {start + 1} to {start + len(part)}")
+        first = next(clips, None)
+        if first is not None:
+            videos = embed_clips(model, processor, itertools.chain([first], clips), batch_size=batch_size)
+            read = [index for index, result in enumerate(results) if result.error is None]
+            owners = [place for place, index in enumerate(read) for _ in part[index]["captions"]]
+            captions = [caption for index in read for caption in part[index]["captions"]]
+            texts = embed_texts(model, processor, captions)
+            scores = (videos[owners] * texts).float().sum(dim=-1).tolist()  # (pairs,)
+            for owner, caption, score in zip(owners, captions, scores, strict=True):
+                pairs.append(ScoredPair(start + read[owner], part[read[owner]]["file_name"], caption, score))
+        unreadable += [result for result in results if result.error is not None]
+    if broken := [pair for pair in pairs if not math.isfinite(pair.score)]:
+        raise ValueError(
+            f"the model gives {broken[0].file_name} the score {broken[0].score}; did its training diverge?"
+        )
+    return pairs, unreadable
+
+
+def choose_kept(
+    pairs: Sequence[ScoredPair], *, keep_share: float | None = None, min_score: float | None = None
+) -> list[bool]:
+    """Which pairs are kept.
+
+    Args:
+        pairs: Scored, at least one.
+        keep_share: Keep this share of the pairs, the best ones; of equal ones those that come first.
+        min_score: Keep pairs of this score or a higher one, in place of a share.
+
+    Raises:
+        ValueError: If not exactly one of the two is given, or nothing would be kept.
+    """
+    if (keep_share is None) == (min_score is None):
+        raise ValueError(f"keep_share={keep_share} and min_score={min_score}: give one of them")
+    scores = [pair.score for pair in pairs]
+    if min_score is not None:
+        kept = [score >= min_score for score in scores]
+    else:
+        assert keep_share is not None
+        count = round(keep_share * len(pairs))
+        best = set(sorted(range(len(pairs)), key=lambda index: -scores[index])[:count])
+        kept = [index in best for index in range(len(pairs))]
+    if not any(kept):
+        given = f"a share of {keep_share:g}" if min_score is None else f"a score of {min_score:g} or more"
+        raise ValueError(
+            f"{given} keeps none of the {len(pairs)} captions, which score {min(scores):.3f} to {max(scores):.3f}; "
+            "ask for less"
+        )
+    return kept
+
+
+def write_filtered(
+    output: Path,
+    split: str,
+    rows: Any,
+    pairs: Sequence[ScoredPair],
+    kept: Sequence[bool],
+    unreadable: Sequence[CaptionedClip] = (),
+) -> None:
+    """Writes `scores.jsonl`, worst first, `unreadable.jsonl` where there are such clips, and the data set of what is
+    kept: `SPLIT.jsonl` with paths relative to it, or Parquet files where clips come as bytes.
+
+    Args:
+        output: A folder that is not there yet, or empty; the one that it is in must exist.
+        split: Its name in the new data set.
+        rows: The data set.
+        pairs: Its scored captions.
+        kept: Whether each is kept, at least one.
+        unreadable: Clips that were left out.
+    """
+    captions: dict[int, list[str]] = {}
+    for pair in itertools.compress(pairs, kept):
+        captions.setdefault(pair.row, []).append(pair.caption)
+    scores = [
+        {"file_name": pair.file_name, "caption": pair.caption, "score": round(pair.score, 6), "kept": each}
+        for pair, each in sorted(zip(pairs, kept, strict=True), key=lambda scored: scored[0].score)
+    ]
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        unfinished = Path(scratch) / output.name
+        unfinished.mkdir()
+        chosen = rows.select(list(captions))
+        if any(row["video"]["bytes"] is not None for row in chosen):
+            _write_parquet(unfinished, split, _kept_rows(chosen, captions))
+        else:
+            table = [_named(row, output) for row in _kept_rows(chosen, captions)]
+            _write_lines(unfinished / f"{split}.jsonl", table)
+        _write_lines(unfinished / "scores.jsonl", scores)
+        if unreadable:
+            reasons = [{"file_name": clip.file, "reason": clip.error} for clip in unreadable]
+            _write_lines(unfinished / "unreadable.jsonl", reasons)
+        os.replace(unfinished, output)
+
+
+def _kept_rows(chosen: Any, captions: Mapping[int, list[str]]) -> Iterator[dict[str, Any]]:
+    """The rows that are `chosen`, one by one, with what is kept of their captions."""
+    for row, own in zip(chosen, captions.values(), strict=True):
+        optional = {name: row[name] for name in OPTIONAL_COLUMNS if row.get(name) is not None}
+        yield {"video": row["video"], "file_name": row["file_name"], "captions": own, **optional}
+
+
+def _named(row: dict[str, Any], output: Path) -> dict[str, Any]:
+    path = os.path.relpath(row.pop("video")["path"], output)
+    return {"path": path, **row}
+
+
+def _write_parquet(folder: Path, split: str, rows: Iterator[dict[str, Any]]) -> None:
+    names = ("file_name", *OPTIONAL_COLUMNS)
+    strings = {name: Value("string") for name in names}
+    # `datasets` finds its features in the schema: the column is a `Video` for whoever loads it.
+    schema = Features({"video": Video(), "captions": List(Value("string")), **strings}).arrow_schema
+    shards = itertools.count()
+    part: list[dict[str, Any]] = []
+    size = 0
+
+    def write() -> None:
+        pq.write_table(pa.Table.from_pylist(part, schema=schema), folder / f"{split}-{next(shards):05d}.parquet")
+
+    for row in rows:
+        own = len(row["video"]["bytes"] or b"")
+        if part and size + own > SHARD_BYTES:
+            write()
+            part, size = [], 0
+        part.append(row)
+        size += own
+    write()
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
