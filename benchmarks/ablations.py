@@ -66,6 +66,7 @@ VARIANTS = {
     "joint fusion": "--fusion joint",
     # 4: against the language prior
     "no word dropout": "--word_dropout 0",
+    "word dropout from the start": "--word_dropout_warmup 0",
     "scheduled sampling .2": "--scheduled_sampling 0.2",
     "masked words .5": "--masked_word_weight 0.5",
     "near misses": "--contrastive_weight 0.5 --near_misses word",

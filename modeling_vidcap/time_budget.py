@@ -44,6 +44,7 @@ class TimeBudget(TrainerCallback):
         self.evaluations = max(1, evaluations)
         self.evaluation_seconds = 0.0
         self.steps: int | None = None
+        self.pace: float | None = None  # seconds a step
         self.progress = 0.0
 
     @property
@@ -106,6 +107,8 @@ class TimeBudget(TrainerCallback):
     def _fit(self, step: int, device: torch.device) -> None:
         """Fixes the number of steps, or changes it if the end would come too early or too late."""
         pace = (self.clock() - self.pace_started - self.paused) / (step - self.pace_step)
+        # Halfway between old and new: the pace of a tenth of the run goes up and down by some percent.
+        self.pace = pace = pace if self.pace is None else (self.pace + pace) / 2
         self.pace_started, self.pace_step, self.paused = self.clock(), step, 0.0
         left = self.evaluations - int(self.progress * self.evaluations)
         time_left = self.seconds - self.spent - left * self.evaluation_seconds
