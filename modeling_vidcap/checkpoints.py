@@ -205,6 +205,9 @@ class SafeCheckpointsMixin(Trainer):
             staged.parent.rmdir()
             rotate(directory, self.args.save_total_limit, self.state.best_model_checkpoint)
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: what goes to the Hub is the finished model, checked, and none of the pickles beside it."""
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         # The Trainer's own would write some backbones' weights under the names of their first release, which it does
         # not read when it resumes, and its arguments as a pickle.

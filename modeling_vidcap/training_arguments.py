@@ -317,8 +317,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
                 raise ValueError(f"--{name} {getattr(self, name)} is a share of the run, from 0 to 1")
         if self.train_sampling_strategy != "random":
             raise ValueError(
-                f"--train_sampling_strategy {self.train_sampling_strategy}: each epoch shows the clips once, in a random "
-                "order; leave it out"
+                f"--train_sampling_strategy {self.train_sampling_strategy}: each epoch shows the clips once, in "
+                "random order; leave it out"
             )
         if self.save_minutes < 0:
             raise ValueError(f"--save_minutes {self.save_minutes}: 0, or minutes between checkpoints")

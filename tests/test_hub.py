@@ -95,6 +95,9 @@ def test_a_data_set_on_the_hub_trains_a_model_that_is_pushed(hub: HubServer, tmp
     assert pushed["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
     assert json.loads(pushed["report.json"])["arguments"]["dataset"] == "tester/clips"
     assert str(tmp_path) not in pushed["report.json"].decode()
+    ever = {name for files in hub.repositories["model", "tester/trained"].commits.values() for name in files}
+    assert not [name for name in ever if "checkpoint" in name or name.endswith((".bin", ".pt", ".pth"))]
+    assert list((tmp_path / "model").glob("checkpoint-*/optimizer.pt"))  # there was one to leak
 
 
 def test_shards_on_the_hub_are_streamed_by_two_processes_and_the_model_captions_by_its_id(
