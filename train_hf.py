@@ -14,12 +14,10 @@ arguments.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import logging
 import os
-import re
 import resource
 import sys
 import time
@@ -32,7 +30,7 @@ from transformers import GenerationConfig, set_seed
 
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
-from modeling_vidcap.checkpoints import damage, find_last, find_unfinished, mark_finished, read_manifest
+from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.lora import add_lora, merge_lora
 from modeling_vidcap.precision import faster_in_bf16
@@ -40,7 +38,13 @@ from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
 from modeling_vidcap.self_critical import SelfCriticalLoss
 from modeling_vidcap.text_warmup import read_corpus, warm_up_text
-from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments, parse
+from modeling_vidcap.training_arguments import (
+    DataArguments,
+    ModelArguments,
+    VideoCaptionTrainingArguments,
+    chosen,
+    parse,
+)
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.captions import load_tokenizer, train_tokenizer
@@ -136,8 +140,8 @@ def train(
     if pool > num_frames:
         augmentation = dataclasses.replace(augmentation, num_frames=num_frames)
     near_misses = near_misses_of(data, model, by_clip)
-    settings = run_settings(data, model_args, args, captions)
-    resume = checkpoint_to_resume(args, settings)
+    settings = run_settings(args, vars(data) | vars(model_args), captions)
+    resume = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, settings)
     if corpus and resume is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
     cache = open_clip_cache(
@@ -239,44 +243,6 @@ def train(
     if args.push_to_hub:
         repo_id = args.hub_model_id or Path(args.output_dir).name
         logger.info(f"pushed: {push_to_hub(directory, repo_id, private=args.hub_private_repo, token=args.hub_token)}")
-
-
-def run_settings(
-    data: DataArguments, model_args: ModelArguments, args: VideoCaptionTrainingArguments, captions: list[str]
-) -> dict[str, Any]:
-    """What a run must have in common with a checkpoint to go on from it: the arguments that make a difference to the
-    weights, and the captions."""
-    values = {**vars(data), **vars(model_args)}
-    values |= {each.name: getattr(args, each.name) for each in dataclasses.fields(args)}
-    indifferent = re.compile(
-        "output_dir|resume_from_checkpoint|feature_cache|decoding_workers|disable_tqdm|bf16|mixed_precision|run_name|"
-        "(hub|push|report|log|save|dataloader|trackio|ddp|torch_compile|local_rank).*"
-    )
-    simple = {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float | str | bool | list | None) and not indifferent.fullmatch(name)
-    }
-    return {**simple, "captions": hashlib.sha256("\n".join(captions).encode()).hexdigest()[:16]}
-
-
-def checkpoint_to_resume(args: VideoCaptionTrainingArguments, settings: dict[str, Any]) -> Path | None:
-    """The checkpoint that was asked for; by default that of an interrupted run of the same settings, if any."""
-    wanted = args.resume_from_checkpoint
-    assert args.output_dir is not None
-    if wanted is None:
-        found = find_unfinished(args.output_dir, settings)
-    elif wanted.lower() in ("false", "no"):
-        found = None
-    elif wanted.lower() in ("true", "last"):
-        found = find_last(args.output_dir)
-    elif (reason := damage(Path(wanted))) is not None:
-        raise ValueError(f"--resume_from_checkpoint {wanted}: {reason}")
-    else:
-        found = Path(wanted)
-    if found is not None:
-        logger.info(f"going on from {found} (--resume_from_checkpoint no begins anew)")
-    return found
 
 
 def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments) -> tuple[Any, Any]:
@@ -478,19 +444,6 @@ def choose_precision(
 def public_name(source: str | None) -> str | None:
     """A Hub id as it is; of a local folder its name only, since reports are shared."""
     return Path(source).resolve().name if source is not None and os.path.exists(source) else source
-
-
-def chosen(args: VideoCaptionTrainingArguments) -> dict[str, Any]:
-    """The training arguments that differ from their defaults, for the report; no secrets, no paths of the machine."""
-    return {
-        each.name: value
-        for each in dataclasses.fields(args)
-        if isinstance(value := getattr(args, each.name), int | float | str | bool)
-        and value != each.default
-        and "token" not in each.name
-        and not each.name.endswith("_dir")
-        and each.name != "resume_from_checkpoint"
-    }
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ is noticed by its hash and passed over, saying so. Gives up: nothing that is pic
 which the Trainer reads with `weights_only=True`.
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,11 @@ logger = logging.getLogger(__name__)
 MANIFEST = "checkpoint.json"  # the last file of a checkpoint to be written
 STAGING, LEAVING = ".checkpoint-being-written", ".checkpoint-being-removed"
 NAME = re.compile(r"checkpoint-(\d+)")
+# Arguments that make no difference to the weights.
+INDIFFERENT = re.compile(
+    "output_dir|resume_from_checkpoint|feature_cache|decoding_workers|disable_tqdm|bf16|mixed_precision|run_name|"
+    "(hub|push|report|log|save|dataloader|trackio|ddp|torch_compile|local_rank).*"
+)
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
@@ -109,6 +116,40 @@ def find_last(directory: str | Path) -> Path:
             return path
         logger.warning(f"{path} is passed over: {reason}")
     raise ValueError(f"{directory}: no whole checkpoint to resume from; leave out --resume_from_checkpoint")
+
+
+def run_settings(arguments: Any, others: dict[str, Any], captions: Sequence[str]) -> dict[str, Any]:
+    """What a run must have in common with a checkpoint to go on from it: the arguments that make a difference to the
+    weights (`arguments`, a dataclass, and `others` by name), and the captions."""
+    values = {**others, **{each.name: getattr(arguments, each.name) for each in dataclasses.fields(arguments)}}
+    simple = {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float | str | bool | list | None) and not INDIFFERENT.fullmatch(name)
+    }
+    return {**simple, "captions": hashlib.sha256("\n".join(captions).encode()).hexdigest()[:16]}
+
+
+def checkpoint_to_resume(directory: str | Path, wanted: str | None, settings: dict[str, Any]) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` asks for; by default that of an interrupted run of the same
+    settings, if any.
+
+    Raises:
+        ValueError: If what was asked for is not there or damaged.
+    """
+    if wanted is None:
+        found = find_unfinished(directory, settings)
+    elif wanted.lower() in ("false", "no"):
+        found = None
+    elif wanted.lower() in ("true", "last"):
+        found = find_last(directory)
+    elif (reason := damage(Path(wanted))) is not None:
+        raise ValueError(f"--resume_from_checkpoint {wanted}: {reason}")
+    else:
+        found = Path(wanted)
+    if found is not None:
+        logger.info(f"going on from {found} (--resume_from_checkpoint no begins anew)")
+    return found
 
 
 def mark_finished(directory: str | Path) -> None:

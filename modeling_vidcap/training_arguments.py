@@ -2,7 +2,7 @@
 YAML file of the same names."""
 
 from argparse import Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -242,12 +242,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     eval_strategy: str = "epoch"
     save_strategy: str = "best"
     save_total_limit: int | None = 2  # the best, and the one before it or behind it
-    save_minutes: float = field(
-        default=10,
-        metadata={
-            "help": "Write a checkpoint at least so often, to go on from after an interruption; 0: as evaluated."
-        },
-    )
+    save_minutes: float = field(default=10, metadata={"help": "Most minutes between checkpoints; 0: as evaluated."})
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "cider"
     greater_is_better: bool | None = True
@@ -316,9 +311,9 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} {getattr(self, name)} is a share of the run, from 0 to 1")
         if self.train_sampling_strategy != "random":
+            strategy = self.train_sampling_strategy
             raise ValueError(
-                f"--train_sampling_strategy {self.train_sampling_strategy}: each epoch shows the clips once, in "
-                "random order; leave it out"
+                f"--train_sampling_strategy {strategy}: each epoch shows the clips once, at random; leave it out"
             )
         if self.save_minutes < 0:
             raise ValueError(f"--save_minutes {self.save_minutes}: 0, or minutes between checkpoints")
@@ -350,6 +345,19 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     @property
     def _optimizes_by_adamw(self) -> bool:
         return OptimizerNames(self.optim) in (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
+
+
+def chosen(args: VideoCaptionTrainingArguments) -> dict[str, Any]:
+    """The training arguments that differ from their defaults, for the report; no secrets, no paths of the machine."""
+    return {
+        each.name: value
+        for each in fields(args)
+        if isinstance(value := getattr(args, each.name), int | float | str | bool)
+        and value != each.default
+        and "token" not in each.name
+        and not each.name.endswith("_dir")
+        and each.name != "resume_from_checkpoint"
+    }
 
 
 class _Parser(HfArgumentParser):

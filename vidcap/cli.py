@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from . import __version__
 from .commands_data import add_data_commands
+from .option_types import checked, whole
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,10 +79,10 @@ def build_parser() -> argparse.ArgumentParser:
         default="torch",
         help="what runs the backbone; openvino, an extra, is faster on many CPUs [torch]",
     )
-    reader.add_argument("--batch_size", type=_positive, default=16, metavar="N", help="clips taken at once [16]")
+    reader.add_argument("--batch_size", type=whole, default=16, metavar="N", help="clips taken at once [16]")
     model = _Parser(add_help=False, parents=[reader])
-    model.add_argument("--num_beams", type=_positive, metavar="N", help="beams of the search [the model's own]")
-    model.add_argument("--max_new_tokens", type=_positive, metavar="N", help="longest caption [the model's own]")
+    model.add_argument("--num_beams", type=whole, metavar="N", help="beams of the search [the model's own]")
+    model.add_argument("--max_new_tokens", type=whole, metavar="N", help="longest caption [the model's own]")
 
     caption = commands.add_parser(
         "caption",
@@ -98,21 +99,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="text: `CLIP: caption` lines; json: one list; vtt, srt: subtitles of a single clip [text]",
     )
     caption.add_argument("--output", type=Path, metavar="FILE", help="write there, not to the standard output")
-    caption.add_argument("--num_frames", type=_positive, metavar="N", help="frames taken of a clip [the model's own]")
-    caption.add_argument("--max_frame_pixels", type=_positive, metavar="N", help="refuse clips with larger frames")
-    caption.add_argument("--max_clip_frames", type=_positive, metavar="N", help="refuse clips with more frames")
-    whole = caption.add_argument_group(
+    caption.add_argument("--num_frames", type=whole, metavar="N", help="frames taken of a clip [the model's own]")
+    caption.add_argument("--max_frame_pixels", type=whole, metavar="N", help="refuse clips with larger frames")
+    caption.add_argument("--max_clip_frames", type=whole, metavar="N", help="refuse clips with more frames")
+    data_set = caption.add_argument_group(
         "a whole data set", "torchrun deals it out to several processes; what is interrupted goes on when given again"
     )
-    whole.add_argument("--dataset", metavar="FOLDER_OR_ID", help="caption its clips; --output is then a folder")
-    whole.add_argument("--split", help="[train]")
-    whole.add_argument("--shard_size", type=_positive, metavar="N", help="clips a file of captions [500]")
-    whole.add_argument("--video_column", metavar="NAME", help="column of the clips [recognised]")
-    whole.add_argument("--caption_column", metavar="NAME", help="column of their present captions [recognised]")
+    data_set.add_argument("--dataset", metavar="FOLDER_OR_ID", help="caption its clips; --output is then a folder")
+    data_set.add_argument("--split", help="[train]")
+    data_set.add_argument("--shard_size", type=whole, metavar="N", help="clips a file of captions [500]")
+    data_set.add_argument("--video_column", metavar="NAME", help="column of the clips [recognised]")
+    data_set.add_argument("--caption_column", metavar="NAME", help="column of their present captions [recognised]")
     search_group = caption.add_argument_group("which captions")
-    search_group.add_argument(
-        "--captions", type=_positive, default=1, metavar="N", help="captions a clip, best first [1]"
-    )
+    search_group.add_argument("--captions", type=whole, default=1, metavar="N", help="captions a clip, best first [1]")
     search_group.add_argument("--sample", action="store_true", help="draw captions instead of searching the likeliest")
     search_group.add_argument(
         "--temperature",
@@ -166,8 +165,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--train_split", default="train", help="its split [train]")
     evaluate.add_argument("--skip_broken_clips", action="store_true", help="leave out, and list, unreadable clips")
-    evaluate.add_argument("--num_frames", type=_positive, metavar="N", help="frames taken of a clip [the model's own]")
-    evaluate.add_argument("--limit", type=_positive, metavar="N", help="the first N clips only")
+    evaluate.add_argument("--num_frames", type=whole, metavar="N", help="frames taken of a clip [the model's own]")
+    evaluate.add_argument("--limit", type=whole, metavar="N", help="the first N clips only")
     evaluate.add_argument(
         "--feature_cache", type=Path, metavar="DIR", help="decoded clips [$VIDCAP_CACHE or ~/.cache/vidcap]"
     )
@@ -190,7 +189,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     search.add_argument("text", help="what to look for, worded like the captions of training")
     search.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
-    search.add_argument("--top", type=_positive, default=10, metavar="N", help="how many to print [10]")
+    search.add_argument("--top", type=whole, default=10, metavar="N", help="how many to print [10]")
     search.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
     search.set_defaults(run=_search)
 
@@ -232,25 +231,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def _number(kind: str, fits: Callable[[float], bool] = math.isfinite) -> Callable[[str], float]:
     """Reads a finite number that `fits`; `kind` says which ones do."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and fits(value)):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
-        return value
-
-    return read
+    return lambda text: checked(text, kind, float, fits)
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
