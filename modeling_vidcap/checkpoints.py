@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-from .time_budget import from_first_rank
+from .ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 MANIFEST = "checkpoint.json"  # the last file of a checkpoint to be written

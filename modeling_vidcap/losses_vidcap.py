@@ -86,7 +86,7 @@ def hard_logits(anchors: torch.Tensor, negatives: torch.Tensor | None, scale: to
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """The tensors of all ranks joined along the first dimension, in which they may differ; gradients flow back to
     each rank."""
-    if not _several_ranks():
+    if not several_ranks():
         return tensor
     from torch.distributed.nn.functional import all_gather
 
@@ -98,7 +98,7 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 def gather_padded(ids: torch.Tensor) -> torch.Tensor:
     """Integer rows of all ranks, padded on the right with -1 to one common length."""
-    if not _several_ranks():
+    if not several_ranks():
         return ids
     rows = _rows_of_ranks(ids)
     length = torch.tensor(ids.shape[1], device=ids.device)
@@ -110,7 +110,8 @@ def gather_padded(ids: torch.Tensor) -> torch.Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
 
 
-def _several_ranks() -> bool:
+def several_ranks() -> bool:
+    """Whether this process is one of several that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

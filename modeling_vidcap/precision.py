@@ -6,17 +6,20 @@ from collections.abc import Callable
 
 import torch
 
+from .ranks import on_every_rank
+
 
 def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats: int = 3) -> bool:
     """Whether `work` runs faster under bf16 autocast than in fp32 on this device.
 
     GPUs that compute in bf16 always gain. CPUs gain only with instructions for it (without, they are tens of times
     slower: even to try takes most of a minute), and small layers not even then, so that the two are timed in turn and
-    their medians compared. The state of the random generator is left as it was.
+    their medians compared. The state of the random generator is left as it was. Of several ranks each must find it
+    faster: in two precisions their tensors would not fit together.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type != "cpu" or not cpu_computes_in_bf16():
+        return on_every_rank(torch.cuda.is_bf16_supported(), device)
+    if device.type != "cpu" or not on_every_rank(cpu_computes_in_bf16(), device):
         return False
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with torch.random.fork_rng(devices=[]):
@@ -27,7 +30,8 @@ def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats:
                     work()
                 if repeat:  # the first round pays for allocations
                     seconds[enabled].append(time.perf_counter() - start)
-    return statistics.median(seconds[True]) < 0.9 * statistics.median(seconds[False])
+    faster = statistics.median(seconds[True]) < 0.9 * statistics.median(seconds[False])
+    return on_every_rank(faster, device)
 
 
 def cpu_computes_in_bf16() -> bool:

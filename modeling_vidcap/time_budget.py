@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import has_length
+
+from .ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 FEW_PASSES = 20  # over the clips; after 10 to 13 of them most captions of emoji clips were wrong (docs/log.md)
@@ -142,12 +143,3 @@ class BudgetBar(ProgressCallback):
             elapsed = min(round(self.budget.spent), self.training_bar.total)
             self.training_bar.update(elapsed - self.training_bar.n)
             self.training_bar.set_postfix(step=state.global_step, refresh=False)
-
-
-def from_first_rank(value: float, device: torch.device) -> float:
-    """Clocks differ between ranks; all must stop at the same step."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    shared = torch.tensor(value, device=device, dtype=torch.float64)
-    dist.broadcast(shared, src=0)
-    return float(shared)

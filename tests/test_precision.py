@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 from modeling_vidcap.precision import faster_in_bf16
 
@@ -23,3 +24,20 @@ def test_the_faster_of_the_two_is_taken(monkeypatch, slower_in_bf16):
 def test_a_cpu_without_instructions_for_bf16_is_not_made_to_try(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False})
     assert not faster_in_bf16(lambda: pytest.fail("tried"), CPU)
+
+
+def _rank_answer(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.cpu.get_capabilities = lambda: {"amx_bf16": True}
+    faster_on_this = rank == 1
+    answer = faster_in_bf16(
+        lambda: time.sleep(0.001 if torch.is_autocast_enabled("cpu") == faster_on_this else 0.02), CPU
+    )
+    torch.cpu.get_capabilities = lambda: {"amx_bf16": rank == 1}
+    torch.save((answer, faster_in_bf16(lambda: None, CPU)), f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_that_measure_differently_take_the_same_precision(tmp_path):
+    mp.spawn(_rank_answer, args=(str(tmp_path),), nprocs=2)
+    assert [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)] == [(False, False)] * 2

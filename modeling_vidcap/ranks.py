@@ -1,0 +1,24 @@
+"""What several processes must agree on before they go on; of a single process, what it says itself."""
+
+import torch
+import torch.distributed as dist
+
+from .losses_vidcap import several_ranks
+
+
+def from_first_rank(value: float, device: torch.device) -> float:
+    """The first rank's value on each of them: their clocks differ, and all must stop at the same step."""
+    if not several_ranks():
+        return value
+    shared = torch.tensor(value, device=device, dtype=torch.float64)
+    dist.broadcast(shared, src=0)
+    return float(shared)
+
+
+def on_every_rank(condition: bool, device: torch.device) -> bool:
+    """Whether the condition holds on all of them: what each finds by trying may differ."""
+    if not several_ranks():
+        return condition
+    shared = torch.tensor(float(condition), device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MIN)
+    return bool(shared)
