@@ -18,7 +18,6 @@ import itertools
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -56,7 +55,7 @@ from processing.streams import StreamedClips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.bootstrap import scores_per_clip
-from vidcap.evaluation.evaluate import evaluate_model
+from vidcap.evaluation.evaluate import evaluate_model, peak_rss_mb
 from vidcap.evaluation.report import plot_history, write_report
 from vidcap.evaluation.reward import CiderReward
 from vidcap.loading import load_captioner
@@ -195,6 +194,7 @@ def train(
     training_started = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trained = time.perf_counter()
+    model = trainer.whole_model()
     merge_lora(adapters)
     clips.augmentation = None
     fit_novelty(model, collator, clips, validation)
@@ -215,7 +215,7 @@ def train(
     report |= {
         "total_seconds": time.perf_counter() - started,
         "steps": trainer.state.global_step,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_mb": peak_rss_mb(),
         "parameters": model.num_parameters(),
         "skipped_clips": skipped,
         "arguments": {

@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from .ranks import from_first_rank
+from .sharded_weights import ShardedWeightsMixin
 
 logger = logging.getLogger(__name__)
 MANIFEST = "checkpoint.json"  # the last file of a checkpoint to be written
@@ -197,7 +198,7 @@ class SaveEvery(TrainerCallback):
         self.saved = time.perf_counter()
 
 
-class SafeCheckpointsMixin(Trainer):
+class SafeCheckpointsMixin(ShardedWeightsMixin):
     """Writes checkpoints as described above; to be named ahead of a `Trainer`.
 
     `settings` is what a run must have in common with a checkpoint to go on from it unasked.
@@ -255,15 +256,15 @@ class SafeCheckpointsMixin(Trainer):
         if not self.args.should_save:
             return
         folder = output_dir or self.args.output_dir
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model) if state_dict is None else self._whole(state_dict)
         assert isinstance(model, PreTrainedModel) and folder is not None
-        model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+        model.save_pretrained(folder, save_original_format=False)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if not self.is_fsdp_enabled:
-            check_fits(self.model if model is None else model, resume_from_checkpoint)  # type: ignore[arg-type]
+            check_fits(self.model if model is None else model, resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 

@@ -98,7 +98,7 @@ class TimeBudget(TrainerCallback):
         control.should_training_stop |= self.progress >= 1
         if self.progress >= 1 or int(self.progress * self.evaluations) > int(before * self.evaluations):
             control.should_evaluate = True
-            self.evaluation_started = self.clock()
+        self.evaluation_started = self.clock()  # if one follows, be it that the Trainer asks for it
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:
         took = self.clock() - self.evaluation_started

@@ -36,18 +36,19 @@ def command(folder: Path, output: Path, *options: str) -> list[str]:
     return ["--dataset", str(folder), "--output_dir", str(output), "--feature_cache", str(cache), *SMALL, *options]
 
 
-def launcher(*arguments: str) -> dict:
+def launcher(*arguments: str, fsdp: bool = False) -> dict:
     """What `subprocess` needs to start two processes."""
-    script = Path(train_hf.__file__)
-    config = script.parent / "recipes" / "accelerate" / "one-machine.yaml"
+    root = Path(train_hf.__file__).parent
+    script = root / "tests" / "fsdp_on_cpus.py" if fsdp else root / "train_hf.py"
+    config = root / "recipes" / "accelerate" / ("fsdp.yaml" if fsdp else "one-machine.yaml")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     launch += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     return {"args": [*launch, str(script), *arguments], "env": environment, "text": True}
 
 
-def on_two_processes(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(**launcher(*arguments), capture_output=True, timeout=300)
+def on_two_processes(*arguments: str, fsdp: bool = False) -> subprocess.CompletedProcess:
+    return subprocess.run(**launcher(*arguments, fsdp=fsdp), capture_output=True, timeout=300)
 
 
 def losses(output: Path) -> list[tuple[float, float]]:
@@ -71,6 +72,35 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path, monkeypatch, muon
         weights, others = (load_file(tmp_path / each / "model.safetensors") for each in ("one", "two"))
         for name, weight in weights.items():
             torch.testing.assert_close(others[name], weight, rtol=0, atol=1e-4, msg=name)
+
+
+SPLIT = ["--muon", "False", "--save_strategy", "steps", "--save_steps", "5", "--contrastive_type", "sigmoid"]
+
+
+@pytest.fixture(scope="module")
+def split(folder, tmp_path_factory):
+    """What a run with weights split over two processes wrote."""
+    output = tmp_path_factory.mktemp("split")
+    done = on_two_processes(*command(folder, output, "--per_device_train_batch_size", "3", *SPLIT), fsdp=True)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def test_split_weights_learn_what_whole_ones_learn(split, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert train_hf.main(command(folder, tmp_path, "--per_device_train_batch_size", "6", *SPLIT)) == 0
+    torch.testing.assert_close(torch.tensor(losses(split)), torch.tensor(losses(tmp_path)), rtol=0, atol=1e-5)
+    whole, parts = load_file(tmp_path / "model.safetensors"), load_file(split / "model.safetensors")
+    assert {name: each.shape for name, each in whole.items()} == {name: each.shape for name, each in parts.items()}
+
+
+@pytest.mark.slow
+def test_split_weights_go_on_from_a_checkpoint(split, folder, tmp_path):
+    options = ["--per_device_train_batch_size", "3", "--resume_from_checkpoint", str(split / "checkpoint-5")]
+    done = on_two_processes(*command(folder, tmp_path, *SPLIT, *options), fsdp=True)
+    assert done.returncode == 0, done.stderr
+    weights, others = (load_file(each / "model.safetensors") for each in (split, tmp_path))
+    assert not [name for name in weights if not torch.equal(weights[name], others[name])]
 
 
 @pytest.mark.slow

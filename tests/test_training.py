@@ -350,6 +350,13 @@ def test_time_budget_ends_the_run_and_keeps_the_best(folder, tmp_path):
     assert json.loads((tmp_path / "m" / "report.json").read_text())["train_seconds"] < 30
 
 
+def test_steps_may_end_before_the_time(folder, tmp_path):
+    options = ["--max_train_minutes", "100", "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
+    options += ["--load_best_model_at_end", "False"]
+    assert run(folder, tmp_path / "m", tmp_path / "cache", *options) == 0
+    assert json.loads((tmp_path / "m" / "report.json").read_text())["steps"] == 2
+
+
 def test_streaming_trains_without_a_cache(folder, tmp_path):
     assert run(folder, tmp_path / "m", tmp_path / "cache", "--streaming", "True", "--max_steps", "4") == 0
     assert (tmp_path / "m" / "model.safetensors").exists()
