@@ -343,11 +343,12 @@ def test_words_that_the_model_to_go_on_from_lacks_are_refused(trained, tmp_path,
 
 
 def test_time_budget_ends_the_run_and_keeps_the_best(folder, tmp_path):
-    assert run(folder, tmp_path / "m", tmp_path / "cache", "--max_train_minutes", "0.1", "--evaluations", "3") == 0
+    options = ["--max_train_minutes", "0.1", "--evaluations", "3", "--processor_time", "True"]
+    assert run(folder, tmp_path / "m", tmp_path / "cache", *options) == 0
     history = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
     evaluations = [entry["eval_cider"] for entry in history if "eval_cider" in entry]
     assert len(evaluations) >= 3
-    assert json.loads((tmp_path / "m" / "report.json").read_text())["train_seconds"] < 30
+    assert json.loads((tmp_path / "m" / "report.json").read_text())["train_seconds"] < 300
 
 
 def test_steps_may_end_before_the_time(folder, tmp_path):
