@@ -139,6 +139,33 @@ def test_a_full_disk_leaves_the_checkpoint_before(folder, tmp_path, capsys, monk
     assert [damage(path) for path in kept] == [None, None] and len(list((tmp_path / "m").iterdir())) == 2
 
 
+ON_A_SMALL_DISK = """
+mkdir small && mount -t tmpfs -o size="$1" tmpfs small || exit 77
+shift; "$@"; status=$?; cp -r small kept; exit $status
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_loses_the_steps_since_the_last_checkpoint_alone(uninterrupted, folder, tmp_path):
+    kind, weights = uninterrupted
+    command = arguments(folder, tmp_path / "small", kind, "--save_total_limit", "2")
+    # A file system of two checkpoints and a half, in a mount namespace of its own.
+    assert train_hf.main(arguments(folder, tmp_path / "one", kind, "--max_steps", "1")) == 0
+    size = sum(path.stat().st_size for path in (tmp_path / "one" / "checkpoint-1").rglob("*") if path.is_file())
+    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, "sh", str(int(2.5 * size))]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    train = [*shell, sys.executable, train_hf.__file__, *command]
+    run = subprocess.run(train, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if run.returncode == 77:
+        pytest.skip(f"a file system cannot be mounted here: {run.stderr}")
+    error = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 1 and "could not be written" in error and "the same command goes on from" in error
+    kept = checkpoints.checkpoints(tmp_path / "kept")
+    assert [damage(path) for path in kept] == [None, None] and len(list((tmp_path / "kept").iterdir())) == 2
+    assert train_hf.main(arguments(folder, tmp_path / "kept", kind, "--save_total_limit", "2")) == 0
+    assert_equal(tmp_path / "kept", weights)
+
+
 def test_what_is_asked_for_and_not_there_is_one_line(folder, tmp_path, capsys):
     for wanted, message in (
         ("last", "no whole checkpoint to resume from"),
