@@ -29,7 +29,7 @@ import torch
 from transformers import GenerationConfig, set_seed
 
 import vidcap
-from hub_card import export_model, push_to_hub
+from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.lora import add_lora, merge_lora

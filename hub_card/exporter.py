@@ -35,6 +35,7 @@ from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
 from . import probe as probe_module
 from .card import model_card
 from .probe import probe
+from .upload import upload_model
 
 AUTO_CLASSES: dict[str, type] = {
     "AutoConfig": VideoCaptionConfig,
@@ -165,6 +166,34 @@ def verify_export(directory: str | os.PathLike[str]) -> None:
     if not all(math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-3) for a, b in pairs):
         gap = max(abs(a - b) for a, b in pairs)
         raise ExportError(f"{directory}: without this package the model's logits differ by up to {gap:g}")
+
+
+def push_to_hub(
+    directory: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> str:
+    """
+    Uploads an exported folder as one commit; checkpoints and pickles that may lie in it stay behind.
+
+    Args:
+        directory (`str` or `os.PathLike`): the folder.
+        repo_id (`str`): `user/name`, created where needed.
+        private, token, commit, force: see [`upload_model`].
+
+    Returns:
+        `str`: the address of the repository.
+
+    Raises:
+        `ExportError`: if the folder is not an exported one.
+        `ValueError`, `PushError`: see [`upload_model`].
+    """
+    directory = _exported(directory)
+    return upload_model(directory, repo_id, UPLOADED, private=private, token=token, commit=commit, force=force)
 
 
 def _exported(directory: str | os.PathLike[str]) -> Path:

@@ -1,4 +1,4 @@
-"""An exported folder -> one commit of a Hub repository.
+"""A folder -> one commit of a Hub repository.
 
 Promises: the main revision is the state before or the whole folder, wherever an upload breaks: large files are
 uploaded first and change nothing, then one commit names all. What was uploaded stays on the Hub, so that the same call
@@ -10,18 +10,18 @@ import json
 import logging
 import os
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-import httpx2
+import httpx2  # which huggingface_hub brings, and whose errors it lets through
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import filter_repo_objects
 from transformers.utils import CONFIG_NAME
 
 from modeling_vidcap import VideoCaptionConfig
-
-from .exporter import UPLOADED, _exported
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,15 @@ TOKENS = "https://huggingface.co/settings/tokens"
 # What a repository may hold beforehand without being the home of something else.
 BYSTANDERS = (".gitattributes", ".gitignore", "README.md", "LICENSE*")
 # What loaders take by its name: left over from an earlier model, it would mix with the new one.
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 LOADED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
+    *WEIGHTS,
     "*_vidcap.py",
     "*config.json",
     "*tokenizer*",
     "vocab.*",
     "merges.txt",
+    "spiece.model",
     "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.*",
@@ -50,17 +51,19 @@ class PushError(OSError):
     """A folder that did not reach the Hub; the message is one line with the reason and what to do."""
 
 
-def push_to_hub(
+def upload_model(
     directory: str | os.PathLike[str],
     repo_id: str,
+    patterns: Sequence[str],
     *,
     private: bool | None = None,
     token: str | None = None,
-    commit_message: str = "Upload a video captioner",
+    commit: Mapping[str, Any] | None = None,
     force: bool = False,
+    complete: bool = True,
 ) -> str:
     """
-    Uploads an exported folder as one commit; checkpoints and pickles that may lie in it stay behind.
+    Uploads files of a folder as one commit.
 
     A repository that holds an earlier video captioner gets the new one on top of its history: files of the old model
     that loaders would take are removed by the same commit, everything else stays.
@@ -68,53 +71,71 @@ def push_to_hub(
     Args:
         directory (`str` or `os.PathLike`): the folder.
         repo_id (`str`): `user/name`, created where needed.
+        patterns (`Sequence[str]`): which files, by their paths in the folder; checkpoints and hidden ones never.
         private (`bool`, *optional*): visibility of a new repository; by default what the account's settings say.
         token (`str`, *optional*): by default the one of `hf auth login` or `HF_TOKEN`.
-        commit_message (`str`, *optional*): title of the commit.
+        commit (`Mapping`, *optional*): options of `HfApi.create_commit`: `revision` (a branch, made where needed),
+            `create_pr`, `commit_message`, `commit_description`.
         force (`bool`, *optional*): put the model also into a repository that holds something else.
+        complete (`bool`, *optional*): the folder is a whole model. Of a part, only its weights replace others.
 
     Returns:
         `str`: the address of the repository.
 
     Raises:
-        `ExportError`: if the folder is not an exported one.
         `ValueError`: if the repository's name, or the metadata of the folder's card, is not a valid one.
         `PushError`: if there is no token or no connection, if the Hub refuses, or if the repository holds something
             else or is public where a private one was asked for.
     """
-    directory = _exported(directory)
     if token is None and get_token() is None:
         raise PushError(f"no token for the Hub: make one that may write ({TOKENS}), then `hf auth login` or HF_TOKEN")
     api = HfApi(token=token)
-    for attempt in itertools.count(1):
+    commit = {"commit_message": "Upload a video captioner", **(commit or {})}
+    # The same pull request asked for twice is two.
+    waits = () if commit.get("create_pr") else WAITS
+    for attempt in itertools.count():
         try:
-            return _push(api, directory, repo_id, private, commit_message, force)
+            return _upload(api, Path(directory), repo_id, patterns, private, commit, force, complete)
         except PushError:
             raise
         except (OSError, RuntimeError, httpx2.HTTPError) as error:
             cause = _cause(error)
             if cause is None:
                 raise
-            wait = _wait(cause, attempt)
+            wait = _wait(cause, waits[attempt : attempt + 1])
             if wait is None:
                 raise PushError(_reason(cause, repo_id, api.endpoint)) from error
             problem = f"{type(cause).__name__}: {cause}".splitlines()[0]
-            logger.warning(f"{repo_id}: {problem}; attempt {attempt + 1} of {len(WAITS) + 1} in {wait:g} s")
+            logger.warning(f"{repo_id}: {problem}; attempt {attempt + 2} of {len(waits) + 1} in {wait:g} s")
             time.sleep(wait)
     raise AssertionError("unreachable")
 
 
-def _push(api: HfApi, directory: Path, repo_id: str, private: bool | None, message: str, force: bool) -> str:
+def _upload(
+    api: HfApi,
+    directory: Path,
+    repo_id: str,
+    patterns: Sequence[str],
+    private: bool | None,
+    commit: Mapping[str, Any],
+    force: bool,
+    complete: bool,
+) -> str:
     url = api.create_repo(repo_id, private=private, exist_ok=True)
-    info = api.model_info(url.repo_id)
+    revision = commit.get("revision")
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(url.repo_id, branch=revision, exist_ok=True)
+    info = api.model_info(url.repo_id, revision=revision)
     held = {sibling.rfilename for sibling in info.siblings or ()}
     if private and not info.private:
         raise PushError(f"{repo_id} exists and is public: make it private in its settings, or push without private")
     if not force:
         _check_content(api, url.repo_id, str(info.sha), held)
     files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    names = list(filter_repo_objects(files, allow_patterns=list(UPLOADED), ignore_patterns=["checkpoint-*", ".*"]))
-    leftover = sorted(name for name in held - set(names) if "/" not in name and _any(name, LOADED))
+    ignored = ["checkpoint-*/*", ".*"]
+    names = list(filter_repo_objects(files, allow_patterns=list(patterns), ignore_patterns=ignored))
+    replaced = LOADED if complete else WEIGHTS if CONFIG_NAME in names else ()
+    leftover = sorted(name for name in held - set(names) if "/" not in name and _any(name, replaced))
     # Not `upload_folder`: where hf_xet is installed, it splits what takes long into several commits.
     api.create_commit(
         url.repo_id,
@@ -122,8 +143,8 @@ def _push(api: HfApi, directory: Path, repo_id: str, private: bool | None, messa
             *(CommitOperationAdd(name, directory / name) for name in names),
             *(CommitOperationDelete(name) for name in leftover),
         ],
-        commit_message=message,
         parent_commit=info.sha,
+        **commit,
     )
     return str(url)
 
@@ -147,7 +168,7 @@ def _check_content(api: HfApi, repo_id: str, revision: str, held: set[str]) -> N
     raise PushError(f"{repo_id} holds something else ({what}): choose another name, or replace it by force (--force)")
 
 
-def _any(name: str, patterns: tuple[str, ...]) -> bool:
+def _any(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
@@ -160,16 +181,16 @@ def _cause(error: BaseException | None) -> Exception | None:
     return None
 
 
-def _wait(cause: Exception, attempt: int) -> float | None:
-    """Seconds until the next attempt, or None if there is to be none."""
-    if attempt > len(WAITS) or isinstance(cause, OfflineModeIsEnabled):
+def _wait(cause: Exception, planned: Sequence[float]) -> float | None:
+    """Seconds until the next attempt, `planned` or what the Hub asks for, or None if there is to be none."""
+    if not planned or isinstance(cause, OfflineModeIsEnabled):
         return None
     if not isinstance(cause, HfHubHTTPError):
-        return WAITS[attempt - 1]
+        return planned[0]
     if cause.response.status_code not in PASSING:
         return None
     asked = cause.response.headers.get("Retry-After", "")
-    wait = max(WAITS[attempt - 1], float(asked) if asked.isdigit() else 0.0)
+    wait = max(planned[0], float(asked) if asked.isdigit() else 0.0)
     return wait if wait <= LONGEST_WAIT else None
 
 

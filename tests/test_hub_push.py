@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from hub_card import PushError, push_to_hub
+from hub_card import PushError
+from hub_card.exporter import UPLOADED
+from hub_card.upload import upload_model
 from modeling_vidcap import VideoCaptionConfig
 from tests.hub.client import Client
 from tests.hub.faults import Fault
 from tests.hub.storage import Files
 from tests.hub_server import EXPIRED_TOKEN, READ_TOKEN, HubServer
-from vidcap.cli import main
 
 AGAIN = "the last revision is whole, and a push of the same folder sends only what is missing"
 
@@ -64,7 +65,8 @@ def history(hub: HubServer, repo_id: str) -> list[Files]:
 
 
 def push(client: Client, folder: Path, repo_id: str, **options: Any) -> Any:
-    return client.call("push_to_hub", directory=folder, repo_id=repo_id, **options)
+    """Uploads a folder in the way of [`push_to_hub`], which would also look into it."""
+    return client.call("upload_model", directory=folder, repo_id=repo_id, patterns=UPLOADED, **options)
 
 
 def push_cut_at(hub: HubServer, client: Client, share: float, lasting: bool, repo_id: str, tmp_path: Path) -> None:
@@ -200,14 +202,31 @@ def test_tokens_that_do_not_do(hub: HubServer, client: Client, tmp_path: Path) -
     client.value("environment", HF_TOKEN="hf_loopback")
 
 
-def test_without_network(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline(tmp_path: Path) -> None:
     model_folder(tmp_path, 10)
     with pytest.raises(PushError, match="HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"):  # as tests/conftest.py does
-        push_to_hub(tmp_path, "tester/offline", token="hf_any")
-    monkeypatch.setenv("HF_TOKEN", "hf_any")
-    assert main(["push", str(tmp_path), "tester/offline"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("vidcap: error: tester/offline was not pushed") and len(error.splitlines()) == 1
+        upload_model(tmp_path, "tester/offline", UPLOADED, token="hf_any")
+
+
+def test_branches_messages_and_pull_requests(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    files = model_folder(tmp_path, 15)
+    commit = {"revision": "next", "commit_message": "A title"}
+    assert push(client, tmp_path, "tester/branched", commit=commit).error is None
+    repository = hub.repositories["model", "tester/branched"]
+    assert hub.files("tester/branched") == {} and hub.files("tester/branched", revision="next") == files
+    assert repository.titles[repository.branches["next"]] == "A title"
+    hub.line.inject(Fault("POST .*/commit/", status=503, times=9))
+    result = push(client, tmp_path, "tester/branched", commit={"create_pr": True})
+    assert result.error == "PushError" and result.waits == []  # a second attempt might open a second one
+
+
+def test_a_part_replaces_weights_alone(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    old = model_folder(tmp_path / "old", 16)
+    new = model_folder(tmp_path / "new", 17, shards=1)
+    assert push(client, tmp_path / "old", "tester/parts").error is None
+    (tmp_path / "new" / "processor_config.json").unlink()
+    assert push(client, tmp_path / "new", "tester/parts", complete=False).error is None
+    assert hub.files("tester/parts") == {**new, "processor_config.json": old["processor_config.json"]}
 
 
 def test_a_repository_that_holds_something_else(hub: HubServer, client: Client, tmp_path: Path) -> None:

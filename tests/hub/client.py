@@ -47,7 +47,7 @@ class Client:
 
     def call(self, function: str, **arguments: Any) -> Result:
         """
-        Calls a method of `HfApi`, or `push_to_hub` of this package, or `commit` (texts by path).
+        Calls a method of `HfApi`, or `upload_model` of this package, or `commit` (texts by path).
 
         Raises:
             EOFError: If the process died over it.
@@ -69,10 +69,10 @@ class Client:
 def _call(function: str, arguments: dict[str, Any]) -> Any:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    if function == "push_to_hub":
-        from hub_card import push_to_hub
+    if function == "upload_model":
+        from hub_card.upload import upload_model
 
-        return push_to_hub(**arguments)
+        return upload_model(**arguments)
     if function == "environment":
         return os.environ.update(arguments)
     if function == "commit":

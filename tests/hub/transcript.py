@@ -36,7 +36,7 @@ def transcript() -> dict[str, list[dict[str, Any]]]:
             (model / name).write_bytes(content)
         hub.part_size = 600
         with Client(hub, Path(folder, "home")) as client:
-            client.value("push_to_hub", directory=model, repo_id="tester/model", private=True)
+            client.value("upload_model", directory=model, repo_id="tester/model", patterns=["*"], private=True)
             pushed = len(hub.exchanges)
             pulled = client.value("snapshot_download", repo_id="tester/model", max_workers=1)
             assert {name: Path(pulled, name).read_bytes() for name in FILES} == FILES
