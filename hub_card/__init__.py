@@ -2,5 +2,6 @@
 
 from .card import model_card
 from .exporter import ExportError, export_model, push_to_hub, verify_export
+from .upload import PushError
 
-__all__ = ["ExportError", "export_model", "model_card", "push_to_hub", "verify_export"]
+__all__ = ["ExportError", "PushError", "export_model", "model_card", "push_to_hub", "verify_export"]

@@ -1,10 +1,10 @@
-"""A model and its processor -> one folder that loads anywhere, and its upload.
+"""A model and its processor -> one folder that loads anywhere.
 
 Promises: the folder holds everything that the Auto classes and `pipeline` need, the code included, for people who do
 not have this package; it is written aside first, so that a failure leaves an earlier export as it was; nothing in it
 is a pickle. The code is found by following the imports of the public classes: a new file comes along by itself.
 
-Given up: shards (weights up to 50 GB lie in one file), and the history of a repository.
+Given up: shards (weights up to 50 GB lie in one file).
 """
 
 import inspect
@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
@@ -36,6 +35,7 @@ from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
 from . import probe as probe_module
 from .card import model_card
 from .probe import probe
+from .upload import upload_model
 
 AUTO_CLASSES: dict[str, type] = {
     "AutoConfig": VideoCaptionConfig,
@@ -169,35 +169,31 @@ def verify_export(directory: str | os.PathLike[str]) -> None:
 
 
 def push_to_hub(
-    directory: str | os.PathLike[str], repo_id: str, *, private: bool | None = None, token: str | None = None
+    directory: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> str:
     """
-    Uploads an exported folder; checkpoints and pickles that may lie in it stay behind.
+    Uploads an exported folder as one commit; checkpoints and pickles that may lie in it stay behind.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
         repo_id (`str`): `user/name`, created where needed.
-        private (`bool`, *optional*): visibility of a new repository; by default what the account's settings say.
-        token (`str`, *optional*): by default the one of `hf auth login` or `HF_TOKEN`.
+        private, token, commit, force: see [`upload_model`].
 
     Returns:
         `str`: the address of the repository.
 
     Raises:
         `ExportError`: if the folder is not an exported one.
-        `huggingface_hub.errors.HfHubHTTPError`: if the Hub refuses.
+        `ValueError`, `PushError`: see [`upload_model`].
     """
     directory = _exported(directory)
-    api = HfApi(token=token)
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=url.repo_id,
-        folder_path=directory,
-        commit_message="Upload a video captioner",
-        allow_patterns=list(UPLOADED),
-        ignore_patterns=["checkpoint-*", ".*"],
-    )
-    return str(url)
+    return upload_model(directory, repo_id, UPLOADED, private=private, token=token, commit=commit, force=force)
 
 
 def _exported(directory: str | os.PathLike[str]) -> Path:

@@ -14,7 +14,7 @@ from hub_card import ExportError, export_model, push_to_hub
 from hub_card import probe as probe_module
 from hub_card.probe import probe
 from processing.datasets import load_clips
-from tests.hub_server import HubServer
+from tests.hub_server import READ_TOKEN, HubServer
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.demo_data import generate_demo_data
 
@@ -50,7 +50,7 @@ def test_a_pushed_model_loads_by_its_id_and_captions_the_same(hub: HubServer, ex
     assert hub.files("tester/captioner") == files  # checkpoints and pickles stay behind
 
     result = tmp_path / "result.json"
-    environment = hub.environment(tmp_path / "stranger", token=None)
+    environment = hub.environment(tmp_path / "reader", token=READ_TOKEN)
     command = [sys.executable, "-I", probe_module.__file__, "tester/captioner", str(result)]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -65,7 +65,9 @@ def test_a_refused_push_and_a_folder_that_is_no_export(hub: HubServer, exported:
     environment = hub.environment(tmp_path / "home", token="hf_wrong")
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 1
-    line = "vidcap: error: the Hub refused tester/refused: 401, Invalid username or password; log in"
+    line = (
+        "vidcap: error: the Hub refused tester/refused: 401, Invalid credentials in Authorization header; make a new"
+    )
     assert run.stderr.startswith(line) and len(run.stderr.splitlines()) == 1, run.stderr
     assert ("model", "tester/refused") not in hub.repositories
     with pytest.raises(ExportError, match="config.json.*run export_model"):

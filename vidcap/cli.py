@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from . import __version__
 from .commands_data import add_data_commands
+from .commands_push import add_push_command
 from .option_types import checked, whole
 
 
@@ -218,11 +219,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--hard", action="store_true", help="12 actions, three in a row; 30%% of the orders in training")
     demo.set_defaults(run=_demo_data)
 
-    push = commands.add_parser("push", help="upload a trained model to the Hub")
-    push.add_argument("directory", type=Path, metavar="DIR", help="output folder of a training run")
-    push.add_argument("repo_id", metavar="USER/NAME", help="created if need be")
-    push.add_argument("--private", action="store_true", help="make a new repository private")
-    push.set_defaults(run=_push)
+    push = add_push_command(commands)
 
     prepare = add_data_commands(commands, _Parser)
 
@@ -379,21 +376,4 @@ def _demo_data(arguments: argparse.Namespace) -> int:
         hard=arguments.hard,
     )
     print(f"{arguments.folder}: {', '.join(f'{count} {split}' for split, count in counts.items())} clips")
-    return 0
-
-
-def _push(arguments: argparse.Namespace) -> int:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from hub_card.exporter import push_to_hub
-
-    try:
-        url = push_to_hub(arguments.directory, arguments.repo_id, private=arguments.private or None)
-    except HfHubHTTPError as error:
-        # Its own message is several lines with addresses and a request id.
-        status = error.response.status_code
-        reason = error.server_message or error.response.reason_phrase
-        hint = "; log in by `hf auth login`, or set HF_TOKEN" if status in (401, 403) else ""
-        raise RuntimeError(f"the Hub refused {arguments.repo_id}: {status}, {reason.rstrip('.')}{hint}") from error
-    print(url)
     return 0
