@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
@@ -269,6 +270,12 @@ def _exported(directory: str | os.PathLike[str], *, complete: bool = True) -> Pa
     missing = [name for name in missing if not (directory / name).is_file()]
     if missing:
         raise ExportError(f"{directory} is not an exported folder, it has no {', '.join(missing)}: run export_model")
+    for path in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):  # which compares what the header says with the size
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ExportError(f"{path} is damaged ({error}): run export_model again") from error
     for name in (CONFIG_NAME, PROCESSOR_NAME, TOKENIZER_CONFIG_FILE):
         for reference in _references(directory / name):
             module, _, _ = reference.partition(".")

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import CommitOperationAdd, HfApi
 from transformers.utils import PushToHubMixin
 
 from modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptioningPipeline
 from processing import VideoCaptionProcessor
 
 from .card import model_card
-from .exporter import export_model, known_facts, push_to_hub
+from .exporter import export_model, known_facts, push_to_hub, verify_export
 
 
 def push_captioner(
@@ -47,19 +48,25 @@ def push_captioner(
         `ExportError`: if it does not verify; nothing is uploaded then.
     """
     facts = {"repo_id": repo_id, **(facts or {})}
-    options: Any = {"private": private, "token": token, "model": model, "processor": processor}
-    options["commit"] = {name: value for name, value in commit.items() if value}
+    commit = {name: value for name, value in commit.items() if value}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if model is not None and processor is not None:
             export_model(model, processor, folder, facts=facts, max_shard_size=max_shard_size)
-            return push_to_hub(folder, repo_id, **options)
+            same: Any = {"model": model, "processor": processor}
+            return push_to_hub(folder, repo_id, private=private, token=token, commit=commit, **same)
         if model is not None:
             model.save_pretrained(folder, max_shard_size=max_shard_size)
             (folder / "README.md").write_text(model_card({**known_facts(model), **facts}), encoding="utf-8")
         else:
             processor.save_pretrained(folder)
-        return push_to_hub(folder, repo_id, complete=False, **options)
+        verify_export(folder, model=model, processor=processor, complete=False)
+        # Beside what the repository holds, in one commit: `upload_folder` may make several of what takes long.
+        api = HfApi(token=token)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        files = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
+        api.create_commit(url.repo_id, files, **{"commit_message": "Upload a part of a video captioner", **commit})
+        return str(url)
 
 
 def _push_model(self: Any, repo_id: str, *, tags: Any = None, **options: Any) -> str:

@@ -19,7 +19,11 @@ MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText")
 
 
 def check_weight_names(folder: str | os.PathLike[str]) -> None:
-    """Raises a `ValueError` if the index of a folder's shards, where there is one, leads elsewhere."""
+    """Raises a `ValueError` if a folder holds a pickled adapter, or the index of its shards leads elsewhere."""
+    if Path(folder, "adapter_model.bin").is_file():
+        raise ValueError(
+            f"{folder}: adapter_model.bin is a pickle, which is not loaded; save the adapter anew by peft"
+        )
     path = Path(folder, SAFE_WEIGHTS_INDEX_NAME)
     if not path.is_file():
         return
