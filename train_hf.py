@@ -9,8 +9,7 @@
 The same command, given again after a run was interrupted, goes on from its last checkpoint.
 
 `DIR` then loads by `AutoModel.from_pretrained`, `pipeline("video-captioning")` and `vidcap caption --model DIR`;
-scores and controls on the test split are in `DIR/report.json` and `DIR/report.html`. A YAML file gives the same
-arguments.
+scores and controls on the test split are in `DIR/report.json` and `.html`. A YAML file gives the same arguments.
 """
 
 import dataclasses
@@ -242,7 +241,8 @@ def train(
     logger.info(f"model and report: {directory}")
     if args.push_to_hub:
         repo_id = args.hub_model_id or Path(args.output_dir).name
-        logger.info(f"pushed: {push_to_hub(directory, repo_id, private=args.hub_private_repo, token=args.hub_token)}")
+        access: Any = {"private": args.hub_private_repo, "token": args.hub_token}
+        logger.info(f"pushed: {push_to_hub(directory, repo_id, **access, model=model, processor=processor)}")
 
 
 def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments) -> tuple[Any, Any]:

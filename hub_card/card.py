@@ -49,7 +49,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     Args:
         facts (`Mapping`): the contents of `report.json` (`scores`, `controls`, `parameters`, `train_seconds`,
             `total_seconds`, `peak_rss_mb`, `versions`) and, all optional: `repo_id`, `license` (an identifier of the
-            Hub), `language`, `backbone`, `num_frames`, `arguments` (the training arguments, of which known ones are
+            Hub), `language`, `tags`, `backbone`, `num_frames`, `arguments` (the training arguments; known ones are
             shown) and, there or among the facts, `dataset` (a Hub id, a name, or a folder, of which the last part is
             told). Other keys are ignored.
 
@@ -61,7 +61,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="video-text-to-text",
-        tags=["video-captioning", "vidcap", "custom_code"],
+        tags=["video-captioning", "vidcap", "custom_code", *facts.get("tags", ())],
         license=facts.get("license"),
         language=facts.get("language"),
         datasets=[dataset] if dataset and HUB_ID.fullmatch(dataset) else None,

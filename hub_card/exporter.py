@@ -1,10 +1,11 @@
-"""A model and its processor -> one folder that loads anywhere.
+"""A model and its processor -> one folder that loads anywhere, and the proof that it does.
+
 
 Promises: the folder holds everything that the Auto classes and `pipeline` need, the code included, for people who do
 not have this package; it is written aside first, so that a failure leaves an earlier export as it was; nothing in it
-is a pickle. The code is found by following the imports of the public classes: a new file comes along by itself.
+is a pickle; what does not verify is not pushed. The parts write themselves (`save_pretrained`): here they are put
+together, with the card.
 
-Given up: shards (weights up to 50 GB lie in one file).
 """
 
 import inspect
@@ -15,36 +16,40 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from modeling_vidcap import (
-    TASK,
-    VideoCaptionConfig,
-    VideoCaptionForConditionalGeneration,
-    VideoCaptioningPipeline,
-)
-from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
+from modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptioningPipeline
+from modeling_vidcap.saving_vidcap import check_weight_names
+from processing import VideoCaptionProcessor
 
 from . import probe as probe_module
 from .card import model_card
-from .probe import probe
+from .probe import PARTS, measure, probe
 from .upload import upload_model
 
-AUTO_CLASSES: dict[str, type] = {
-    "AutoConfig": VideoCaptionConfig,
-    "AutoModel": VideoCaptionForConditionalGeneration,
-    "AutoProcessor": VideoCaptionProcessor,
-    "AutoVideoProcessor": VideoCaptionVideoProcessor,
+PART_CLASSES = {
+    "model": (VideoCaptionForConditionalGeneration, VideoCaptioningPipeline),
+    "processor": (VideoCaptionProcessor,),
 }
 CODE_SUFFIX = "_vidcap.py"
-UPLOADED = ("*.safetensors", "*.json", "*.py", "*.md", "*.html", "*.png", "*.txt", "*.model", "*.jinja")
+SAMPLES = "samples"  # the folder of sample clips
+WEIGHTS = ("model.safetensors", "model-*.safetensors", SAFE_WEIGHTS_INDEX_NAME)
+# All that is ever uploaded; whatever else lies in a folder stays there.
+UPLOADED = (
+    *("config.json", "generation_config.json", PROCESSOR_NAME, "video_preprocessor_config.json", *WEIGHTS),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
+    *(f"*{CODE_SUFFIX}", "README.md", "report.json", "report.html", "training_curve.png"),
+    *(f"{SAMPLES}/*.{suffix}" for suffix in ("gif", "mp4", "webp")),
+)
 
 
 class ExportError(RuntimeError):
@@ -57,6 +62,8 @@ def export_model(
     directory: str | os.PathLike[str],
     *,
     facts: Mapping[str, Any] | None = None,
+    samples: Mapping[str, str | os.PathLike[str]] | None = None,
+    max_shard_size: int | str = "50GB",
 ) -> Path:
     """
     Writes a folder from which the model loads anywhere: weights, configuration, processor, tokenizer, code and card.
@@ -68,46 +75,59 @@ def export_model(
         processor ([`VideoCaptionProcessor`]): its processor.
         directory (`str` or `os.PathLike`): the folder, created where needed.
         facts (`Mapping`, *optional*): what the card may tell, see [`model_card`].
+        samples (`Mapping`, *optional*): clips to show (GIF, MP4, WebP), by the names that they get under `samples/`.
+        max_shard_size (`int` or `str`, defaults to `"50GB"`): larger weights are split into files of this size.
 
     Returns:
         `Path`: the folder.
 
     Raises:
-        `ExportError`: if the project's own code cannot be exported.
+        `ExportError`: if the project's own code cannot be exported, or a sample's name is none of a file.
         `OSError`: if the folder cannot be written.
 
     Example:
 
     ```python
     >>> export_model(model, processor, "my-captioner")
-    >>> verify_export("my-captioner")
+    >>> verify_export("my-captioner", model=model, processor=processor)
     >>> push_to_hub("my-captioner", "me/my-captioner")
     ```
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    code = code_files()
+    code = {path.name for path in code_files()}
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as name:
         folder = Path(name)
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
-        _add_code_references(folder)
-        _forget_loading(folder / TOKENIZER_CONFIG_FILE)
-        for path in code:
-            shutil.copyfile(path, folder / path.name)
-        (folder / "README.md").write_text(model_card({**_known(model), **(facts or {})}), encoding="utf-8")
+        (folder / "README.md").write_text(model_card({**known_facts(model), **(facts or {})}), encoding="utf-8")
+        for sample, path in (samples or {}).items():
+            if (
+                not any(Path(sample).match(f"*.{each}") for each in ("gif", "mp4", "webp"))
+                or Path(sample).name != sample
+            ):
+                raise ExportError(f"{sample!r} is no name for a sample clip: name.gif, name.mp4 or name.webp is one")
+            (folder / SAMPLES).mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / SAMPLES / sample)
+        written = {path.name for path in folder.iterdir()}
         # The configuration comes last: without it, nothing takes the folder for a model.
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG_NAME):
+            if path.is_dir():
+                shutil.rmtree(directory / path.name, ignore_errors=True)
             os.replace(path, directory / path.name)
-    for path in directory.glob(f"*{CODE_SUFFIX}"):
-        if path.name not in {each.name for each in code}:
-            path.unlink()
+    for pattern in (f"*{CODE_SUFFIX}", *WEIGHTS):  # weights in one file would hide those in several
+        for path in directory.glob(pattern):
+            if path.name not in written | code:
+                path.unlink()
     return directory
 
 
-def code_files() -> list[Path]:
+def code_files(classes: Iterable[type] = (*PART_CLASSES["model"], *PART_CLASSES["processor"])) -> list[Path]:
     """
     The files of this project that an exported folder carries.
+
+    Args:
+        classes (`Iterable[type]`): the classes that it is to hold; by default all.
 
     Returns:
         `list[Path]`: the files of the public classes and all that they import, in the order of their names.
@@ -115,7 +135,7 @@ def code_files() -> list[Path]:
     Raises:
         `ExportError`: if two files have one name, or the name of one does not end in `_vidcap.py`.
     """
-    entries = [Path(inspect.getfile(each)) for each in (*AUTO_CLASSES.values(), VideoCaptioningPipeline)]
+    entries = [Path(inspect.getfile(each)) for each in classes]
     files = {entry.resolve() for entry in entries}
     for entry in entries:
         files.update(Path(path).resolve() for path in get_relative_import_files(entry))
@@ -129,23 +149,45 @@ def code_files() -> list[Path]:
     return list(by_name.values())
 
 
-def verify_export(directory: str | os.PathLike[str]) -> None:
+def verify_export(
+    directory: str | os.PathLike[str],
+    *,
+    model: PreTrainedModel | None = None,
+    processor: ProcessorMixin | None = None,
+    complete: bool = True,
+    trust_remote_code: bool = False,
+) -> Path:
     """
     Proves that an exported folder loads without this package: a new process, which cannot import it and is offline,
-    loads the folder with `trust_remote_code=True` in every promised way and captions two synthetic clips. The same
-    folder, loaded here with the package, has to give the same captions and the same logits.
+    loads the folder with `trust_remote_code=True` in every promised way and captions two synthetic clips. What it
+    gives has to be what the model in memory gives.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
+        model ([`VideoCaptionForConditionalGeneration`], *optional*): the model in memory; by default, and so the
+            processor, what the folder gives where it is loaded here, with the package.
+        processor ([`VideoCaptionProcessor`], *optional*): its processor.
+        complete (`bool`, defaults to `True`): refuse a folder that holds a model or a processor alone. Otherwise, it
+            is checked as far as it goes: of a model without a processor, weights and logits of made-up features.
+        trust_remote_code (`bool`, defaults to `False`): run code in the folder that is not that of this package.
+
+    Returns:
+        `Path`: the absolute path of the folder.
 
     Raises:
         `ExportError`: if it does not load or gives something else; the message tells what.
     """
-    directory = _exported(directory)
+    directory = _exported(directory, complete=complete)
+    parts = [
+        part for part, name in zip(PARTS, (CONFIG_NAME, PROCESSOR_NAME), strict=True) if (directory / name).is_file()
+    ]
+    if not trust_remote_code:
+        _check_code(directory, parts)
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch, "result.json")
+        script = str(Path(probe_module.__file__).resolve())
         run = subprocess.run(
-            [sys.executable, "-I", str(Path(probe_module.__file__).resolve()), str(directory), str(result)],
+            [sys.executable, "-I", script, str(directory), str(result), *parts],
             cwd=scratch,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(scratch, "modules"))},
             stdin=subprocess.DEVNULL,
@@ -156,16 +198,23 @@ def verify_export(directory: str | os.PathLike[str]) -> None:
             reason = run.stderr.strip().splitlines()[-1:] or [f"exit status {run.returncode}"]
             raise ExportError(f"{directory} does not load without this package: {reason[0]}")
         found = json.loads(result.read_text(encoding="utf-8"))
-    expected = probe(str(directory), trust_remote_code=False)
     if found["missing"]:
         raise ExportError(f"{directory}: the weights do not fit the model: {', '.join(found['missing'][:5])}")
-    for key in ("classes", "captions"):
-        if found[key] != expected[key]:
-            raise ExportError(f"{directory}: {key} without this package {found[key]}, with it {expected[key]}")
-    pairs = list(zip(found["logits"], expected["logits"], strict=True))
-    if not all(math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-3) for a, b in pairs):
-        gap = max(abs(a - b) for a, b in pairs)
-        raise ExportError(f"{directory}: without this package the model's logits differ by up to {gap:g}")
+    if model is None and processor is None:
+        expected, there = probe(str(directory), trust_remote_code=False, parts=parts), "with it"
+    else:
+        expected, there = measure(model, processor), "in memory"
+    for key in ("classes", "tokens", "captions"):
+        if key in expected and found.get(key) != expected[key]:
+            raise ExportError(f"{directory}: {key} without this package {found.get(key)}, {there} {expected[key]}")
+    # Other devices, and 16 bits, round otherwise.
+    loose = 1e-3 if model is None or model.dtype.itemsize > 2 else 5e-2
+    for key in ("pixels", "logits"):
+        pairs = list(zip(found.get(key, []), expected.get(key, []), strict=True))
+        if not all(math.isclose(a, b, rel_tol=loose, abs_tol=loose) for a, b in pairs):
+            gap = max(abs(a - b) for a, b in pairs)
+            raise ExportError(f"{directory}: {key} without this package differ by up to {gap:g} from those {there}")
+    return directory
 
 
 def push_to_hub(
@@ -176,36 +225,101 @@ def push_to_hub(
     token: str | None = None,
     commit: Mapping[str, Any] | None = None,
     force: bool = False,
+    **verification: Any,
 ) -> str:
     """
-    Uploads an exported folder as one commit; checkpoints and pickles that may lie in it stay behind.
+    Uploads an exported folder as one commit once it has passed [`verify_export`]; checkpoints, pickles and whatever
+    else no model needs stay behind.
+
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
         repo_id (`str`): `user/name`, created where needed.
         private, token, commit, force: see [`upload_model`].
+        **verification: options of [`verify_export`].
+
 
     Returns:
         `str`: the address of the repository.
 
     Raises:
-        `ExportError`: if the folder is not an exported one.
+        `ExportError`: if the folder is not an exported one, or does not pass.
         `ValueError`, `PushError`: see [`upload_model`].
     """
-    directory = _exported(directory)
+    directory = verify_export(directory, **verification)
     return upload_model(directory, repo_id, UPLOADED, private=private, token=token, commit=commit, force=force)
 
 
-def _exported(directory: str | os.PathLike[str]) -> Path:
-    """The absolute path of an exported folder, or ExportError."""
+def _exported(directory: str | os.PathLike[str], *, complete: bool = True) -> Path:
+    """The absolute path of an exported folder that holds what it names and names nothing else, or ExportError."""
     directory = Path(directory).resolve()
-    missing = [name for name in (CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_NAME) if not (directory / name).is_file()]
+    missing = [] if complete or (directory / PROCESSOR_NAME).is_file() else [CONFIG_NAME]
+    if complete or (directory / CONFIG_NAME).is_file():
+        missing = [CONFIG_NAME, *([PROCESSOR_NAME] if complete else []), *_weights(directory)]
+    if complete:
+        missing.append(TOKENIZER_CONFIG_FILE)
+    missing = [name for name in missing if not (directory / name).is_file()]
     if missing:
         raise ExportError(f"{directory} is not an exported folder, it has no {', '.join(missing)}: run export_model")
+    for path in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):  # which compares what the header says with the size
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ExportError(f"{path} is damaged ({error}): run export_model again") from error
+    for name in (CONFIG_NAME, PROCESSOR_NAME, TOKENIZER_CONFIG_FILE):
+        for reference in _references(directory / name):
+            module, _, _ = reference.partition(".")
+            if not module.endswith(CODE_SUFFIX.removesuffix(".py")) or not (directory / f"{module}.py").is_file():
+                raise ExportError(
+                    f"{directory / name} names {reference}, which is foreign code: run export_model again"
+                )
     return directory
 
 
-def _known(model: PreTrainedModel) -> dict[str, Any]:
+def _weights(directory: Path) -> list[str]:
+    """The weight files that a folder needs."""
+    index = directory / SAFE_WEIGHTS_INDEX_NAME
+    if (directory / SAFE_WEIGHTS_NAME).is_file() or not index.is_file():
+        return [SAFE_WEIGHTS_NAME]
+    try:
+        check_weight_names(directory)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+
+
+def _references(path: Path) -> list[str]:
+    """Every class that a configuration leads to, `module.Class`, wherever in it."""
+    if not path.is_file():
+        return []
+    try:
+        content = json.loads(path.read_bytes())
+        nested = [each for each in (content, *content.values()) if isinstance(each, dict)]
+    except (ValueError, AttributeError) as error:
+        raise ExportError(f"{path}: damaged, it is not a JSON object") from error
+    found: list[Any] = []
+    for each in nested:
+        for value in (each.get("auto_map") or {}).values():
+            found += value if isinstance(value, list) else [value]
+        found += [task["impl"] for task in (each.get("custom_pipelines") or {}).values()]
+    return [str(each) for each in found if each is not None]
+
+
+def _check_code(directory: Path, parts: list[str]) -> None:
+    """Raises ExportError if a folder's code is not that of this package, and so is not to be run unasked."""
+    own = {path.name: path for path in code_files()}
+    needed = {path.name for part in parts for path in code_files(PART_CLASSES[part])}
+    for name in sorted(needed | {path.name for path in directory.glob(f"*{CODE_SUFFIX}")}):
+        path = directory / name
+        if not path.is_file() or name not in own or own[name].read_bytes() != path.read_bytes():
+            raise ExportError(
+                f"{path} is not the code of this version of vidcap: run export_model again, or pass "
+                "trust_remote_code=True to have it run"
+            )
+
+
+def known_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Facts for the card that the model itself knows."""
     backbone = model.config.backbone_config
     if backbone is None:
@@ -218,36 +332,3 @@ def _known(model: PreTrainedModel) -> dict[str, Any]:
         "num_frames": model.config.num_frames,
         "backbone": name,
     }
-
-
-def _add_code_references(folder: Path) -> None:
-    """Writes into the configurations which class of which file loads them."""
-    references = {name: _reference(each) for name, each in AUTO_CLASSES.items()}
-    config = _read_json(folder / CONFIG_NAME)
-    config["auto_map"] = references
-    config["custom_pipelines"] = {
-        TASK: {"impl": _reference(VideoCaptioningPipeline), "pt": ["AutoModel"], "type": "multimodal"}
-    }
-    _write_json(folder / CONFIG_NAME, config)
-    processor = _read_json(folder / PROCESSOR_NAME)
-    processor["auto_map"] = {"AutoProcessor": references["AutoProcessor"]}
-    processor["video_processor"]["auto_map"] = {"AutoVideoProcessor": references["AutoVideoProcessor"]}
-    _write_json(folder / PROCESSOR_NAME, processor)
-
-
-def _forget_loading(path: Path) -> None:
-    """A tokenizer that was loaded from a folder writes down how, which is of no use where the export goes."""
-    config = _read_json(path)
-    _write_json(path, {key: config[key] for key in config if key not in ("is_local", "local_files_only")})
-
-
-def _reference(each: type) -> str:
-    return f"{Path(inspect.getfile(each)).stem}.{each.__name__}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,12 +1,12 @@
 """Loads an exported folder in every promised way and tells what came out.
 
-Run by its path, `python -I probe.py FOLDER RESULT.json` does so in a process that cannot import this project, and so
-needs the code in the folder. It imports nothing of this project, to be able to.
+Run by its path, `python -I probe.py FOLDER_OR_HUB_ID RESULT.json [PART ...]` does so in a process that cannot import
+this project, and so needs the code in the folder. It imports nothing of this project, to be able to.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -14,10 +14,19 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor, AutoVideoProcessor, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    AutoVideoProcessor,
+    pipeline,
+)
 
 TASK: Any = "video-captioning"  # transformers' types list its own tasks only
 PACKAGES = ("hub_card", "modeling_vidcap", "processing", "train_hf", "vidcap")
+PARTS = ("model", "processor")
 
 
 class NotInstalled(MetaPathFinder):
@@ -31,36 +40,93 @@ class NotInstalled(MetaPathFinder):
         return None
 
 
-def probe(directory: str, *, trust_remote_code: bool) -> dict[str, Any]:
+def probe(
+    source: str, *, trust_remote_code: bool, parts: Collection[str] = PARTS, hub: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """
-    Loads a folder through the Auto classes and `pipeline`, and captions two synthetic clips.
+    Loads a folder or repository through the Auto classes and `pipeline`, and captions two synthetic clips.
 
     Args:
-        directory (`str`): the exported folder.
+        source (`str`): the exported folder, or a Hub id.
         trust_remote_code (`bool`): run the code in the folder; without it, the package must have been imported.
+        parts (`Collection[str]`): `"model"` and `"processor"`, or one of these where there is no more.
+        hub (`dict`, *optional*): further options of `from_pretrained`, such as `revision`.
 
     Returns:
-        `dict`: JSON values: the `captions` of the pipeline, first-word `logits` of [`AutoModel`], the names of the
-        loaded `classes`, and `missing`, weights that the model has and the file has not or the other way round.
+        `dict`: JSON values: what [`measure`] tells of what was loaded, the names of the loaded `classes`, and
+        `missing`, weights that the model has and the file has not or the other way round. With both parts, the
+        `captions` are those of the pipeline.
     """
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    model, info = AutoModel.from_pretrained(directory, trust_remote_code=trust_remote_code, output_loading_info=True)
-    processor = AutoProcessor.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    video_processor = AutoVideoProcessor.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    captioner = pipeline(TASK, model=directory, trust_remote_code=trust_remote_code)
+    options: Any = {"trust_remote_code": trust_remote_code, **(hub or {})}
+    loaded: list[Any] = []
+    found: dict[str, Any] = {"missing": []}
+    model = processor = None
+    if "model" in parts:
+        model, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
+        wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+        found["missing"] = sorted(map(str, wrong))
+        other = AutoModelForImageTextToText.from_pretrained(source, **options)
+        loaded += [AutoConfig.from_pretrained(source, **options), model, other]
+    if "processor" in parts:
+        processor = AutoProcessor.from_pretrained(source, **options)
+        video_processor = AutoVideoProcessor.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        loaded += [processor, video_processor, tokenizer]
+        alone = {"pixels": _pixels(video_processor), "tokens": _tokens(tokenizer)}
+        together = {"pixels": _pixels(processor.video_processor), "tokens": _tokens(processor.tokenizer)}
+        if alone != together:
+            raise RuntimeError("AutoVideoProcessor and AutoTokenizer give something else than AutoProcessor")
+    found |= measure(model, processor)
+    if model is not None and processor is not None:
+        captioner = pipeline(TASK, model=source, **options)
+        loaded.append(captioner)
+        found["captions"] = [outputs[0]["generated_text"] for outputs in captioner(synthetic_clips())]
+    return {**found, "classes": [type(each).__name__ for each in loaded]}
 
-    clips = [synthetic_clip(1), synthetic_clip(3)]
-    inputs = video_processor(clips, return_tensors="pt")
-    start = torch.full((len(clips), 1), config.decoder_start_token_id)
+
+def measure(model: Any = None, processor: Any = None) -> dict[str, Any]:
+    """
+    What a model and its processor, or one of these, make of two synthetic clips.
+
+    Returns:
+        `dict`: JSON values: first-word `logits` of the model, by the clips or, without a processor, by made-up
+        features; `captions`, with both; `pixels`, a few sums of what the processor makes of the clips, and `tokens`
+        of a sentence.
+    """
+    found: dict[str, Any] = {}
+    if processor is not None:
+        found |= {"pixels": _pixels(processor.video_processor), "tokens": _tokens(processor.tokenizer)}
+    if model is None:
+        return found
+    config, training = model.config, model.training
+    if processor is None:
+        shape = (2, config.num_frames // config.frame_stride, config.feature_grid**2, config.cell_features)
+        features = torch.arange(torch.Size(shape).numel()).view(shape) % 17 / 8 - 1
+        inputs = {"video_features": features.to(model.dtype)}
+    else:
+        inputs = dict(processor.video_processor(synthetic_clips(), return_tensors="pt").to(model.dtype))
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    model.eval()
     with torch.inference_mode():
-        logits = model.eval()(**inputs.to(model.dtype), decoder_input_ids=start).logits[:, 0, :256]
-    loaded = (config, model, processor, video_processor, captioner)
-    return {
-        "captions": [outputs[0]["generated_text"] for outputs in captioner(clips)],
-        "logits": logits.float().flatten().tolist(),
-        "classes": [type(each).__name__ for each in loaded],
-        "missing": sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]])),
-    }
+        start = torch.full((2, 1), config.decoder_start_token_id, device=model.device)
+        found["logits"] = model(**inputs, decoder_input_ids=start).logits[:, 0, :256].float().flatten().tolist()
+        if processor is not None:
+            found["captions"] = processor.post_process_generation(model.generate(**inputs))
+    model.train(training)
+    return found
+
+
+def _pixels(video_processor: Any) -> list[float]:
+    pixels = video_processor(synthetic_clips(), return_tensors="pt")["pixel_values_videos"].float()
+    return [*pixels.mean(dim=(2, 3, 4)).flatten().tolist(), float(pixels.std())]
+
+
+def _tokens(tokenizer: Any) -> list[int]:
+    return tokenizer("a red circle slides left, and then it grows")["input_ids"]
+
+
+def synthetic_clips() -> list[torch.Tensor]:
+    return [synthetic_clip(1), synthetic_clip(3)]
 
 
 def synthetic_clip(speed: int, *, frames: int = 20, height: int = 48, width: int = 64) -> torch.Tensor:
@@ -74,4 +140,5 @@ def synthetic_clip(speed: int, *, frames: int = 20, height: int = 48, width: int
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, NotInstalled())
-    Path(sys.argv[2]).write_text(json.dumps(probe(sys.argv[1], trust_remote_code=True)), encoding="utf-8")
+    result = probe(sys.argv[1], trust_remote_code=True, parts=sys.argv[3:] or PARTS)
+    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")

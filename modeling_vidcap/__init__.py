@@ -6,7 +6,7 @@ Importing it makes the model known to transformers: the Auto classes load it wit
 
 from typing import Any, NoReturn
 
-from transformers import AutoConfig, AutoModel, AutoProcessor, AutoVideoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
@@ -14,8 +14,7 @@ from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
 from .configuration_vidcap import VideoCaptionConfig
 from .modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptionModel, VideoCaptionPreTrainedModel
 from .pipeline_vidcap import VideoCaptioningPipeline
-
-TASK = "video-captioning"
+from .saving_vidcap import TASK
 
 
 class _NoDefaultModel(dict[str, Any]):
@@ -31,7 +30,8 @@ class _NoDefaultModel(dict[str, Any]):
 def register() -> None:
     """Registers the classes with the Auto classes and the pipeline registry; harmless when repeated."""
     AutoConfig.register(VideoCaptionConfig.model_type, VideoCaptionConfig, exist_ok=True)
-    AutoModel.register(VideoCaptionConfig, VideoCaptionForConditionalGeneration, exist_ok=True)
+    for each in (AutoModel, AutoModelForImageTextToText):
+        each.register(VideoCaptionConfig, VideoCaptionForConditionalGeneration, exist_ok=True)
     AutoVideoProcessor.register(VideoCaptionConfig, VideoCaptionVideoProcessor, exist_ok=True)
     AutoProcessor.register(VideoCaptionConfig, VideoCaptionProcessor, exist_ok=True)
     if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is not VideoCaptioningPipeline:

@@ -14,8 +14,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -266,6 +268,26 @@ class SafeCheckpointsMixin(ShardedWeightsMixin):
         if not self.is_fsdp_enabled:
             check_fits(self.model if model is None else model, resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with tensors_only(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with tensors_only(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextmanager
+def tensors_only(checkpoint: str | None) -> Iterator[None]:
+    """Says in one line that a pickle was refused, by `weights_only=True`, before anything in it ran."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint}: its optimizer or random state holds more than tensors and was not loaded; "
+            "--resume_from_checkpoint no begins anew"
+        ) from error
 
 
 def _hash(path: Path) -> str:

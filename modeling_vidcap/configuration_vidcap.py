@@ -6,8 +6,11 @@ Every combination that cannot work is refused here, when the config is built.
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from packaging.version import Version
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+VERSION = "0.1.0"  # of vidcap, and of the checkpoints that it writes
 
 SHARES = (
     "dropout",
@@ -135,6 +138,8 @@ class VideoCaptionConfig(PreTrainedConfig):
         projection_dim (`int`): Size of the shared space of clips and captions.
         logit_scale_init_value (`float`): Start of the contrastive temperature, as ln(1 / temperature).
         unk_token_id (`int`): The token that stands in for dropped words.
+        vidcap_version (`str`): The version of vidcap that wrote a checkpoint, not to be set. Versions with the same
+            first two numbers read each other's checkpoints, and a version those of all earlier ones.
     """
 
     model_type = "vidcap"
@@ -213,6 +218,7 @@ class VideoCaptionConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = True
     use_cache: bool = True
+    vidcap_version: str = VERSION
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -391,7 +397,14 @@ class VideoCaptionConfig(PreTrainedConfig):
         """Builds the config; in the installed package, without the keys that lead to code inside a model's folder.
 
         `pipeline()` prefers the folder's pipeline, which it may not run unasked, to the one that is registered.
+
+        Raises:
+            ValueError: If a newer version of vidcap wrote it.
         """
+        config_dict = dict(config_dict)
+        written = config_dict.pop("vidcap_version", VERSION)  # what is saved again is of this version
+        if Version(written).release[:2] > Version(VERSION).release[:2]:
+            raise ValueError(f"a model of vidcap {written}, and this is {VERSION}: update vidcap to load it")
         if not cls.__module__.startswith("transformers_modules."):
             config_dict = {key: config_dict[key] for key in config_dict if key not in ("auto_map", "custom_pipelines")}
         return super().from_dict(config_dict, **kwargs)

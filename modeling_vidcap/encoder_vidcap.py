@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 
@@ -25,9 +24,10 @@ from .layers_vidcap import (
     to_sines,
 )
 from .outputs_vidcap import VideoEncoderOutput
+from .saving_vidcap import VideoCaptionSaving
 
 
-class VideoCaptionPreTrainedModel(PreTrainedModel):
+class VideoCaptionPreTrainedModel(VideoCaptionSaving):
     config: VideoCaptionConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values_videos"

@@ -5,6 +5,7 @@ go there, the rest to the processor; a name that neither knows is an error. Give
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -84,13 +85,16 @@ class VideoCaptioningPipeline(Pipeline):
             return list(super().__call__((clip for clip in inputs), **kwargs))
         return super().__call__(inputs, **kwargs)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Saves the model and the processor, for processes that import this package.
-
-        A folder for others, which carries the code too, is written by `hub_card.export_model`.
-        """
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Saves model, processor and code, for processes with this package and without it. With `push_to_hub`, the
+        three are also uploaded, to `repo_id` or the folder's name."""
+        hub = {
+            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "create_pr") if name in kwargs
+        }
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
     def _sanitize_parameters(
         self, generate_kwargs: dict[str, Any] | None = None, **options: Any

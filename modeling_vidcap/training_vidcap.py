@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, EvalPrediction, ProgressCallback, Seq2SeqTrainer
 from transformers.trainer_utils import has_length
 
+from hub_card.sharing import push_captioner
 from processing.epochs import EpochBatches, SeededClips
 from processing.streams import StreamBatches, StreamedClips
 
@@ -316,6 +317,35 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             return False
         self.state.best_global_step = self.state.global_step
         return True
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> str | None:
+        """Uploads model and processor as one repository, once it has loaded in a process without this package and
+        given what this model gives. It always waits for the end of the upload; `kwargs` are facts for the card.
+
+        Returns:
+            The repository's address, on the first process.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if not self.is_world_process_zero():
+            return None
+        return push_captioner(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            repo_id=self.args.hub_model_id or Path(str(self.args.output_dir)).resolve().name,
+            facts=kwargs,
+            private=self.args.hub_private_repo if private is None else private,
+            token=self.args.hub_token if token is None else token,
+            commit_message=commit_message,
+            revision=revision or self.args.hub_revision,
+        )
 
     def evaluation_loop(self, *args, **kwargs):
         # Seq2SeqTrainer gathers the clips that fill up the last batch of the ranks, too, which are others once more.

@@ -1,9 +1,10 @@
 """Videos and captions -> model inputs, and generated ids -> captions.
 
 The tokenizer decides what surrounds a caption; it is expected to put its end token behind it. Labels are not made
-here.
+here. What is saved carries the code of this file and of all that it imports.
 """
 
+import os
 from typing import Any
 
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
@@ -32,6 +33,7 @@ class VideoCaptionProcessor(ProcessorMixin):
     """
 
     valid_processor_kwargs = VideoCaptionProcessorKwargs  # type: ignore[assignment]
+    _auto_class: Any = "AutoProcessor"  # has transformers save the code, too
 
     def __init__(self, video_processor: VideoCaptionVideoProcessor, tokenizer: PreTrainedTokenizerBase):
         super().__init__(video_processor, tokenizer)
@@ -73,6 +75,12 @@ class VideoCaptionProcessor(ProcessorMixin):
         if text is not None:
             data.update(self.tokenizer(text, **merged["text_kwargs"]))
         return BatchFeature(data, tensor_type=merged["text_kwargs"].get("return_tensors"))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a tokenizer that came from a folder does not write down from where."""
+        for name in ("is_local", "local_files_only", "auto_map"):
+            self.tokenizer.init_kwargs.pop(name, None)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def post_process_generation(self, generated_ids: Any) -> list[str]:
         """

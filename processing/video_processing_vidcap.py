@@ -92,6 +92,7 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
     """
 
     valid_kwargs = VideoCaptionVideoProcessorKwargs  # type: ignore[assignment]
+    _auto_class: Any = "AutoVideoProcessor"  # has transformers save the code, too
     model_input_names = ["pixel_values_videos", "video_mask", "video_times"]
 
     num_frames = 16
@@ -122,6 +123,7 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
         unknown = sorted(set(video_processor_dict) - known)
         if unknown:
             logger.warning(f"The saved video processor has options that are not known here: {', '.join(unknown)}.")
+        known -= {"auto_map"}  # which leads to code beside the configuration, and is written anew with it
         return super().from_dict(
             {key: video_processor_dict[key] for key in video_processor_dict if key in known}, **kwargs
         )

@@ -10,12 +10,14 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, pipeline
 
+import vidcap
 from hub_card import ExportError, export_model, model_card, verify_export
 from hub_card.exporter import code_files
-from hub_card.probe import probe, synthetic_clip
+from hub_card.probe import measure, probe, synthetic_clip
 from modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptioningPipeline
 from processing import VideoCaptionProcessor
 from tests.tiny import tiny_model, tiny_processor
+from vidcap.loading import ModelError, load_captioner
 
 
 @pytest.fixture
@@ -74,12 +76,12 @@ def test_loading_and_exporting_again_changes_nothing(exported: Path, tmp_path: P
     model, processor = AutoModel.from_pretrained(exported), AutoProcessor.from_pretrained(exported)
     again = export_model(model, processor, tmp_path / "again")
     assert contents(again) == contents(exported)
-    # A plain save must not point to code that does not lie beside it.
+    # A plain save is the same but for the card, part by part.
     model.save_pretrained(tmp_path / "plain")
     processor.save_pretrained(tmp_path / "plain")
-    saved = json.loads((tmp_path / "plain" / "config.json").read_text())
-    assert not {"auto_map", "custom_pipelines"} & set(saved)
-    assert pipeline("video-captioning", model=str(tmp_path / "plain"))(synthetic_clip(1), max_new_tokens=3)
+    assert contents(tmp_path / "plain") == {
+        name: content for name, content in contents(exported).items() if name != "README.md"
+    }
 
 
 def test_a_pipeline_saves_its_processor_too(exported: Path, tmp_path: Path) -> None:
@@ -93,12 +95,14 @@ def test_a_folder_that_does_not_load_is_found_out(exported: Path) -> None:
     code = exported / "layers_vidcap.py"
     source = code.read_text()
     code.unlink()
-    with pytest.raises(ExportError, match="does not load without this package: .*layers_vidcap"):
+    with pytest.raises(ExportError, match="layers_vidcap.py is not the code of this version"):
         verify_export(exported)
     code.write_text(source.replace("self.scaling = self.head_dim**-0.5", "self.scaling = 1.0"))
     assert code.read_text() != source
-    with pytest.raises(ExportError, match="without this package"):
-        verify_export(exported)
+    with pytest.raises(ExportError, match="layers_vidcap.py is not the code of this version"):
+        verify_export(exported)  # which has not run it
+    with pytest.raises(ExportError, match="(logits|captions) without this package .* in memory"):
+        verify_export(exported, model=tiny_model(), processor=tiny_processor(), trust_remote_code=True)
     with pytest.raises(ExportError, match="has no .*model.safetensors"):
         verify_export(exported.parent)
 
@@ -158,3 +162,63 @@ def test_a_card_makes_nothing_up() -> None:
     card = model_card({})
     assert re.findall("^## .*", card, flags=re.MULTILINE) == ["## Use", "## Limits"]
     assert "license" not in card and "None" not in card and "$" not in card
+
+
+def test_large_weights_come_in_shards(tmp_path: Path) -> None:
+    model, processor = tiny_model(), tiny_processor()
+    folder = export_model(model, processor, tmp_path / "captioner", max_shard_size="50KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2 and all(path.stat().st_size < 60_000 for path in shards)
+    assert not (folder / "model.safetensors").exists()
+    assert measure(AutoModel.from_pretrained(folder), processor) == measure(model, processor)
+    shards[0].rename(tmp_path / "lost")
+    with pytest.raises(ExportError, match=f"has no {shards[0].name}"):
+        verify_export(folder)
+    export_model(model, processor, folder)  # in one file, beside which no shard is left to be taken for it
+    assert not list(folder.glob("model-*")) and not (folder / "model.safetensors.index.json").exists()
+    (folder / "model.safetensors").rename(tmp_path / "lost")
+    export_model(model, processor, folder, max_shard_size="50KB")
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_sample_clips_come_along(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.gif"
+    clip.write_bytes(b"GIF89a")
+    folder = export_model(tiny_model(), tiny_processor(), tmp_path / "captioner", samples={"first.gif": clip})
+    export_model(tiny_model(), tiny_processor(), folder, samples={"second.gif": clip})
+    assert [path.name for path in (folder / "samples").iterdir()] == ["second.gif"]
+
+
+def test_a_part_alone_is_checked_as_far_as_it_goes(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ExportError, match="has no processor_config.json"):
+        verify_export(tmp_path / "model", model=model)
+    with pytest.raises(ExportError, match="logits without this package differ by up to .* from those in memory"):
+        verify_export(tmp_path / "model", model=tiny_model(seed=2), complete=False)
+    with pytest.raises(ExportError, match="has no config.json"):
+        verify_export(tmp_path, complete=False)
+
+
+def test_checkpoints_of_this_and_earlier_versions_load() -> None:
+    recorded = sorted((Path(__file__).parent / "fixtures").glob("checkpoint-*"))
+    assert recorded
+    for folder in recorded:
+        model, processor = load_captioner(folder, device="cpu")
+        found, expected = measure(model, processor), json.loads((folder / "expected.json").read_text())
+        assert found["captions"] == expected["captions"]
+        torch.testing.assert_close(torch.tensor(found["logits"]), torch.tensor(expected["logits"]), atol=1e-4, rtol=0)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(exported: Path, tmp_path: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    assert config["vidcap_version"] == vidcap.__version__
+    for version, reason in (("99.1.0", "a model of vidcap 99.1.0, and this is .* update vidcap"), ("new", "Invalid")):
+        (exported / "config.json").write_text(json.dumps({**config, "vidcap_version": version}))
+        with pytest.raises(ValueError, match=reason):
+            AutoModel.from_pretrained(exported)
+        with pytest.raises(ModelError, match=reason):
+            load_captioner(exported)
+    (exported / "config.json").write_text(json.dumps({**config, "vidcap_version": "0.0.1"}))
+    AutoModel.from_pretrained(exported).save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == config  # written by this version

@@ -1,18 +1,19 @@
 """Small video-captioning models: train, evaluate, share, run.
 
 Importing it registers everything with transformers: `AutoModel.from_pretrained` and
-`pipeline("video-captioning", model=...)` then load a captioner without `trust_remote_code`. Nothing is fetched.
+`pipeline("video-captioning", model=...)` then load a captioner without `trust_remote_code`, and `push_to_hub` checks
+what it uploads. Nothing is fetched.
 """
 
+import hub_card  # noqa: F401 - has `push_to_hub` go through the exporter
 from modeling_vidcap import (
     VideoCaptionConfig,
     VideoCaptionForConditionalGeneration,
     VideoCaptioningPipeline,
     VideoCaptionModel,
 )
+from modeling_vidcap.configuration_vidcap import VERSION as __version__
 from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor, VideoDecodeError
-
-__version__ = "0.1.0"
 
 __all__ = [
     "VideoCaptionConfig",

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
 
+from modeling_vidcap.saving_vidcap import check_weight_names
+
 MODEL_TYPE = "vidcap"
 
 
@@ -74,7 +76,13 @@ def _check_folder(folder: Path) -> None:
     for file in ("processor_config.json", "tokenizer.json"):
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: no {file}; save the processor there too, by processor.save_pretrained")
+    try:
+        check_weight_names(folder)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
     if not any(folder.glob("*.safetensors")):
+        if pickles := sorted(path.name for path in folder.glob("*.bin")):
+            raise ModelError(f"{folder}: {pickles[0]} is a pickle, which is not loaded; save it as safetensors")
         raise ModelError(f"{folder}: no model.safetensors; did training end before its first checkpoint?")
 
 
@@ -85,7 +93,7 @@ def _check_type(name: str, config: PreTrainedConfig) -> None:
 
 def _load(part: str, name: str, from_pretrained: Any, **kwargs: Any) -> Any:
     try:
-        return from_pretrained(name, **kwargs)
+        return from_pretrained(name, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ModelError(f"{name}: its {part} cannot be loaded: {reason}") from error

@@ -1,0 +1,93 @@
+"""A captioner <-> a folder or repository: the weights, and the code by which they load where this package is absent.
+
+Promises: what is saved is complete, wherever the model came from (the package, a folder, the Hub by remote code), and
+refers to no code but that beside it; weights are read from safetensors and nothing is unpickled. Given up: the card
+and the proof that a folder loads, which are the installed package's part.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
+
+TASK = "video-captioning"
+MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText")
+
+
+def check_weight_names(folder: str | os.PathLike[str]) -> None:
+    """Raises a `ValueError` if a folder holds a pickled adapter, or the index of its shards leads elsewhere."""
+    if Path(folder, "adapter_model.bin").is_file():
+        raise ValueError(
+            f"{folder}: adapter_model.bin is a pickle, which is not loaded; save the adapter anew by peft"
+        )
+    path = Path(folder, SAFE_WEIGHTS_INDEX_NAME)
+    if not path.is_file():
+        return
+    try:
+        names = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged, it is no index of weights; download the model again") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{path}: names {name!r}, which is no safetensors file beside it; take another model")
+
+
+class VideoCaptionSaving(PreTrainedModel):
+    """How all models of this family are saved and loaded."""
+
+    model_tags = [TASK, "vidcap", "custom_code"]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors only: a pickle in their place is refused.
+
+        Raises:
+            ValueError: If `use_safetensors=False` asks for pickles, or the index of the shards leads elsewhere.
+            OSError: If there are no safetensors.
+        """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors=False: this model is read from safetensors only; leave it out")
+        folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        check_weight_names(folder)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, "use_safetensors": True})
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        *args: Any,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As in transformers, with the code of model and pipeline, and what leads the Auto classes to it."""
+        hub = {
+            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "create_pr") if name in kwargs
+        }
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process and not getattr(self, "_hf_peft_config_loaded", False):
+            custom_object_save(self, save_directory)
+            path = Path(save_directory, CONFIG_NAME)
+            config = {**json.loads(path.read_text(encoding="utf-8")), **self._code_references()}
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if push_to_hub:
+            repo_id = hub.pop("repo_id", Path(save_directory).name)
+            self.push_to_hub(repo_id, token=kwargs.get("token"), **hub)
+
+    def _code_references(self) -> dict[str, Any]:
+        # Being imported here, it is also among the files that travel with the model's.
+        from .pipeline_vidcap import VideoCaptioningPipeline
+
+        pipeline = {"impl": _reference(VideoCaptioningPipeline), "pt": ["AutoModel"], "type": "multimodal"}
+        classes = {"AutoConfig": _reference(type(self.config)), **dict.fromkeys(MODEL_CLASSES, _reference(type(self)))}
+        return {"auto_map": classes, "custom_pipelines": {TASK: pipeline}}
+
+
+def _reference(each: type) -> str:
+    return f"{each.__module__.rpartition('.')[2]}.{each.__name__}"
+
+
+__all__ = ["TASK", "VideoCaptionSaving", "check_weight_names"]

@@ -1,0 +1,248 @@
+"""Folders made to do harm, or damaged: refused in one line, and nothing in them runs."""
+
+import ast
+import json
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+
+from hub_card import ExportError, export_model, push_to_hub
+from hub_card.probe import synthetic_clip
+from modeling_vidcap.checkpoints import tensors_only
+from tests.test_training import make_trainer
+from tests.tiny import tiny_model, tiny_processor
+from vidcap.loading import ModelError, load_captioner
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [
+    ROOT / "train_hf.py",
+    *(
+        path
+        for room in ("hub_card", "modeling_vidcap", "processing", "vidcap", "benchmarks")
+        for path in (ROOT / room).rglob("*.py")
+    ),
+]
+UNPICKLERS = {"cPickle", "cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+
+
+class Planted:
+    """A pickle that leaves a mark where it is loaded."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    return export_model(tiny_model(), tiny_processor(), tmp_path / "captioner")
+
+
+@pytest.fixture
+def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that foreign code would make; nor may anything ask whether it is trusted."""
+
+    def refuse(prompt: str = "") -> str:
+        raise AssertionError(prompt)
+
+    monkeypatch.setattr("builtins.input", refuse)
+    return tmp_path / "was-here"
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def refused(folder: Path, reason: str, *, error: type[Exception] = SafetensorError) -> None:
+    """By what the command line loads with, by the Auto classes, and by a push, ahead of any request."""
+    with pytest.raises(ModelError, match=reason) as found:
+        load_captioner(folder)
+    assert "\n" not in str(found.value)
+    with pytest.raises(error):
+        AutoModel.from_pretrained(folder)
+    with pytest.raises(ExportError) as refusal:
+        push_to_hub(folder, "tester/never")
+    assert "\n" not in str(refusal.value)
+
+
+def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def dangers(source: str) -> list[str]:
+    """What in a file could run something that was read from data."""
+    tree = ast.parse(source)
+    found = []
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and {alias.name for alias in node.names} != {"UnpicklingError"}:
+            names = [node.module or ""]
+        found += [f"import {name}" for name in names if name.partition(".")[0] in UNPICKLERS]
+    for name, call in calls(tree):
+        options = {each.arg: ast.unparse(each.value) for each in call.keywords}
+        last = name.rpartition(".")[2]
+        if name in ("eval", "exec", "compile", "__import__") or name in ("os.system", "os.popen"):
+            found.append(name)
+        elif options.get("shell", "False") != "False" or options.get("allow_pickle", "False") != "False":
+            found.append(ast.unparse(call))
+        elif name in ("torch.load", "torch.jit.load", "torch.hub.load") and options.get("weights_only") != "True":
+            found.append(ast.unparse(call))
+        elif last in ("read_pickle", "unsafe_load", "full_load") or name == "yaml.load":
+            found.append(name)
+        elif options.get("trust_remote_code") == "True":
+            found.append(ast.unparse(call))
+    return found
+
+
+def test_no_source_unpickles_or_runs_what_it_reads() -> None:
+    assert len(SOURCES) > 90
+    found = {path.relative_to(ROOT).as_posix(): dangers(path.read_text()) for path in SOURCES}
+    # The probe runs, in a process of its own, code that was compared with this package's.
+    assert {path: each for path, each in found.items() if each} == {
+        "hub_card/probe.py": ["probe(sys.argv[1], trust_remote_code=True, parts=sys.argv[3:] or PARTS)"]
+    }
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("import pickle", "from dill import loads", "eval('1')", "exec(text)", "import os\nos.system('ls')"),
+        *("torch.load(path)", "torch.load(path, weights_only=False)", "numpy.load(path, allow_pickle=True)"),
+        *("subprocess.run(line, shell=True)", "yaml.load(text)", "pandas.read_pickle(path)"),
+    ],
+)
+def test_the_scan_finds(source: str) -> None:
+    assert dangers(source)
+    assert not dangers("model.eval()\ntorch.load(path, weights_only=True)\nre.compile('a')")
+
+
+def test_a_pickle_in_the_place_of_the_weights(exported: Path, mark: Path) -> None:
+    (exported / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Planted(mark)}, exported / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="use_safetensors=False: this model is read from safetensors only"):
+        AutoModel.from_pretrained(exported, use_safetensors=False)
+    refused(exported, "pytorch_model.bin is a pickle, which is not loaded", error=OSError)
+    (exported / "model.safetensors").write_bytes((exported / "pytorch_model.bin").read_bytes())
+    refused(exported, "weights cannot be loaded")
+    assert not mark.exists()
+
+
+def test_pickles_beside_the_weights(exported: Path, mark: Path) -> None:
+    for name in ("pytorch_model.bin", "training_args.bin", "planted.pkl"):
+        (exported / name).write_bytes(pickle.dumps(Planted(mark)))
+    load_captioner(exported)
+    captioner = pipeline("video-captioning", model=str(exported))
+    assert captioner(synthetic_clip(1), max_new_tokens=2)
+    (exported / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "", "peft_type": "LORA"}))
+    (exported / "adapter_model.bin").write_bytes(pickle.dumps(Planted(mark)))
+    with pytest.raises(ValueError, match="adapter_model.bin is a pickle, which is not loaded"):
+        AutoModel.from_pretrained(exported)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
+def test_a_pickle_in_a_checkpoint(name: str, tmp_path: Path, mark: Path) -> None:
+    trainer = make_trainer(tmp_path / "run", tiny_processor(), [])
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    torch.save({"state": Planted(mark)}, checkpoint / name)
+    torch.save({}, checkpoint / "scheduler.pt")
+    load = trainer._load_rng_state if name == "rng_state.pth" else trainer._load_optimizer_and_scheduler
+    trainer.create_optimizer_and_scheduler(1)
+    with pytest.raises(ValueError, match="checkpoint-1: its optimizer or random state holds more than tensors"):
+        load(str(checkpoint))
+    assert not mark.exists()
+    with pytest.raises(KeyError), tensors_only(str(checkpoint)):
+        raise KeyError  # other errors pass
+
+
+def test_foreign_code_beside_the_weights(exported: Path, mark: Path) -> None:
+    code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+    for path in exported.glob("*.py"):
+        path.write_text(code + path.read_text())
+    (exported / "evil_vidcap.py").write_text(code)
+    evil = "evil_vidcap.Evil"
+    change(exported / "config.json", auto_map={"AutoConfig": evil, "AutoModel": evil, "AutoProcessor": evil})
+    change(exported / "tokenizer_config.json", auto_map={"AutoTokenizer": [evil, evil]})
+    load_captioner(exported)  # by the code of this package
+    for trust in (None, False):
+        AutoModel.from_pretrained(exported, trust_remote_code=trust)
+        AutoProcessor.from_pretrained(exported, trust_remote_code=trust)
+        pipeline("video-captioning", model=str(exported), trust_remote_code=trust)
+    with pytest.raises(ExportError, match="vidcap.py is not the code of this version of vidcap"):
+        push_to_hub(exported, "tester/never")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["evil/repository--modeling_vidcap.Evil", "../modeling_vidcap.Evil", "absent_vidcap.Evil", "os.system"],
+)
+def test_a_configuration_that_leads_to_foreign_code(reference: str, exported: Path, mark: Path) -> None:
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        before = (exported / name).read_text()
+        change(exported / name, auto_map={"AutoModel": reference})
+        with pytest.raises(ExportError, match=f"{name} names .*, which is foreign code"):
+            push_to_hub(exported, "tester/never")
+        (exported / name).write_text(before)
+    task = {"video-captioning": {"impl": reference, "pt": ["AutoModel"], "type": "multimodal"}}
+    change(exported / "config.json", model_type="evilcap", auto_map={"AutoConfig": reference}, custom_pipelines=task)
+    for load in (AutoConfig.from_pretrained, AutoModel.from_pretrained):
+        with pytest.raises(ValueError, match="trust_remote_code=True"):
+            load(exported, trust_remote_code=False)
+    refused(exported, "a model of type 'evilcap'", error=ValueError)
+    assert not mark.exists()
+
+
+def test_damaged_weights(exported: Path) -> None:
+    path = exported / "model.safetensors"
+    whole = path.read_bytes()
+    length = struct.unpack("<Q", whole[:8])[0]
+    for damaged in (whole[:-1], whole[: length // 2], whole[:8], b"", whole + b"\0", b"\xff" * 8 + whole[8:]):
+        path.write_bytes(damaged)
+        refused(exported, "weights cannot be loaded")
+    # Rewritten: another shape for the same bytes, and a weight that is missing.
+    header = json.loads(whole[8 : 8 + length])
+    name = "video_projection.weight"
+    header[name]["shape"] = header[name]["shape"][:1]
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+    refused(exported, "weights cannot be loaded")
+    state = tiny_model().state_dict()
+    save_file({key: state[key].contiguous() for key in state if key not in (name, "lm_head.weight")}, path)
+    with pytest.raises(ModelError, match=f"missing are {name}"):
+        load_captioner(exported)
+
+
+@pytest.mark.parametrize("elsewhere", ["../stolen.safetensors", "/etc/stolen.safetensors", "a/b.safetensors", "x.bin"])
+def test_an_index_that_leads_out_of_the_folder(elsewhere: str, exported: Path) -> None:
+    model, processor = tiny_model(), tiny_processor()
+    export_model(model, processor, exported, max_shard_size="50KB")
+    index = exported / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    change(index, weight_map={**weight_map, next(iter(weight_map)): elsewhere})
+    refused(exported, "names .*, which is no safetensors file beside it", error=ValueError)
+    index.write_text("[]")
+    refused(exported, "damaged, it is no index of weights", error=ValueError)
+
+
+def test_other_names_that_lead_out_of_the_folder(exported: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.gif"
+    clip.write_bytes(b"GIF89a")
+    for name in ("../clip.gif", "a/clip.gif", "/clip.gif", "clip.exe", ""):
+        with pytest.raises(ExportError, match="is no name for a sample clip"):
+            export_model(tiny_model(), tiny_processor(), tmp_path / "other", samples={name: clip})
+    change(exported / "config.json", transformers_weights="../other/model.safetensors")
+    with pytest.raises(ModelError, match="must reference a file inside the model directory"):
+        load_captioner(exported)
