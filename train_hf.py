@@ -2,6 +2,7 @@
 
     python train_hf.py --dataset FOLDER --output_dir DIR
     python train_hf.py --dataset FOLDER --output_dir DIR --max_train_minutes 6
+    python train_hf.py --dataset FOLDER user/name clips.csv --dataset_weights 2 1 1 --output_dir DIR
     python train_hf.py recipes/demo.yaml --dataset FOLDER --output_dir DIR
     python train_hf.py --dataset user/name --output_dir DIR --streaming --max_steps 10000 --push_to_hub
     torchrun --nproc_per_node 2 train_hf.py --dataset FOLDER --output_dir DIR
@@ -47,9 +48,8 @@ from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.captions import load_tokenizer, train_tokenizer
 from processing.collator import VideoCaptionCollator
-from processing.datasets import ClipDataset, has_split, load_clips, split_off_validation
+from processing.datasets import ClipDataset
 from processing.near_misses import NearMisses
-from processing.sources import Columns
 from processing.streams import StreamedClips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import score_captions
@@ -58,12 +58,12 @@ from vidcap.evaluation.evaluate import evaluate_model, peak_rss_mb
 from vidcap.evaluation.report import plot_history, write_report
 from vidcap.evaluation.reward import CiderReward
 from vidcap.loading import load_captioner
+from vidcap.training_data import load_training_data, public_name, public_names
 
 logger = logging.getLogger("vidcap")
 MAX_UNKNOWN = 0.3  # share of the words that a model to go on from may lack
 SIMILARITY_WEIGHT = 0.1  # of `generate`, chosen on held-out clips (docs/log.md)
 NOVELTY_SAMPLE = 5_000  # training clips that tell what is usual
-STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data are streamed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,9 +109,8 @@ def train(
     if words and not augmentation.flip:
         raise ValueError("--direction_words keep clips from being mirrored: add flip to --augment, or leave them out")
     corpus = read_corpus(data.text_corpus) if data.text_corpus else []
-    train_rows, validation_rows = load_training_rows(data, args)
-    sample = train_rows.take(STREAM_SAMPLE) if data.streaming else train_rows
-    by_clip = [row["captions"] for row in sample.select_columns(["captions"])]
+    sources = load_training_data(data, args)
+    by_clip = sources.captions()
     captions = [caption for of_clip in by_clip for caption in of_clip]
     if model_args.model_name_or_path is None:
         processor, model = build(model_args, captions, corpus, given)
@@ -145,19 +144,20 @@ def train(
     cache = open_clip_cache(
         model, processor, folder=data.feature_cache, workers=data.decoding_workers, backend=data.feature_backend
     )
-    validation = ClipDataset(validation_rows, cache).prepare("validation clips", on_broken=on_broken)
+    validation = ClipDataset(sources.validation, cache).prepare("validation clips", on_broken=on_broken)
     if data.streaming:
         clips: Any = StreamedClips(
-            train_rows,
+            sources.train,
             processor,
             num_frames=pool,
             workers=data.decoding_workers,
             on_broken=on_broken,
             augmentation=augmentation,
             seed=args.seed,
+            mixture=sources.mixture,
         )
     else:
-        clips = ClipDataset(train_rows, cache.with_frames(pool), augmentation=augmentation)
+        clips = ClipDataset(sources.train, cache.with_frames(pool), augmentation=augmentation, mixture=sources.mixture)
         clips = clips.prepare("training clips", on_broken=on_broken)
 
     eval_collator = VideoCaptionCollator(processor, max_length=model.config.max_position_embeddings)
@@ -202,9 +202,8 @@ def train(
 
     report: dict[str, Any] = {"train_seconds": trained - (started if args.max_train_minutes else training_started)}
     examples: list[Any] = []
-    if has_split(data.dataset, data.test_split):
-        rows = load_clips(data.dataset, data.test_split, columns=Columns(data.video_column, data.caption_column))
-        test = ClipDataset(rows, cache).prepare("test clips", on_broken=on_broken)
+    if sources.test is not None:
+        test = ClipDataset(sources.test, cache).prepare("test clips", on_broken=on_broken)
         evaluation = evaluate_model(model, processor, test, train_captions=captions)
         report |= evaluation.report
         examples = evaluation.examples
@@ -217,9 +216,10 @@ def train(
         "peak_rss_mb": peak_rss_mb(),
         "parameters": model.num_parameters(),
         "skipped_clips": skipped,
+        "data_sets": sources.facts(),
         "arguments": {
             **dataclasses.asdict(data),
-            "dataset": public_name(data.dataset),
+            "dataset": public_names(data.dataset),
             "feature_cache": None,
             "text_corpus": public_name(data.text_corpus),
             **dataclasses.asdict(model_args),
@@ -243,36 +243,6 @@ def train(
         repo_id = args.hub_model_id or Path(args.output_dir).name
         access: Any = {"private": args.hub_private_repo, "token": args.hub_token}
         logger.info(f"pushed: {push_to_hub(directory, repo_id, **access, model=model, processor=processor)}")
-
-
-def load_training_rows(data: DataArguments, args: VideoCaptionTrainingArguments) -> tuple[Any, Any]:
-    """Rows to train on, and rows to choose the best checkpoint by."""
-    import datasets
-
-    columns = Columns(data.video_column, data.caption_column)
-    rows = load_clips(data.dataset, data.train_split, streaming=data.streaming, columns=columns)
-    if data.streaming and args.max_steps <= 0 and args.max_train_minutes is None:
-        raise ValueError("a stream has no known length: give --max_steps or --max_train_minutes")
-    if data.streaming and args.dataloader_num_workers:
-        raise ValueError(
-            f"--dataloader_num_workers {args.dataloader_num_workers}: a stream is decoded by threads; give "
-            f"--decoding_workers {args.dataloader_num_workers} in its place"
-        )
-    if has_split(data.dataset, data.validation_split):
-        validation = load_clips(data.dataset, data.validation_split, streaming=data.streaming, columns=columns)
-    elif data.streaming:
-        raise ValueError(
-            f"a stream cannot give up a share: name a --validation_split, there is no {data.validation_split!r}"
-        )
-    else:
-        rows, validation = split_off_validation(rows, seed=args.seed)
-        logger.info(f"no {data.validation_split} split: {len(validation)} training clips serve")
-    if data.streaming:
-        validation = datasets.Dataset.from_list(list(validation.take(data.max_validation_clips)))
-        return rows.shuffle(seed=args.seed, buffer_size=1000, max_buffer_input_shards=1), validation
-    if len(validation) > data.max_validation_clips:
-        validation = validation.shuffle(seed=args.seed).select(range(data.max_validation_clips))
-    return rows, validation
 
 
 def continue_from(model_args: ModelArguments, captions: list[str], given: set[str]) -> tuple[Any, Any]:
@@ -399,7 +369,7 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
     return processor, model
 
 
-def near_misses_of(data: DataArguments, model: Any, captions: list[Sequence[str]]) -> NearMisses | None:
+def near_misses_of(data: DataArguments, model: Any, captions: Sequence[Sequence[str]]) -> NearMisses | None:
     if data.near_misses is None:
         return None
     if not model.config.contrastive_weight:
@@ -413,7 +383,11 @@ def fit_novelty(model: Any, collator: VideoCaptionCollator, training: Any, valid
     model.eval()
 
     def summaries(clips: Any) -> Iterator[torch.Tensor]:
-        few = (clips[i] for i in range(len(clips))) if isinstance(clips, ClipDataset) else clips.one_pass()
+        few: Iterator[Any]
+        if isinstance(clips, ClipDataset):  # spread over them: those of one source may stand together
+            few = (clips[i] for i in range(0, len(clips), max(1, len(clips) // NOVELTY_SAMPLE)))
+        else:
+            few = clips.one_pass()
         few = itertools.islice(few, NOVELTY_SAMPLE)
         while batch := list(itertools.islice(few, 64)):
             inputs = {name: value.to(model.device) for name, value in collator.videos(batch).items()}
@@ -439,11 +413,6 @@ def choose_precision(
     args.mixed_precision = "bf16" if args.bf16 else "no"  # derived from `bf16` when the arguments were parsed
     model.zero_grad()
     logger.info(f"precision of training: {'bf16 autocast' if args.bf16 else 'fp32'}")
-
-
-def public_name(source: str | None) -> str | None:
-    """A Hub id as it is; of a local folder its name only, since reports are shared."""
-    return Path(source).resolve().name if source is not None and os.path.exists(source) else source
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ value holds, tables and metadata stay well-formed.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -51,25 +51,28 @@ def model_card(facts: Mapping[str, Any]) -> str:
             `total_seconds`, `peak_rss_mb`, `versions`) and, all optional: `repo_id`, `license` (an identifier of the
             Hub), `language`, `tags`, `backbone`, `num_frames`, `arguments` (the training arguments; known ones are
             shown) and, there or among the facts, `dataset` (a Hub id, a name, or a folder, of which the last part is
-            told). Other keys are ignored.
+            told; or a list of them, with `dataset_weights` among the arguments). Other keys are ignored.
 
     Returns:
         `str`: Markdown with YAML metadata on top. Scores and controls stand in a table, the settings in a list.
     """
     repo_id, backbone = facts.get("repo_id"), facts.get("backbone")
-    dataset = _dataset(facts.get("dataset") or (facts.get("arguments") or {}).get("dataset"))
+    arguments = facts.get("arguments") or {}
+    given = facts.get("dataset") or arguments.get("dataset")
+    names = [_dataset(each) for each in (given if isinstance(given, list) else [given]) if each]
+    weights = arguments.get("dataset_weights") if isinstance(given, list) else None
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="video-text-to-text",
         tags=["video-captioning", "vidcap", "custom_code", *facts.get("tags", ())],
         license=facts.get("license"),
         language=facts.get("language"),
-        datasets=[dataset] if dataset and HUB_ID.fullmatch(dataset) else None,
+        datasets=[name for name in names if HUB_ID.fullmatch(name)] or None,
     )
     requirements = ["torch", "torchvision", "transformers", "av", "Pillow"]
     if backbone and str(backbone).startswith("timm"):
         requirements.append("timm")
-    sections = [_scores(facts), _training(facts, dataset)]
+    sections = [_scores(facts), _training(facts, _mixed(names, weights))]
     size = f" It has {facts['parameters']:,} parameters." if "parameters" in facts else ""
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         metadata=metadata.to_yaml().strip(),
@@ -121,10 +124,16 @@ def _training(facts: Mapping[str, Any], dataset: str | None) -> str:
     return "\n".join(["## Training", "", *lines]) + "\n" if lines else ""
 
 
-def _dataset(dataset: Any) -> str | None:
+def _mixed(names: Sequence[str], weights: Sequence[float] | None) -> str | None:
+    """The data sets in one line, with the share of the training clips that came from each."""
+    if weights is None:
+        return ", ".join(names) or None
+    shares = [f"{weight / sum(weights):.3g}" for weight in weights]
+    return ", ".join(f"{name} ({share} of the clips)" for name, share in zip(names, shares, strict=True))
+
+
+def _dataset(dataset: Any) -> str:
     """The name under which others may know the data: a Hub id as it is, of a folder its last part."""
-    if not dataset:
-        return None
     path = Path(str(dataset))
     return path.resolve().name if path.exists() or path.is_absolute() else str(dataset)
 

@@ -33,7 +33,7 @@ STAGING, LEAVING = ".checkpoint-being-written", ".checkpoint-being-removed"
 NAME = re.compile(r"checkpoint-(\d+)")
 # Arguments that make no difference to the weights.
 INDIFFERENT = re.compile(
-    "output_dir|resume_from_checkpoint|feature_cache|decoding_workers|disable_tqdm|bf16|mixed_precision|run_name|"
+    "output_dir|resume_from_checkpoint|feature_cache|feature_cache_limit|decoding_workers|disable_tqdm|bf16|mixed_precision|run_name|"
     "(hub|push|report|log|save|dataloader|trackio|ddp|torch_compile|local_rank).*"
 )
 

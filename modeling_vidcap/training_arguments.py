@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .averaging import check_decay
+from .data_arguments import SourceArguments
 from .precision import cpu_computes_in_bf16
 from .presets import PRESETS
 
@@ -19,26 +20,13 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
 @dataclass
-class DataArguments:
-    dataset: str = field(metadata={"help": "Folder in videofolder form, or a Hub data set id."})
+class DataArguments(SourceArguments):
     recipe: str | None = field(default=None, metadata={"help": "Name of a file in recipes/, without .yaml."})
-    train_split: str = "train"
-    validation_split: str = field(
-        default="validation", metadata={"help": "If the data have no such split, 5 %% of train take its place."}
-    )
-    test_split: str = field(default="test", metadata={"help": "Scored once, at the end, if it exists."})
-    video_column: str | None = field(
-        default=None, metadata={"help": "Column of clips in tables, Parquet, WebDataset and on the Hub [recognised]."}
-    )
-    caption_column: str | None = field(default=None, metadata={"help": "Column of captions in these [recognised]."})
     streaming: bool = field(default=False, metadata={"help": "Read clips as they come and store nothing."})
     skip_broken_clips: bool = field(
         default=False, metadata={"help": "Leave out clips that cannot be read; list them."}
     )
     max_validation_clips: int = field(default=500, metadata={"help": "Clips captioned at each evaluation."})
-    feature_cache: str | None = field(
-        default=None, metadata={"help": "Folder of decoded clips and features [$VIDCAP_CACHE or ~/.cache/vidcap]."}
-    )
     feature_backend: Literal["torch", "openvino"] = field(
         default="torch", metadata={"help": "What computes features; openvino is an extra, faster on many CPUs."}
     )
@@ -444,4 +432,8 @@ def _given(parser: HfArgumentParser, argv: list[str]) -> dict[str, Any]:
 
 
 def _options(settings: dict[str, Any]) -> list[str]:
-    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    return [
+        part
+        for name, value in settings.items()
+        for part in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]

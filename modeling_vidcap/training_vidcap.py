@@ -19,7 +19,9 @@ from transformers import EarlyStoppingCallback, EvalPrediction, ProgressCallback
 from transformers.trainer_utils import has_length
 
 from hub_card.sharing import push_captioner
+from processing.datasets import ClipDataset
 from processing.epochs import EpochBatches, SeededClips
+from processing.mixtures import MixedEpochBatches
 from processing.streams import StreamBatches, StreamedClips
 
 from .averaging import AveragedTrainerMixin
@@ -122,7 +124,7 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
         self.eval_collator = eval_collator or self.data_collator
         self.self_critical = self_critical
         self.settings = settings or {}
-        self.stream_position: tuple[int, int] | None = None
+        self.stream_position: Sequence[Sequence[int]] | None = None
         self._pace = Pace()
         if isinstance(self.train_dataset, IterableDataset):
             self.args.ignore_data_skip = True  # the stream itself begins where a checkpoint says
@@ -161,14 +163,18 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             )
         if not has_length(clips):
             raise ValueError(f"{type(clips).__name__} has no length: give a Dataset, or StreamedClips for a stream")
-        batches = EpochBatches(
-            len(cast(Any, clips)),
-            self._train_batch_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            rank=args.process_index,
-            world_size=args.world_size,
-            drop_last=args.dataloader_drop_last,
-        )
+        options: dict[str, Any] = {
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "rank": args.process_index,
+            "world_size": args.world_size,
+            "drop_last": args.dataloader_drop_last,
+        }
+        weights = clips.mixture.weights if isinstance(clips, ClipDataset) and clips.mixture is not None else None
+        if weights is not None:
+            sizes = cast(ClipDataset, clips).source_sizes()
+            batches: EpochBatches = MixedEpochBatches(sizes, weights, self._train_batch_size, **options)
+        else:
+            batches = EpochBatches(len(cast(Any, clips)), self._train_batch_size, **options)
         return DataLoaderShard(
             SeededClips(clips),
             batch_sampler=batches,
@@ -205,8 +211,7 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             )
         if isinstance(self.train_dataset, StreamedClips):
             path = Path(resume_from_checkpoint, f"stream_{self.args.process_index}.json")
-            epoch, row = json.loads(path.read_text())
-            self.stream_position = self.train_dataset.position = (epoch, row)
+            self.stream_position = self.train_dataset.position = json.loads(path.read_text())
         if self.budget is not None and (budget := manifest.get("budget")):
             self.budget.resume(budget["steps"], budget["spent"])
             if budget["steps"] == manifest["step"]:

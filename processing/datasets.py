@@ -8,7 +8,8 @@ lines are read here, since their mistakes are to be named by file and line. Othe
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,31 @@ from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_downl
 
 from .augmentation import ClipAugmentation
 from .feature_cache import ClipCache
-from .sources import GUESSED, Columns, DatasetError, caption_row, find_files, load_files, one_line, to_common_form
+from .mixtures import Mixture
+from .sources import (
+    BUILDERS,
+    GUESSED,
+    Columns,
+    DatasetError,
+    caption_row,
+    find_files,
+    load_files,
+    one_line,
+    split_of_file,
+    to_common_form,
+)
 
 MAX_KEPT_BYTES = 1 << 30  # of decoded clips that a data set holds in memory; the rest is read from the cache each time
+SOURCE_COLUMN = "source"  # of rows of several data sets: the number of each row's own
+COMMON_FORM = datasets.Features(
+    {
+        "video": {"path": datasets.Value("string"), "bytes": datasets.Value("binary")},
+        "file_name": datasets.Value("string"),
+        "captions": datasets.List(datasets.Value("string")),
+        "caption_reversed": datasets.Value("string"),
+        "kind": datasets.Value("string"),
+    }
+)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 
 
@@ -30,7 +53,7 @@ def load_clips(
     """Loads one split as rows of the form above.
 
     Args:
-        dataset: A local folder or a Hub id; only an id touches the network.
+        dataset: A local folder, one of the files of `sources.py`, or a Hub id; only an id touches the network.
         split: Its name, `train`, `validation` or `test`.
         streaming: Return an `IterableDataset`.
         columns: Names of columns that are not to be guessed; the folder form has fixed ones.
@@ -44,9 +67,14 @@ def load_clips(
             return load_files(files, streaming=streaming, columns=columns)
         rows = datasets.Dataset.from_list(list(_read_metadata(folder, split)))
         return rows.to_iterable_dataset() if streaming else rows
+    if files := find_files(folder, split):
+        return load_files(files, streaming=streaming, columns=columns)
+    if folder.is_file() and folder.suffix in BUILDERS:
+        raise DatasetError(f"{dataset}: of a file of this name the split is {split_of_file(folder)}, not {split}")
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
         raise DatasetError(
-            f"{dataset}: no such folder; give a folder with {split}/metadata.jsonl, or a Hub id like user/name"
+            f"{dataset}: no such folder; give a folder with {split}/metadata.jsonl, a file ({', '.join(BUILDERS)}), "
+            "or a Hub id like user/name"
         )
     try:
         if _is_hub_folder(str(dataset), split):
@@ -65,7 +93,7 @@ def has_split(dataset: str | Path, split: str) -> bool:
     if folder.is_dir():
         return (folder / split / "metadata.jsonl").is_file() or bool(find_files(folder, split))
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
-        return False
+        return bool(find_files(folder, split))
     if _is_hub_folder(str(dataset), split):
         return True
     files = HfApi().list_repo_files(str(dataset), repo_type="dataset")
@@ -130,6 +158,21 @@ def split_off_validation(
     return parts["train"], parts["test"]
 
 
+def join_sources(parts: Sequence[datasets.Dataset | None]) -> datasets.Dataset:
+    """Rows of several data sets, one behind the other, each with the number of its own under `source`; a part may be
+    missing."""
+    numbered = []
+    for number, rows in enumerate(parts):
+        if rows is not None:
+            numbers = datasets.Dataset.from_dict(
+                {SOURCE_COLUMN: [number] * len(rows)},
+                features=datasets.Features({SOURCE_COLUMN: datasets.Value("int32")}),
+            )
+            alike = rows.select_columns(list(COMMON_FORM)).cast(COMMON_FORM)
+            numbered.append(datasets.concatenate_datasets([alike, numbers], axis=1))
+    return datasets.concatenate_datasets(numbered)
+
+
 class ClipDataset(torch.utils.data.Dataset):
     """Rows as tensors: `video_features` or `pixel_values_videos`, `video_mask`, `video_times`, without a batch axis.
 
@@ -137,22 +180,36 @@ class ClipDataset(torch.utils.data.Dataset):
         rows: From [`load_clips`].
         cache: Where decoded clips are kept as uint8 frames or as a frozen backbone's features.
         augmentation: For training: applied anew each time a clip is asked for; what is kept stays as it was.
+        mixture: Of rows from [`join_sources`]: what they are of.
 
     Raises:
         ValueError: If `augmentation` needs pixels and the cache keeps features.
     """
 
-    def __init__(self, rows: datasets.Dataset, cache: ClipCache, *, augmentation: ClipAugmentation | None = None):
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        cache: ClipCache,
+        *,
+        augmentation: ClipAugmentation | None = None,
+        mixture: Mixture | None = None,
+    ):
         if augmentation is not None and cache.encode is not None:
             augmentation.check_features()
         self.rows = rows
         self.cache = cache
         self.augmentation = augmentation
+        self.mixture = mixture
         self._kept: dict[int, dict[str, Any]] = {}
         self._kept_bytes = 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def source_sizes(self) -> list[int]:
+        """How many clips are of each source of the mixture."""
+        counts = Counter(self.rows[SOURCE_COLUMN]) if self.mixture is not None else Counter()
+        return [counts[number] for number in range(len(self.mixture.names if self.mixture is not None else ()))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         clip = self._load(index)
@@ -192,4 +249,9 @@ class ClipDataset(torch.utils.data.Dataset):
         if len(broken) == len(self):
             raise DatasetError(f"none of the {len(self)} clips can be read")
         readable = self.rows.select([i for i in range(len(self)) if i not in broken])
-        return ClipDataset(readable, self.cache, augmentation=self.augmentation)
+        clips = ClipDataset(readable, self.cache, augmentation=self.augmentation, mixture=self.mixture)
+        if self.mixture is not None:
+            for name, before, left in zip(self.mixture.names, self.source_sizes(), clips.source_sizes(), strict=True):
+                if before and not left:
+                    raise DatasetError(f"{name}: none of the {before} clips can be read; leave it out")
+        return clips

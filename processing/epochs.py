@@ -81,13 +81,19 @@ class EpochBatches(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def draws(self) -> tuple[list[int], list[int]]:
+        """The clips of the epoch in their order, and a seed for each."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
-        order = torch.randperm(self.clips, generator=generator).tolist()
-        seeds = torch.randint(2**32, (self.clips,), generator=generator).tolist()
+        order = torch.randperm(self.clips, generator=generator)
+        seeds = torch.randint(2**32, (self.clips,), generator=generator)
+        return order.tolist(), seeds[order].tolist()
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order, seeds = self.draws()
         start = 0
         for size in self.sizes:
-            yield [Draw(clip, seeds[clip]) for clip in order[start + self.rank : start + size : self.world_size]]
+            part = slice(start + self.rank, start + size, self.world_size)
+            yield [Draw(clip, seed) for clip, seed in zip(order[part], seeds[part], strict=True)]
             start += size
 
 

@@ -2,8 +2,8 @@
 
 A folder may hold, for each split, `SPLIT.csv`, `SPLIT.tsv` or `SPLIT.jsonl` that name files relative to them,
 Parquet files with the clips inside (`SPLIT-*.parquet`, also under `data/`), or WebDataset tars (`SPLIT-*.tar`:
-`KEY.mp4` beside `KEY.json` or `KEY.txt`); any of them in one piece or in shards. Columns are recognised by name and
-type, said in the log, and can be given.
+`KEY.mp4` beside `KEY.json` or `KEY.txt`); any of them in one piece or in shards. One such file may stand alone in
+place of a folder. Columns are recognised by name and type, said in the log, and can be given.
 """
 
 import logging
@@ -39,11 +39,13 @@ GUESSED = Columns()
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
-    """The table or the shards of a split in a local folder; none if it is not there in one of the forms above.
+    """The table or the shards of a split in a local folder, or the file alone; none if it is in no form above.
 
     Raises:
         DatasetError: If it is there in two forms.
     """
+    if folder.is_file():
+        return [folder] if folder.suffix in BUILDERS and split == split_of_file(folder, split) else []
     found: dict[str, list[Path]] = {}
     for suffix in BUILDERS:
         # Beside a split's clips there are other tables than such of clips.
@@ -54,6 +56,13 @@ def find_files(folder: Path, split: str) -> list[Path]:
     if len(found) > 1:
         raise DatasetError(f"{folder}: {split} is there as {' and as '.join(sorted(found))}; keep one of them")
     return next(iter(found.values()), [])
+
+
+def split_of_file(file: Path, split: str = "train") -> str:
+    """The split that a file stands for by itself: that which its name begins with (`split`, or a usual one) as the
+    names of shards do, or else `train`."""
+    beginning = file.stem.split("-")[0]
+    return beginning if beginning in (split, "validation", "test") else "train"
 
 
 def load_files(files: list[Path], *, streaming: bool, columns: Columns) -> Any:

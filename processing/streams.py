@@ -8,18 +8,18 @@ nor on how long any of them takes. Gives up: reading several shards of one rank 
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from typing import Any
 
 import datasets
 import torch
-from datasets.distributed import split_dataset_by_node
 
 from .augmentation import ClipAugmentation
-from .datasets import DatasetError
 from .epochs import seed_of
+from .mixtures import MixedStreams, Mixture, Read
+from .sources import DatasetError
 from .video_io_vidcap import VideoDecodeError
 
 STALLED = 600  # seconds without a clip, after which waiting for more is given up
@@ -29,11 +29,11 @@ AHEAD = 4  # clips a thread that are read and decoded before they are asked for
 class StreamedClips(torch.utils.data.IterableDataset):
     """The rows of a stream as tensors, pass after pass; nothing is stored.
 
-    Each clip says under `position` where reading goes on behind it: `(epoch, row)`. A pass shows each of this rank's
-    rows once. Augmentation draws by seed, pass and row.
+    Each clip says under `position` where reading goes on behind it, see [`MixedStreams`]. A pass of a source shows
+    each of this rank's rows once. Augmentation draws by seed, pass, row and source.
 
     Args:
-        rows: In the form of `processing.datasets`, shuffled by a fixed seed.
+        rows: In the form of `processing.datasets`, shuffled by a fixed seed; or several such streams.
         processor: Decodes.
         num_frames: Frames to take of each clip; by default the processor's.
         workers: Threads that decode; by default one a core.
@@ -41,11 +41,12 @@ class StreamedClips(torch.utils.data.IterableDataset):
             it the first one stops the run.
         augmentation: For training: applied to each clip.
         seed: Of what is drawn for each clip.
+        mixture: Names and weights of several streams.
     """
 
     def __init__(
         self,
-        rows: datasets.IterableDataset,
+        rows: datasets.IterableDataset | Sequence[datasets.IterableDataset],
         processor: Any,
         *,
         num_frames: int | None = None,
@@ -53,30 +54,30 @@ class StreamedClips(torch.utils.data.IterableDataset):
         on_broken: Callable[[str, str], None] | None = None,
         augmentation: ClipAugmentation | None = None,
         seed: int = 0,
+        mixture: Mixture | None = None,
     ):
-        self.rows = rows
+        self.streams = MixedStreams([rows] if isinstance(rows, datasets.IterableDataset) else rows, mixture)
         self.processor = processor
         self.options = {"num_frames": num_frames, "do_rescale": False, "do_normalize": False}
         self.workers = workers or os.cpu_count() or 1
         self.on_broken = on_broken
         self.augmentation = augmentation
         self.seed = seed
-        self.position = (0, 0)  # where to begin: pass, and rows of it to leave out
+        self.position: Sequence[Sequence[int]] = self.streams.start()  # where to begin
 
     def split(self, rank: int, world_size: int) -> None:
-        """Keeps what is one rank's: whole shards where they can be dealt out evenly, one of `world_size` rows else."""
-        if world_size > 1:
-            self.rows = split_dataset_by_node(self.rows, rank, world_size)
+        """Keeps what is one rank's, see [`MixedStreams`]."""
+        self.streams.split(rank, world_size)
 
     def one_pass(self) -> Iterator[dict[str, Any]]:
-        """The clips of the first pass alone."""
-        self.position = (0, 0)
-        return itertools.takewhile(lambda clip: clip["position"][0] == 0, self)
+        """The clips of the first pass alone; with weights, until the first source comes round."""
+        self.position = self.streams.start()
+        return itertools.takewhile(lambda clip: all(place.epoch == 0 for place in clip["position"]), self)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         reader = ThreadPoolExecutor(1, thread_name_prefix="rows")
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decoder")
-        rows, waiting = self._rows(), deque[tuple[Future, Future]]()
+        rows, waiting = self.streams.read(self.position), deque[tuple[Future, Future]]()
         try:
             while True:
                 while len(waiting) < AHEAD * self.workers:
@@ -90,33 +91,20 @@ class StreamedClips(torch.utils.data.IterableDataset):
                 except VideoDecodeError as error:
                     if self.on_broken is None:
                         raise
-                    self.on_broken(read.result()[2]["file_name"], str(error))
+                    self.on_broken(read.result().row["file_name"], str(error))
                     continue
                 yield clip
         finally:
             for executor in (reader, pool):
                 executor.shutdown(wait=False, cancel_futures=True)
 
-    def _rows(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """Pass, number and row, for ever."""
-        first, done = self.position
-        for epoch in itertools.count(first):
-            self.rows.set_epoch(epoch)
-            number = -1
-            for number, row in enumerate(self.rows):
-                if number >= done:
-                    yield epoch, number, row
-            if number < 0:
-                raise DatasetError("the stream holds no clips for this process: start fewer, or make more shards")
-            done = 0
-
     def _decode(self, read: Future) -> dict[str, Any]:
-        epoch, number, row = read.result()
-        tensors = self.processor.video_processor(row["video"], **self.options)
+        found: Read = read.result()
+        tensors = self.processor.video_processor(found.row["video"], **self.options)
         clip = {name: value[0] for name, value in tensors.items()}
-        seed = seed_of(self.seed, epoch, number)
-        clip |= {"captions": row["captions"], "file_name": row["file_name"], "seed": seed}
-        clip["position"] = (epoch, number + 1)
+        seed = seed_of(self.seed, found.epoch, found.number, found.source)
+        clip |= {"captions": found.row["captions"], "file_name": found.row["file_name"], "seed": seed}
+        clip["position"] = found.position
         return clip if self.augmentation is None else self.augmentation(clip, torch.Generator().manual_seed(seed))
 
 
@@ -127,4 +115,5 @@ class StreamBatches:
         self.collate = collate
 
     def __call__(self, clips: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**self.collate(clips), "stream_position": clips[-1]["position"]}
+        # Plain lists: what puts tensors on a device rebuilds tuples, and cannot rebuild those with names.
+        return {**self.collate(clips), "stream_position": [list(place) for place in clips[-1]["position"]]}

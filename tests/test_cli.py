@@ -324,6 +324,22 @@ def test_evaluate_stops_at_broken_clips_unless_told_to_skip_them(captioner, data
     assert json.loads(output.read_text())["clips"] == 1
 
 
+def test_evaluate_takes_columns_of_other_names(captioner, dataset, tmp_path, capsys) -> None:
+    metadata = dataset / "test" / "metadata.jsonl"
+    rows = [json.loads(line) for line in metadata.read_text().splitlines()]
+    for split, part in (("train", rows[:1]), ("test", rows)):
+        lines = [f"{metadata.parent / row['file_name']},{row.get('caption') or row['captions'][0]}" for row in part]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["film,says", *lines]))
+    argv = ["evaluate", "--model", captioner, "--dataset", str(tmp_path), "--output", str(tmp_path / "report.json")]
+    argv += ["--feature_cache", str(tmp_path / "cache"), "--limit", "2"]
+    assert main(argv) == 1
+    assert "no column of clips is recognised" in capsys.readouterr().err
+    assert main([*argv, "--video_column", "film", "--caption_column", "no"]) == 1
+    assert "no column 'no' (--caption_column)" in capsys.readouterr().err
+    assert main([*argv, "--video_column", "film", "--caption_column", "says"]) == 0
+    assert "most_frequent" in json.loads((tmp_path / "report.json").read_text())["controls"]
+
+
 def test_evaluate_explains_data_it_cannot_use(captioner, dataset, tmp_path, capsys) -> None:
     output = str(tmp_path / "report.json")
     argv = ["evaluate", "--model", captioner, "--output", output, "--dataset"]

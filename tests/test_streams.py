@@ -63,7 +63,8 @@ def test_whole_shards_are_dealt_out_where_they_can_be():
     for rank in range(2):
         clips = StreamedClips(rows, None)
         clips.split(rank, 2)
-        found.append([(row["shard"], row["row"]) for epoch, _, row in islice(clips._rows(), 20) if epoch == 0])
+        read = islice(clips.streams.read(clips.position), 20)
+        found.append([(each.row["shard"], each.row["row"]) for each in read if each.epoch == 0])
     assert sorted(found[0] + found[1]) == [(shard, row) for shard in range(4) for row in range(2 + shard)]
     assert not {shard for shard, _ in found[0]} & {shard for shard, _ in found[1]}
 
@@ -87,7 +88,7 @@ def test_a_pass_is_shuffled_anew_and_order_and_draws_are_those_of_one_thread(fol
 @pytest.mark.parametrize("consumed", [1, 5, CLIPS, CLIPS + 4])
 def test_reading_goes_on_behind_any_clip(folder, processor, consumed):
     def unreadable(self, read: Future) -> dict:
-        if read.result()[1] == 2:
+        if read.result().number == 2:
             raise VideoDecodeError("x", "broken")
         return decode(self, read)
 
@@ -107,8 +108,8 @@ def test_reading_goes_on_behind_any_clip(folder, processor, consumed):
 def test_what_is_read_ahead_is_bounded(folder, processor):
     clips = stream(folder, processor, workers=2)
     read = []
-    rows = clips._rows
-    clips._rows = lambda: (read.append(row[1]) or row for row in rows())
+    rows = clips.streams.read
+    clips.streams.read = lambda position: (read.append(row.number) or row for row in rows(position))
     iterator = iter(clips)
     for taken in range(1, 5):
         next(iterator)
@@ -120,11 +121,11 @@ def test_a_stalled_stream_and_one_without_rows_are_errors(folder, processor, mon
     monkeypatch.setattr(streams, "STALLED", 0.2)
     clips = stream(folder, processor)
     released = threading.Event()
-    clips._rows = lambda: (released.wait() for _ in range(1))
+    clips.streams.read = lambda position: (released.wait() for _ in range(1))
     with pytest.raises(DatasetError, match="the stream has stalled: no clip for 0.2 seconds"):
         next(iter(clips))
     released.set()
-    empty = StreamedClips(stream(folder, processor).rows.take(0), processor)
+    empty = StreamedClips(stream(folder, processor).streams.sources[0].take(0), processor)
     with pytest.raises(DatasetError, match="the stream holds no clips for this process"):
         next(iter(empty))
 

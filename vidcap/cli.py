@@ -159,6 +159,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--dataset", required=True, metavar="FOLDER_OR_ID", help="folder with SPLIT/metadata.jsonl")
     evaluate.add_argument("--split", default="test", help="[test]")
+    evaluate.add_argument("--video_column", metavar="NAME", help="column of the clips [recognised]")
+    evaluate.add_argument("--caption_column", metavar="NAME", help="column of their captions [recognised]")
     evaluate.add_argument("--output", required=True, type=Path, metavar="REPORT.json", help="the report")
     evaluate.add_argument("--predictions", type=Path, metavar="FILE.jsonl", help="write each clip's captions")
     evaluate.add_argument(

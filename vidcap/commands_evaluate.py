@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from processing.datasets import ClipDataset, has_split, load_clips
+from processing.sources import GUESSED, Columns
 
 from .clip_cache import open_clip_cache
 from .commands_caption import generation_options
@@ -20,7 +21,8 @@ from .loading import load_captioner
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates `arguments.model` and prints the main scores."""
-    rows = load_clips(arguments.dataset, arguments.split)
+    columns = Columns(arguments.video_column, arguments.caption_column)
+    rows = load_clips(arguments.dataset, arguments.split, columns=columns)
     if arguments.limit is not None:
         rows = rows.select(range(min(arguments.limit, len(rows))))
     train_captions = read_train_captions(arguments)
@@ -72,7 +74,9 @@ def read_train_captions(arguments: argparse.Namespace) -> list[str] | None:
             file=sys.stderr,
         )
         return None
-    rows = load_clips(dataset, arguments.train_split).select_columns(["captions"])
+    own = arguments.train_dataset is None  # the columns of another data set are recognised
+    columns = Columns(arguments.video_column, arguments.caption_column) if own else GUESSED
+    rows = load_clips(dataset, arguments.train_split, columns=columns).select_columns(["captions"])
     return [caption for row in rows for caption in row["captions"]]
 
 

@@ -260,7 +260,9 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Every plain number and text of the report that no table shows."""
     facts = []
     for key, value in report.items():
-        if isinstance(value, bool | str):
+        if key == "data_sets" and len(value) > 1:
+            text = ", ".join(f"{each['name']} (weight {each.get('weight', 'by its clips')})" for each in value)
+        elif isinstance(value, bool | str):
             text = str(value)
         elif not isinstance(value, int | float):
             continue
