@@ -18,6 +18,7 @@ from tests.media import texture, write_animation, write_video
 from tests.tiny import tiny_model, tiny_processor
 from vidcap import doctor
 from vidcap.cli import main
+from vidcap.evaluation.controls import CONTROLS
 from vidcap.loading import is_path
 from vidcap.subtitles import timestamp
 
@@ -273,7 +274,7 @@ def test_evaluate_writes_report_page_and_predictions(captioner, dataset, tmp_pat
     assert main([*argv, "--predictions", str(predictions)]) == 0
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table] == [
-        "cider", "scores", "other_clip", "reversed", "most_frequent", "exact_reversed",
+        "cider", "scores", *CONTROLS, "exact_reversed", "sees", "sees", "sees", "memorises:",
     ]  # fmt: skip
 
     report = json.loads(output.read_text())
@@ -294,6 +295,14 @@ def test_evaluate_writes_report_page_and_predictions(captioner, dataset, tmp_pat
     captions = [row["caption"] for row in json.loads(capsys.readouterr().out)]
     assert captions == [line["hypothesis"] for line in lines]
     assert any(line["backwards"] != line["hypothesis"] for line in lines)
+    assert [line["copied"] for line in lines] == [False] * 4
+    perturbed = {"black", "noise", "one_frame", "shuffled", "first_half", "no_video"}
+    assert all(set(line["controls"]) == perturbed for line in lines)
+    assert [each["answer"] for each in report["verdict"]][3] == "not measured"  # four clips are too few
+    assert set(report["grounding"]["words"]) <= {"dog", "cat", "circle"}
+    assert main([*argv, "--controls", "most_frequent", "--control_clips", "2"]) == 0
+    few = json.loads(output.read_text())
+    assert list(few["controls"]) == ["most_frequent"] and "grounding" not in few
     fewer = tmp_path / "fewer.jsonl"
     assert main([*argv, "--predictions", str(fewer), "--num_frames", "2"]) == 0
     assert fewer.read_text() != predictions.read_text()
@@ -364,6 +373,7 @@ def test_wrong_usage_is_one_line_and_status_2(captioner, clips, tmp_path, capsys
     assert "no such folder" in misused(capsys, "caption", clips[0], "--model", "x", "--output", "no/where/x.txt")
     options = ["--model", captioner, "--dataset", str(tmp_path), "--output", str(tmp_path / "report.txt")]
     assert "must end in .json" in misused(capsys, "evaluate", *options)
+    assert "there is no control 'blakc': all, none" in misused(capsys, "evaluate", *options, "--controls", "blakc")
 
 
 def test_captions_need_no_package_of_an_extra(captioner, clips, tmp_path) -> None:

@@ -48,7 +48,9 @@ def test_a_perfect_captioner_loses_everything_with_other_frames() -> None:
 
 def test_a_blind_captioner_keeps_its_score_with_other_frames() -> None:
     report = evaluate_captions(["a bird sings"] * 4, REFERENCES, train_captions=["a bird sings", "a cow"])
-    assert report["controls"]["other_clip"] == report["scores"] == report["controls"]["most_frequent"]
+    for control in report["controls"].values():
+        assert {name: control[name] for name in report["scores"]} == report["scores"]
+        assert control["gap"] == {"cider": [0, 0, 0]}
     assert report["scores"]["exact"] == 0.25 and report["scores"]["distinct"] == 0.25
 
 
@@ -64,7 +66,7 @@ def test_backwards_captions_are_judged_by_both_truths() -> None:
     assert report["controls"]["reversed"]["exact_reversed"] == 0.5
     assert report["controls"]["reversed"]["exact"] == 0.25
     assert report["controls"]["most_frequent"]["exact"] == 0.25
-    assert set(report["controls"]["most_frequent"]) == set(report["scores"])
+    assert set(report["controls"]["most_frequent"]) == {*report["scores"], "meaning", "clips", "gap"}
     without = evaluate_captions(["a"] * 4, REFERENCES, backwards=["a"] * 4, captions_reversed=[None] * 4)
     assert "exact_reversed" not in without["controls"]["reversed"]
 
@@ -88,3 +90,25 @@ def test_a_kind_is_scored_as_if_the_others_were_not_there() -> None:
 def test_lists_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="4 hypotheses but 1 backwards"):
         evaluate_captions(["a"] * 4, REFERENCES, backwards=["a"])
+
+
+def test_the_gap_of_a_control_is_that_of_the_clips_it_was_run_on() -> None:
+    hypotheses = [truths[0] for truths in REFERENCES]
+    report = evaluate_captions(hypotheses, REFERENCES, perturbed={"black": {3: "a cow", 1: "a cat sleeps"}})
+    black = report["controls"]["black"]
+    assert black["clips"] == 2 and black["exact"] == 0.5 and report["controls"]["other_clip"]["clips"] == 4
+    pair = [[REFERENCES[3]], [REFERENCES[1]]]
+    true = score_captions([hypotheses[3], hypotheses[1]], [each[0] for each in pair])["cider"]
+    gap, low, high = black["gap"]["cider"]
+    assert gap == pytest.approx(true - black["cider"]) and low == 0 < gap < high
+    assert "black frames" in black["meaning"]
+
+
+def test_only_the_controls_that_are_wanted_are_run() -> None:
+    hypotheses = [truths[0] for truths in REFERENCES]
+    given = {"backwards": hypotheses, "perturbed": {"black": {0: "a"}}, "train_captions": ["a"]}
+    report = evaluate_captions(hypotheses, REFERENCES, controls=("most_frequent", "reversed"), **given)
+    assert list(report["controls"]) == ["reversed", "most_frequent"]
+    assert evaluate_captions(hypotheses, REFERENCES, controls=(), **given)["controls"] == {}
+    with pytest.raises(ValueError, match="no control 'blakc': there are other_clip, black"):
+        evaluate_captions(hypotheses, REFERENCES, controls=("blakc",))

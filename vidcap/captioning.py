@@ -67,7 +67,7 @@ def caption_clips(
         tokens = model.generate(**(play_backwards(inputs) if backwards else inputs), **generate_kwargs)
         return [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
 
-    return _map_batches(caption, model, processor, clips, batch_size, progress)
+    return map_batches(caption, model, processor, clips, batch_size, progress)
 
 
 def caption_clips_with_scores(
@@ -119,7 +119,7 @@ def caption_clips_with_scores(
             groups = [sorted(group, key=lambda one: -one.mean_log_probability) for group in groups]
         return groups
 
-    return _map_batches(caption, model, processor, clips, batch_size, None)
+    return map_batches(caption, model, processor, clips, batch_size, None)
 
 
 def token_forms(tokenizer: Any, text: str) -> list[list[int]]:
@@ -147,7 +147,7 @@ def embed_clips(
 ) -> torch.Tensor:
     """`model.get_video_features` of many clips: `(N, P)`, L2-normalised."""
     return torch.stack(
-        _map_batches(lambda batch: list(model.get_video_features(**batch)), model, processor, clips, batch_size, None)
+        map_batches(lambda batch: list(model.get_video_features(**batch)), model, processor, clips, batch_size, None)
     )
 
 
@@ -163,7 +163,7 @@ def embed_texts(model: Any, processor: Any, texts: Sequence[str], *, batch_size:
 
 
 @torch.inference_mode()
-def _map_batches(
+def map_batches(
     function: Callable[[dict[str, torch.Tensor]], list[Any]],
     model: Any,
     processor: Any,

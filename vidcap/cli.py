@@ -15,7 +15,7 @@ from typing import NoReturn
 from . import __version__
 from .commands_data import add_data_commands
 from .commands_push import add_push_command
-from .option_types import checked, whole
+from .option_types import checked, control_names, whole
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,6 +172,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--limit", type=whole, metavar="N", help="the first N clips only")
     evaluate.add_argument(
         "--feature_cache", type=Path, metavar="DIR", help="decoded clips [$VIDCAP_CACHE or ~/.cache/vidcap]"
+    )
+    evaluate.add_argument(
+        "--controls", type=control_names, default="all", metavar="NAMES", help="all, none, or some, as a,b,c [all]"
+    )
+    evaluate.add_argument(
+        "--control_clips", type=whole, default=200, metavar="N", help="clips captioned anew for most of them [200]"
     )
     evaluate.set_defaults(run=_evaluate)
 

@@ -15,6 +15,7 @@ from .clip_cache import open_clip_cache
 from .commands_caption import generation_options
 from .evaluation.evaluate import evaluate_model
 from .evaluation.report import write_report
+from .evaluation.verdict import verdict_text
 from .files import write_atomically
 from .loading import load_captioner
 
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         clips,
         train_captions=train_captions,
         batch_size=arguments.batch_size,
+        controls=arguments.controls,
+        control_clips=arguments.control_clips,
         **generation_options(arguments),
     )
     report = {
@@ -60,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_report(scratch, report, examples=evaluation.examples)
         os.replace(Path(scratch) / "report.html", arguments.output.with_suffix(".html"))
         os.replace(Path(scratch) / "report.json", arguments.output)
-    sys.stdout.write(summary(report))
+    sys.stdout.write(summary(report) + verdict_text(report["verdict"]))
     return 0
 
 

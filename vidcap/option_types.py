@@ -49,3 +49,15 @@ def cosine(text: str) -> float:
 def above_zero(text: str) -> float:
     """A number above 0."""
     return checked(text, "a number above 0", float, lambda value: value > 0)
+
+
+def control_names(text: str) -> tuple[str, ...]:
+    """Names of controls of an evaluation, comma-separated; `all` and `none` stand for themselves."""
+    from .evaluation.controls import CONTROLS  # here, since numpy is not for people who only want `--help`
+
+    if text in ("all", "none"):
+        return CONTROLS if text == "all" else ()
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in CONTROLS]:
+        raise argparse.ArgumentTypeError(f"there is no control {unknown[0]!r}: all, none, or of {','.join(CONTROLS)}")
+    return names

@@ -1,18 +1,39 @@
 """Is the score owed to the video? The same captions scored again, each time with something taken away.
 
 A caption depends on the clip alone, so that "captioned from another clip's frames" needs no further run of the model:
-it is the other clip's caption, scored by this clip's references. Everything here works on strings.
+it is the other clip's caption, scored by this clip's references. Everything here works on strings; what captions
+clips with something taken away is in `perturbations.py`.
 """
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from .bootstrap import paired_bootstrap, scores_per_clip
+from .copies import copy_shares
 from .metrics import score_captions
 from .ptb_tokenizer import ptb_tokenize
+from .verdict import judge
 
 Tokens = tuple[str, ...]
+
+MEANINGS = {
+    "other_clip": "Captioned from the frames of a clip with another truth: what is left of the score is had without "
+    "looking at the clip.",
+    "black": "Captioned from black frames: what is left is had without any picture.",
+    "noise": "Captioned from frames of random pixels: what is left is had from pictures that show nothing.",
+    "one_frame": "Captioned from the middle frame, standing still for the whole clip: what is lost takes more than "
+    "one look.",
+    "shuffled": "Captioned from the frames in random order: what is lost needs what moves how, and what comes first.",
+    "reversed": "Captioned from the clip played backwards and scored by its ordinary references: what is lost needs "
+    "the direction of time.",
+    "first_half": "Captioned from the first half of the clip: what is lost is seen later.",
+    "no_video": "Written by the decoder without the clip, a language model alone: what is left is habit of language.",
+    "most_frequent": "The commonest training caption, given to every clip: what every captioner must beat.",
+}
+PERTURBED = ("black", "noise", "one_frame", "shuffled", "reversed", "first_half", "no_video")  # need the model again
+CONTROLS = tuple(MEANINGS)
 
 
 class NoOtherClipError(ValueError):
@@ -80,8 +101,10 @@ def evaluate_captions(
     *,
     backwards: Sequence[str] | None = None,
     captions_reversed: Sequence[str | None] | None = None,
+    perturbed: Mapping[str, Mapping[int, str]] | None = None,
     train_captions: Sequence[str] | None = None,
     kinds: Sequence[str | None] | None = None,
+    controls: Collection[str] = CONTROLS,
 ) -> dict[str, Any]:
     """Scores captions, and the controls beside them.
 
@@ -90,69 +113,93 @@ def evaluate_captions(
         references: The true captions of each clip.
         backwards: The model's caption of each clip played backwards, for the control `reversed`.
         captions_reversed: What is true of each clip played backwards, `None` where that is not known or no different.
-        train_captions: All captions of the training clips, for the control `most_frequent`.
+        perturbed: For other controls of [`PERTURBED`] the captions of some clips, by the number of the clip.
+        train_captions: All captions of the training clips, for the control `most_frequent` and for `copies`.
         kinds: Each clip's kind. The clips of each kind are then scored on their own, document frequencies included.
+        controls: Which of [`CONTROLS`] are wanted.
 
     Returns:
-        `scores`, `controls` (`other_clip`, `reversed`, `most_frequent`, each with the keys of `scores`; `reversed`
-        also `exact_reversed`, the share of the clips with a reversed caption that got exactly that when played
-        backwards) and, where there are kinds, `by_kind`: for each the number of `clips`, the keys of `scores` and its
-        `controls`. A control that cannot be run is left out: `reversed` and `most_frequent` where their captions are
-        not given, `other_clip` where a clip shares a caption with every other one.
+        `scores`; `controls`, by name in the order of [`CONTROLS`], each with the keys of `scores`, `meaning`, a
+        sentence, `clips`, how many were captioned for it, and `gap`, `{"cider": [gap, low, high]}`: by how much the
+        true captions of these clips score higher, with its 95 % interval ([`paired_bootstrap`]; left out of fewer
+        than two clips). `reversed` also has `exact_reversed`, the share of the clips with a reversed caption that got
+        exactly that when played backwards. `copies`, see [`copy_shares`], where `train_captions` are given; `verdict`,
+        see [`judge`]; where there are kinds, `by_kind`: for each the number of `clips`, the keys of `scores` and its
+        `controls` other than `perturbed` ones. A control that cannot be run is left out: those whose captions are not
+        given, and `other_clip` where a clip shares a caption with every other one.
 
     Raises:
-        ValueError: The lengths differ, or there is nothing to score.
+        ValueError: The lengths differ, a control is unknown, or there is nothing to score.
     """
     given = {"backwards": backwards, "captions_reversed": captions_reversed, "kinds": kinds}
     for name, values in given.items():
         if values is not None and len(values) != len(hypotheses):
             raise ValueError(f"{len(hypotheses)} hypotheses but {len(values)} {name}: give one for each clip")
+    for name in (*controls, *(perturbed or {})):
+        if name not in MEANINGS:
+            raise ValueError(f"there is no control {name!r}: there are {', '.join(MEANINGS)}")
     frequent = most_frequent_caption(train_captions) if train_captions else None
-    everything = list(range(len(hypotheses)))
-    report = _evaluate_some(everything, hypotheses, references, backwards, captions_reversed, frequent)
-    if kinds is not None:
-        members: dict[str, list[int]] = {}
-        for index, kind in enumerate(kinds):
-            if kind is not None:
-                members.setdefault(kind, []).append(index)
-        if members:
-            report["by_kind"] = {}
-        for kind, indices in sorted(members.items()):
-            part = _evaluate_some(indices, hypotheses, references, backwards, captions_reversed, frequent)
-            report["by_kind"][kind] = {"clips": len(indices), **part["scores"], "controls": part["controls"]}
-    return report
 
-
-def _evaluate_some(
-    indices: Sequence[int],
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    backwards: Sequence[str] | None,
-    captions_reversed: Sequence[str | None] | None,
-    frequent: str | None,
-) -> dict[str, Any]:
-    truths = [references[index] for index in indices]
-    guesses = [hypotheses[index] for index in indices]
-    report: dict[str, Any] = {"scores": score_captions(guesses, truths), "controls": {}}
-    controls: dict[str, Mapping[str, float]] = report["controls"]
-    try:
-        partners = other_clip_indices(truths)
-    except NoOtherClipError:
-        pass  # the promise of evaluate_captions: a control that cannot be run is left out
-    else:
-        controls["other_clip"] = score_captions([guesses[partner] for partner in partners], truths)
-    if backwards is not None:
-        played = [backwards[index] for index in indices]
-        controls["reversed"] = score_captions(played, truths)
-        if captions_reversed is not None:
+    def evaluate_some(indices: Sequence[int]) -> dict[str, Any]:
+        truths = [references[index] for index in indices]
+        guesses = [hypotheses[index] for index in indices]
+        said: dict[str, list[str]] = {}
+        if "other_clip" in controls and (partners := _partners(truths)) is not None:
+            said["other_clip"] = [guesses[partner] for partner in partners]
+        if "reversed" in controls and backwards is not None:
+            said["reversed"] = [backwards[index] for index in indices]
+        if "most_frequent" in controls and frequent is not None:
+            said["most_frequent"] = [frequent] * len(indices)
+        found = {name: _score_control(name, captions, guesses, truths) for name, captions in said.items()}
+        if "reversed" in found and captions_reversed is not None:
             wanted = [captions_reversed[index] for index in indices]
-            pairs = [(got, want) for got, want in zip(played, wanted, strict=True) if want is not None]
-            hits = [_tokens(got) == _tokens(want) for got, want in pairs]
-            if hits:
-                controls["reversed"] = {**controls["reversed"], "exact_reversed": sum(hits) / len(hits)}
-    if frequent is not None:
-        controls["most_frequent"] = score_captions([frequent] * len(indices), truths)
+            pairs = [(got, want) for got, want in zip(said["reversed"], wanted, strict=True) if want is not None]
+            if pairs:
+                hits = sum(_tokens(got) == _tokens(want) for got, want in pairs)
+                found["reversed"]["exact_reversed"] = hits / len(pairs)
+        return {"scores": score_captions(guesses, truths), "controls": found}
+
+    report = evaluate_some(range(len(hypotheses)))
+    for name, by_clip in (perturbed or {}).items():
+        if name in controls and by_clip:
+            guesses, truths = [hypotheses[clip] for clip in by_clip], [references[clip] for clip in by_clip]
+            report["controls"][name] = _score_control(name, list(by_clip.values()), guesses, truths)
+    report["controls"] = {name: report["controls"][name] for name in CONTROLS if name in report["controls"]}
+    if train_captions:
+        report["copies"] = copy_shares(hypotheses, references, train_captions)
+    report["verdict"] = judge(report)
+    members: dict[str, list[int]] = {}
+    for index, kind in enumerate(kinds or ()):
+        if kind is not None:
+            members.setdefault(kind, []).append(index)
+    if members:
+        report["by_kind"] = {}
+    for kind, indices in sorted(members.items()):
+        part = evaluate_some(indices)
+        report["by_kind"][kind] = {"clips": len(indices), **part["scores"], "controls": part["controls"]}
     return report
+
+
+def _partners(references: Sequence[Sequence[str]]) -> list[int] | None:
+    try:
+        return other_clip_indices(references)
+    except NoOtherClipError:
+        return None  # the promise of evaluate_captions: a control that cannot be run is left out
+
+
+def _score_control(
+    name: str, captions: Sequence[str], hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """What `evaluate_captions` returns of one control: `captions` in the place of `hypotheses`."""
+    scored: dict[str, Any] = {
+        **score_captions(captions, references),
+        "meaning": MEANINGS[name],
+        "clips": len(captions),
+    }
+    if len(captions) > 1:
+        with_less, true = (scores_per_clip(each, references)["cider"] for each in (captions, hypotheses))
+        scored["gap"] = {"cider": list(paired_bootstrap(with_less, true))}
+    return scored
 
 
 def _tokens(caption: str) -> Tokens:

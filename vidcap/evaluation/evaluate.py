@@ -1,14 +1,17 @@
-"""A captioner and a data set -> report: every clip captioned twice, forwards and backwards, and scored with controls.
+"""A captioner and a data set -> report: every clip captioned twice, forwards and backwards, some of them again with
+other things taken away, and all scored with controls and a verdict.
 
 Promises: nothing but strings is kept of the clips that are captioned; the same model and clips give the same report,
-times and memory apart. Gives up: any score that needs the model's probabilities.
+times and memory apart. Gives up: controls on all clips of a large split, unless asked for: they would take several
+times as long as the captions themselves.
 """
 
+import logging
 import random
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +20,18 @@ from processing.datasets import ClipDataset
 
 from ..captioning import caption_clips, embed_clips, embed_texts
 from ..doctor import stack_versions
-from .controls import evaluate_captions
+from .controls import CONTROLS, PERTURBED, evaluate_captions, other_clip_indices
+from .copies import find_copies
+from .grounding import ground_words
+from .perturbations import caption_perturbed
 from .ptb_tokenizer import ptb_tokenize
 from .report import ReportExample
 from .retrieval import retrieval_scores
+from .verdict import verdict_text
 
+logger = logging.getLogger("vidcap.evaluation")
+SCHEMA_VERSION = 1  # of report.json
+CONTROL_CLIPS = 200  # captioned again for each control but `reversed`, which needs all: exactly right ones are few
 # As many as the page shows.
 WRONG_EXAMPLES, RIGHT_EXAMPLES = 12, 24
 EXAMPLE_FRAMES, EXAMPLE_SIZE = 8, (160, 160)
@@ -32,11 +42,13 @@ class Evaluation:
     """What an evaluation found.
 
     Args:
-        report: `scores`, `controls`, perhaps `by_kind` (see [`evaluate_captions`]), `retrieval` of a model that was
-            trained with a contrastive loss (see [`retrieval_scores`]), `clips`, `evaluation_seconds`, `peak_rss_mb`,
-            `parameters`, `versions`.
-        predictions: For each clip `file_name`, `hypothesis`, `references`, and `backwards`, the caption of the clip
-            played backwards.
+        report: `schema_version`, `scores`, `controls`, `verdict`, perhaps `copies` and `by_kind` (see
+            [`evaluate_captions`]), `grounding` (see [`ground_words`]), `retrieval` of a model that was trained with a
+            contrastive loss (see [`retrieval_scores`]), `clips`, `evaluation_seconds`, `peak_rss_mb`, `parameters`,
+            `versions`.
+        predictions: For each clip `file_name`, `hypothesis`, `references`, `backwards`, the caption of the clip
+            played backwards (`None` if that was not asked for), `copied`, whether the hypothesis is a training caption
+            (`None` if these are not known), and `controls`, its captions with something else taken away, by name.
         examples: Clips to show, wrong and right ones.
     """
 
@@ -52,6 +64,8 @@ def evaluate_model(
     *,
     train_captions: Sequence[str] | None = None,
     batch_size: int = 16,
+    controls: Collection[str] = CONTROLS,
+    control_clips: int = CONTROL_CLIPS,
     **generate_kwargs: Any,
 ) -> Evaluation:
     """Captions clips and scores the captions.
@@ -60,28 +74,45 @@ def evaluate_model(
         model: The captioner.
         processor: Its processor.
         clips: Clips that can all be read (see `ClipDataset.prepare`), with their captions.
-        train_captions: Captions of the training clips; without them the control `most_frequent` is left out.
+        train_captions: Captions of the training clips; without them the control `most_frequent` and `copies` are left
+            out.
         batch_size: Clips captioned at once.
+        controls: Which of [`CONTROLS`] are run; `grounding` goes with `other_clip`.
+        control_clips: How many clips, drawn at random but always the same, serve `grounding` and the controls that
+            caption clips again. `reversed` takes all clips.
         generate_kwargs: For `model.generate`.
 
     Raises:
-        ValueError: There are no clips.
+        ValueError: There are no clips, or a control is unknown.
     """
     started = time.perf_counter()
     rows = clips.rows
     references: list[list[str]] = list(rows["captions"])
-    hypotheses = caption_clips(model, processor, clips, batch_size=batch_size, progress="captions", **generate_kwargs)
-    backwards = caption_clips(
-        model, processor, clips, batch_size=batch_size, backwards=True, progress="backwards", **generate_kwargs
-    )
-    report = evaluate_captions(
+    options: dict[str, Any] = {"batch_size": batch_size, **generate_kwargs}
+    hypotheses = caption_clips(model, processor, clips, progress="captions", **options)
+    backwards = None
+    if "reversed" in controls:
+        backwards = caption_clips(model, processor, clips, backwards=True, progress="backwards", **options)
+    sample = sorted(random.Random(0).sample(range(len(clips)), min(control_clips, len(clips))))
+    names = [name for name in PERTURBED if name in controls and name != "reversed"]
+    perturbed = caption_perturbed(model, processor, clips, sample, names, **options)
+    report: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+    report |= evaluate_captions(
         hypotheses,
         references,
         backwards=backwards,
         captions_reversed=_column(rows, "caption_reversed"),
+        perturbed={name: dict(zip(sample, captions, strict=True)) for name, captions in perturbed.items()},
         train_captions=train_captions,
         kinds=_column(rows, "kind"),
+        controls=controls,
     )
+    logger.info(verdict_text(report["verdict"]).rstrip())
+    if "other_clip" in report["controls"]:
+        partners = other_clip_indices(references)
+        report["grounding"] = ground_words(
+            model, processor, clips, sample, [partners[clip] for clip in sample], batch_size=batch_size
+        )
     if model.config.contrastive_weight > 0:
         _add_retrieval(report, model, processor, clips, batch_size)
     report |= {
@@ -91,9 +122,18 @@ def evaluate_model(
         "parameters": model.num_parameters(),
         "versions": stack_versions(),
     }
+    copied = find_copies(hypotheses, train_captions) if train_captions else None
+    place = {clip: index for index, clip in enumerate(sample)}
     predictions = [
-        {"file_name": name, "hypothesis": hypothesis, "references": truths, "backwards": played}
-        for name, hypothesis, truths, played in zip(rows["file_name"], hypotheses, references, backwards, strict=True)
+        {
+            "file_name": file_name,
+            "hypothesis": hypotheses[clip],
+            "references": references[clip],
+            "backwards": None if backwards is None else backwards[clip],
+            "copied": None if copied is None else copied[clip],
+            "controls": {name: captions[place[clip]] for name, captions in perturbed.items() if clip in place},
+        }
+        for clip, file_name in enumerate(rows["file_name"])
     ]
     return Evaluation(report, predictions, _examples(clips, processor, predictions))
 
