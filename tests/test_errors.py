@@ -12,6 +12,7 @@ from vidcap.evaluation.errors import analyse_errors, bins, confusions, group_sco
         ("a red dog runs left", {"red": "colours", "dog": "nouns", "runs": "verbs", "left": "directions"}),
         ("two men are walking", {"two": "counts", "men": "nouns", "walking": "verbs", "are": "other words"}),
         ("the king jumps slowly", {"king": "nouns", "jumps": "verbs", "slowly": "other words"}),
+        ("a cat then jumps", {"then": "directions", "jumps": "verbs"}),
         ("3 boxes", {"3": "counts", "boxes": "nouns"}),
     ],
 )

@@ -115,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     evaluation = _evaluate_model(arguments) if arguments.model is not None else _evaluate_file(arguments)
     report = evaluation.report
+    _add_leakage(report, evaluation.predictions, arguments)
     if arguments.predictions is not None:
         lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in evaluation.predictions]
         write_atomically(arguments.predictions, "".join(lines))
@@ -227,6 +228,33 @@ def _data_set_references(dataset: str, split: str, by: Sequence[str]) -> tuple[A
         twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise DatasetError(f"{dataset}: {twice} is twice in {split}; a caption could be of either: keep one")
     return rows, References(f"{dataset} ({split})", by_name)
+
+
+def _add_leakage(report: dict[str, Any], predictions: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Adds `leakage`, what the clips share with the split behind `most_frequent`, if there is one."""
+    from processing.datasets import has_split, load_clips
+
+    from .evaluation.leakage import caption_leakage, shared_clips
+
+    train = arguments.train_dataset or arguments.dataset
+    if train is None or not has_split(train, arguments.train_split):
+        return
+    train_rows = load_clips(train, arguments.train_split)
+    captions = [caption for row in train_rows.select_columns(["captions"]) for caption in row["captions"]]
+    leakage: dict[str, Any] = caption_leakage([each["references"] for each in predictions], captions)
+    if arguments.dataset is not None:
+        rows = load_clips(arguments.dataset, arguments.split or "test")
+        if arguments.limit is not None:
+            rows = rows.select(range(min(arguments.limit, len(rows))))
+        leakage["clips"] = shared_clips(rows, train_rows)
+        leakage["clips_in_train"] = sum(len(each["files"]["test"]) for each in leakage["clips"])
+        if leakage["clips_in_train"]:
+            print(
+                f"vidcap: warning: {leakage['clips_in_train']} of the clips are in {arguments.train_split}, too; "
+                "they are listed in the report under leakage",
+                file=sys.stderr,
+            )
+    report["leakage"] = leakage
 
 
 def load_rows(dataset: str, split: str, by: Sequence[str]) -> Any:

@@ -3,7 +3,7 @@
 A confusion is found by alignment: of a wrong caption and the reference most like it, the runs of words that stand at
 the same place and differ (Levenshtein's substitutions, by `difflib`). Words are put into classes by closed lists of
 colours, numbers and directions; of the others, a word after an article, a number, a colour or a possessive is a noun,
-and one that ends in -ing, or in -s right after a noun, is a verb. This is a rule for captions of the form "a dog
+and one that ends in -ing, or in -s right after a noun or "then", is a verb. This is a rule for captions of the form "a dog
 runs", not a tagger: what no rule tells stands under `other words`.
 """
 
@@ -64,7 +64,7 @@ def word_class(tokens: Sequence[str], index: int) -> str:
         return "verbs"
     if before in DETERMINERS or before in COLOURS or before in COUNTS or before.isdigit() or before == "'s":
         return "nouns"
-    if index and word.endswith("s") and word_class(tokens, index - 1) == "nouns":
+    if index and word.endswith("s") and (before == "then" or word_class(tokens, index - 1) == "nouns"):
         return "verbs"
     return "other words"
 
