@@ -3,8 +3,8 @@
 A confusion is found by alignment: of a wrong caption and the reference most like it, the runs of words that stand at
 the same place and differ (Levenshtein's substitutions, by `difflib`). Words are put into classes by closed lists of
 colours, numbers and directions; of the others, a word after an article, a number, a colour or a possessive is a noun,
-and one that ends in -ing, or in -s right after a noun or "then", is a verb. This is a rule for captions of the form "a dog
-runs", not a tagger: what no rule tells stands under `other words`.
+and one that ends in -ing, or in -s right after a noun or "then", is a verb. This is a rule for captions of the
+form "a dog runs", not a tagger: what no rule tells stands under `other words`.
 """
 
 from collections import Counter, defaultdict
@@ -89,8 +89,8 @@ def confusions(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -
     pairs: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     right: Counter[str] = Counter()
     for hypothesis, alternatives in zip(hypotheses, references, strict=True):
-        guess = ptb_tokenize(hypothesis)[:_LONGEST]
-        truth = closest_reference(guess, [ptb_tokenize(reference)[:_LONGEST] for reference in alternatives])
+        guess = _start(hypothesis)
+        truth = closest_reference(guess, [_start(reference) for reference in alternatives])
         for tag, guess_start, guess_end, start, end in SequenceMatcher(
             None, guess, truth, autojunk=False
         ).get_opcodes():
@@ -114,6 +114,10 @@ def confusions(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -
         for name in CLASSES
         if pairs[name]
     }
+
+
+def _start(caption: str) -> list[str]:
+    return ptb_tokenize(" ".join(caption.split()[:_LONGEST]))[:_LONGEST]
 
 
 def group_scores(scores: Mapping[str, Sequence[float]], groups: Sequence[str | None]) -> dict[str, dict[str, float]]:
@@ -180,7 +184,7 @@ def analyse_errors(
         [`group_scores`]; `worst` and `best`: indices of the 20 clips of lowest and highest CIDEr.
     """
     groups: dict[str, list[str | None]] = {
-        "caption length": bins([min(len(ptb_tokenize(each)) for each in truths) for truths in references], "words")
+        "caption length": bins([min(len(each.split()) for each in truths) for truths in references], "words")
     }
     for name, values in columns.items():
         groups[name] = _column_groups(list(values), "s" if name == "duration" else "")
