@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv test test-slow lint demo clean
+.PHONY: help venv browser test test-slow lint demo clean
 .DELETE_ON_ERROR:
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-slow  the longer proofs"
 	@echo "make lint       ruff and mypy"
+	@echo "make browser    what the test of report.html needs, where it can be installed; make test does this first"
 	@echo "make venv       set up $(VENV), which all of these do first (PYTHON=python3.12 chooses the interpreter)"
 	@echo "make clean      remove build files and caches, but neither $(VENV) nor outputs/"
 
@@ -23,8 +24,16 @@ $(READY): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,lite,lora,onnx,openvino,dev]'
 	touch $@
 
+# Without it the test in a browser is skipped, and says so; nothing else needs one.
+browser:
+	@if command -v chromedriver >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+	  chromium chromium-driver; } >/dev/null || echo "chromium could not be installed: the test in a browser is skipped"; \
+	else echo "no chromedriver: the test in a browser is skipped"; fi
+
 # One thread a process: small models on few cores lose far more to waiting threads than they gain.
-test: $(READY)
+test: $(READY) browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-slow: $(READY)

@@ -56,7 +56,7 @@ def load_clips(
         dataset: A local folder, one of the files of `sources.py`, or a Hub id; only an id touches the network.
         split: Its name, `train`, `validation` or `test`.
         streaming: Return an `IterableDataset`.
-        columns: Names of columns that are not to be guessed; the folder form has fixed ones.
+        columns: Names of columns that are not to be guessed; the folder form has fixed ones, beside those to keep.
 
     Raises:
         DatasetError: If the folder, the split, a metadata line or a caption is missing or broken.
@@ -65,7 +65,7 @@ def load_clips(
     if folder.is_dir():
         if not (folder / split / "metadata.jsonl").is_file() and (files := find_files(folder, split)):
             return load_files(files, streaming=streaming, columns=columns)
-        rows = datasets.Dataset.from_list(list(_read_metadata(folder, split)))
+        rows = datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others)))
         return rows.to_iterable_dataset() if streaming else rows
     if files := find_files(folder, split):
         return load_files(files, streaming=streaming, columns=columns)
@@ -78,7 +78,7 @@ def load_clips(
         )
     try:
         if _is_hub_folder(str(dataset), split):
-            return _load_hub_folder(str(dataset), split, streaming=streaming)
+            return _load_hub_folder(str(dataset), split, streaming=streaming, columns=columns)
         rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         raise DatasetError(
@@ -106,12 +106,15 @@ def _is_hub_folder(dataset: str, split: str) -> bool:
     return HfApi().file_exists(dataset, f"{split}/metadata.jsonl", repo_type="dataset")
 
 
-def _load_hub_folder(dataset: str, split: str, *, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
+def _load_hub_folder(
+    dataset: str, split: str, *, streaming: bool, columns: Columns
+) -> datasets.Dataset | datasets.IterableDataset:
     """A Hub repository in the folder form above; `datasets` itself would leave out its GIF and WebP files."""
     if not streaming:
-        return load_clips(snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*"), split)
+        folder = snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*")
+        return load_clips(folder, split, columns=columns)
     metadata = Path(hf_hub_download(dataset, f"{split}/metadata.jsonl", repo_type="dataset"))
-    rows = datasets.Dataset.from_list(list(_read_metadata(metadata.parents[1], split)))
+    rows = datasets.Dataset.from_list(list(_read_metadata(metadata.parents[1], split, columns.others)))
 
     def fetch(row: dict[str, Any]) -> dict[str, Any]:
         path = f"datasets/{dataset}/{split}/{row['file_name']}"
@@ -120,7 +123,7 @@ def _load_hub_folder(dataset: str, split: str, *, streaming: bool) -> datasets.D
     return rows.to_iterable_dataset().map(fetch)
 
 
-def _read_metadata(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+def _read_metadata(folder: Path, split: str, others: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     path = folder / split / "metadata.jsonl"
     if not path.is_file():
         found = sorted(str(each.relative_to(folder)) for each in folder.glob("*/metadata.jsonl"))
@@ -140,7 +143,7 @@ def _read_metadata(folder: Path, split: str) -> Iterator[dict[str, Any]]:
                 raise DatasetError(f"{where}: not JSON ({error.msg})") from error
             if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
                 raise DatasetError(f'{where}: no "file_name"')
-            row = caption_row(record, where)
+            row = caption_row(record, where, others=others)
             row["video"] = {"path": str(path.parent / record["file_name"]), "bytes": None}
             count += 1
             yield row

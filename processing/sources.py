@@ -29,10 +29,11 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns that are not to be guessed."""
+    """Names of columns that are not to be guessed, and of others that are kept, as text."""
 
     video: str | None = None
     caption: str | None = None
+    others: tuple[str, ...] = ()
 
 
 GUESSED = Columns()
@@ -119,7 +120,7 @@ def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | Non
         fields = {**record, **(record["json"] if inner else {})}
         if not inner and caption != "captions":
             fields = {**{k: v for k, v in fields.items() if k not in CAPTION_COLUMNS}, "captions": record[caption]}
-        row = caption_row(fields, where)
+        row = caption_row(fields, where, others=columns.others)
         row["video"] = _clip(record[video], folder, where)
         row["file_name"] = row["file_name"] or record.get("__key__") or row["video"]["path"] or f"row {index}"
         return row
@@ -127,7 +128,7 @@ def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | Non
     return rows.map(convert, with_indices=True, remove_columns=[each for each in names if each != "video"])
 
 
-def caption_row(record: dict[str, Any], where: str) -> dict[str, Any]:
+def caption_row(record: dict[str, Any], where: str, *, others: tuple[str, ...] = ()) -> dict[str, Any]:
     """Captions, file name and what else is kept of a record; `where` is what errors call it."""
     column = next((name for name in CAPTION_COLUMNS if record.get(name) is not None), None)
     if column is None:
@@ -143,6 +144,11 @@ def caption_row(record: dict[str, Any], where: str) -> dict[str, Any]:
         row[name] = record.get(name)
         if row[name] is not None and not isinstance(row[name], str):
             raise DatasetError(f"{where}: {name} {row[name]!r} is not text")
+    for name in others:
+        value = record.get(name)
+        if isinstance(value, list | dict):
+            raise DatasetError(f"{where}: {name} {value!r:.80} is neither text nor a number")
+        row[name] = None if value is None else str(value)
     return row
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
+from .commands_compare import add_compare_command
 from .commands_data import add_data_commands
+from .commands_evaluate import add_evaluate_command
 from .commands_push import add_push_command
-from .option_types import checked, control_names, whole
+from .option_types import checked, whole
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,25 +71,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vidcap {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    reader = _Parser(add_help=False)
-    reader.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
-    reader.add_argument(
+    device = _Parser(add_help=False)
+    device.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is any"
     )
-    reader.add_argument(
+    device.add_argument(
         "--backend",
         choices=("torch", "openvino"),
         default="torch",
         help="what runs the backbone; openvino, an extra, is faster on many CPUs [torch]",
     )
-    reader.add_argument("--batch_size", type=whole, default=16, metavar="N", help="clips taken at once [16]")
-    model = _Parser(add_help=False, parents=[reader])
-    model.add_argument("--num_beams", type=whole, metavar="N", help="beams of the search [the model's own]")
-    model.add_argument("--max_new_tokens", type=whole, metavar="N", help="longest caption [the model's own]")
+    device.add_argument("--batch_size", type=whole, default=16, metavar="N", help="clips taken at once [16]")
+    reader = _Parser(add_help=False, parents=[device])
+    reader.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
+    generation = _Parser(add_help=False)
+    generation.add_argument("--num_beams", type=whole, metavar="N", help="beams of the search [the model's own]")
+    generation.add_argument("--max_new_tokens", type=whole, metavar="N", help="longest caption [the model's own]")
 
     caption = commands.add_parser(
         "caption",
-        parents=[model],
+        parents=[reader, generation],
         help="caption videos",
         description="Caption videos and animated images, or a whole data set. A clip that cannot be read is reported, "
         "the others are captioned; the status is then 1.",
@@ -150,36 +153,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     caption.set_defaults(run=_caption)
 
-    evaluate = commands.add_parser(
-        "evaluate",
-        parents=[model],
-        help="score a model on a data set",
-        description="Caption a split and score it, with controls that show whether captions are owed to the videos. "
-        "A page with pictures, of the same name with the ending .html, appears beside the report.",
-    )
-    evaluate.add_argument("--dataset", required=True, metavar="FOLDER_OR_ID", help="folder with SPLIT/metadata.jsonl")
-    evaluate.add_argument("--split", default="test", help="[test]")
-    evaluate.add_argument("--video_column", metavar="NAME", help="column of the clips [recognised]")
-    evaluate.add_argument("--caption_column", metavar="NAME", help="column of their captions [recognised]")
-    evaluate.add_argument("--output", required=True, type=Path, metavar="REPORT.json", help="the report")
-    evaluate.add_argument("--predictions", type=Path, metavar="FILE.jsonl", help="write each clip's captions")
-    evaluate.add_argument(
-        "--train_dataset", metavar="FOLDER_OR_ID", help="where the most frequent caption comes from [--dataset]"
-    )
-    evaluate.add_argument("--train_split", default="train", help="its split [train]")
-    evaluate.add_argument("--skip_broken_clips", action="store_true", help="leave out, and list, unreadable clips")
-    evaluate.add_argument("--num_frames", type=whole, metavar="N", help="frames taken of a clip [the model's own]")
-    evaluate.add_argument("--limit", type=whole, metavar="N", help="the first N clips only")
-    evaluate.add_argument(
-        "--feature_cache", type=Path, metavar="DIR", help="decoded clips [$VIDCAP_CACHE or ~/.cache/vidcap]"
-    )
-    evaluate.add_argument(
-        "--controls", type=control_names, default="all", metavar="NAMES", help="all, none, or some, as a,b,c [all]"
-    )
-    evaluate.add_argument(
-        "--control_clips", type=whole, default=200, metavar="N", help="clips captioned anew for most of them [200]"
-    )
-    evaluate.set_defaults(run=_evaluate)
+    evaluate = add_evaluate_command(commands, [device, generation], _Parser)
+    add_compare_command(commands)
 
     classify = commands.add_parser(
         "classify",
@@ -253,8 +228,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             parser.error(f"--{name} {path}: no such folder: {path.parent}")
         if path is not None and path.is_dir():
             parser.error(f"--{name} {path} is a folder; name a file")
-    if arguments.run is _evaluate and arguments.output.suffix != ".json":
-        parser.error(f"--output {arguments.output}: the report's name must end in .json")
+    if check := getattr(arguments, "check", None):
+        check(arguments)
     if arguments.run is _caption and arguments.format in ("vtt", "srt") and len(arguments.clips) > 1:
         parser.error(f"--format {arguments.format} takes one clip, got {len(arguments.clips)}")
     if arguments.run is _caption:
@@ -332,12 +307,6 @@ def _caption(arguments: argparse.Namespace) -> int:
 
         return run_dataset(arguments)
     from .commands_caption import run
-
-    return run(arguments)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from .commands_evaluate import run
 
     return run(arguments)
 

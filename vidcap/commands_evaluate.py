@@ -1,29 +1,152 @@
-"""`vidcap evaluate`: a model and a data set -> `report.json`, `report.html` beside it, and the captions."""
+"""`vidcap evaluate`: a model and a data set, or captions and references -> `report.json`, `report.html` beside it."""
 
 import argparse
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from processing.datasets import ClipDataset, has_split, load_clips
-from processing.sources import GUESSED, Columns
+from .option_types import control_names, whole
 
-from .clip_cache import open_clip_cache
-from .commands_caption import generation_options
-from .evaluation.evaluate import evaluate_model
-from .evaluation.report import write_report
-from .evaluation.verdict import verdict_text
-from .files import write_atomically
-from .loading import load_captioner
+if TYPE_CHECKING:
+    from .evaluation.evaluate import Evaluation
+    from .evaluation.predictions import References
+
+# What a file of captions leaves without a meaning: option -> its value where it was not given.
+_OF_MODELS = {
+    "num_beams": None, "max_new_tokens": None, "num_frames": None, "feature_cache": None, "skip_broken_clips": False,
+    "device": "auto", "backend": "torch", "batch_size": 16, "controls": None, "control_clips": None,
+}  # fmt: skip
+
+
+def add_evaluate_command(
+    commands: Any, parents: Sequence[argparse.ArgumentParser], parser_class: type[argparse.ArgumentParser]
+) -> argparse.ArgumentParser:
+    """Adds `evaluate` to the commands of `vidcap`.
+
+    Args:
+        commands: What `add_subparsers` of the main parser returned.
+        parents: Parsers with the options of generation, without `--model`.
+        parser_class: The class of the parsers.
+    """
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=list(parents),
+        help="score a model, or a file of captions",
+        description="Caption a split and score it, with controls that show whether captions are owed to the videos, "
+        "or score captions that something else wrote. A page with pictures, of the same name with the ending .html, "
+        "appears beside the report.",
+    )
+    what = evaluate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
+    what.add_argument(
+        "--hypotheses",
+        type=Path,
+        metavar="FILE",
+        help='captions to score: lines {"file_name", "hypothesis"}, or COCO results [{"image_id", "caption"}]',
+    )
+    truth = evaluate.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--dataset", metavar="FOLDER_OR_ID", help="folder with SPLIT/metadata.jsonl")
+    truth.add_argument(
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help='of --hypotheses: COCO annotations, MSR-VTT JSON, or .jsonl with {"file_name", "captions"}',
+    )
+    evaluate.add_argument("--split", help="[test]")
+    evaluate.add_argument("--video_column", metavar="NAME", help="column of the clips [recognised]")
+    evaluate.add_argument("--caption_column", metavar="NAME", help="column of their captions [recognised]")
+    evaluate.add_argument("--output", required=True, type=Path, metavar="REPORT.json", help="the report")
+    evaluate.add_argument("--predictions", type=Path, metavar="FILE.jsonl", help="write each clip's captions")
+    evaluate.add_argument(
+        "--allow_missing",
+        action="store_true",
+        help="of --hypotheses: score the clips that have both, and say how many have not",
+    )
+    evaluate.add_argument(
+        "--train_dataset", metavar="FOLDER_OR_ID", help="where the most frequent caption comes from [--dataset]"
+    )
+    evaluate.add_argument("--train_split", default="train", help="its split [train]")
+    evaluate.add_argument(
+        "--by", action="append", default=[], metavar="COLUMN", help="score by a column of the data set; repeatable"
+    )
+    evaluate.add_argument("--skip_broken_clips", action="store_true", help="leave out, and list, unreadable clips")
+    evaluate.add_argument("--num_frames", type=whole, metavar="N", help="frames taken of a clip [the model's own]")
+    evaluate.add_argument("--limit", type=whole, metavar="N", help="the first N clips only")
+    evaluate.add_argument(
+        "--feature_cache", type=Path, metavar="DIR", help="decoded clips [$VIDCAP_CACHE or ~/.cache/vidcap]"
+    )
+    evaluate.add_argument("--controls", type=control_names, metavar="NAMES", help="all, none, or some, as a,b,c [all]")
+    evaluate.add_argument(
+        "--control_clips", type=whole, metavar="N", help="clips captioned anew for most of them [200]"
+    )
+    evaluate.set_defaults(run=run, check=lambda arguments: _check(arguments, parser_class(prog="vidcap evaluate")))
+    return evaluate
+
+
+def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Mistakes that would otherwise show after minutes of work."""
+    if arguments.output.suffix != ".json":
+        parser.error(f"--output {arguments.output}: the report's name must end in .json")
+    if arguments.model is not None:
+        if arguments.references is not None:
+            parser.error("--references belong to --hypotheses; a --model needs clips: name a --dataset")
+        if arguments.allow_missing:
+            parser.error("--allow_missing is for --hypotheses; for clips that cannot be read: --skip_broken_clips")
+        return
+    for name, unset in _OF_MODELS.items():
+        if getattr(arguments, name) != unset:
+            parser.error(f"--{name} is for a --model; --hypotheses are captions already: leave it out")
+    if arguments.dataset is None:
+        for name in ("by", "video_column", "caption_column"):
+            if getattr(arguments, name):
+                parser.error(f"--{name} names a column of a --dataset; --references have captions only")
+    for name in ("hypotheses", "references"):
+        path = getattr(arguments, name)
+        if path is not None and not path.is_file():
+            parser.error(f"--{name} {path}: no such file")
+        if (
+            path is not None
+            and arguments.predictions is not None
+            and path.resolve() == arguments.predictions.resolve()
+        ):
+            parser.error(f"--predictions {path} would replace the file of --{name}: name another")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluates `arguments.model` and prints the main scores."""
-    columns = Columns(arguments.video_column, arguments.caption_column)
-    rows = load_clips(arguments.dataset, arguments.split, columns=columns)
+    """Evaluates `arguments.model` or scores `arguments.hypotheses`, and prints the main scores."""
+    from .evaluation.report import write_report
+    from .evaluation.verdict import verdict_text
+    from .files import write_atomically
+
+    evaluation = _evaluate_model(arguments) if arguments.model is not None else _evaluate_file(arguments)
+    report = evaluation.report
+    _add_leakage(report, evaluation.predictions, arguments)
+    if arguments.predictions is not None:
+        lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in evaluation.predictions]
+        write_atomically(arguments.predictions, "".join(lines))
+    with tempfile.TemporaryDirectory(dir=arguments.output.parent, prefix=f".{arguments.output.name}-") as scratch:
+        write_report(scratch, report, examples=evaluation.examples)
+        os.replace(Path(scratch) / "report.html", arguments.output.with_suffix(".html"))
+        os.replace(Path(scratch) / "report.json", arguments.output)
+    sys.stdout.write(summary(report) + verdict_text(report.get("verdict", [])))
+    return 0
+
+
+def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
+    from processing.datasets import ClipDataset
+
+    from .clip_cache import open_clip_cache
+    from .commands_caption import generation_options
+    from .evaluation.controls import CONTROLS
+    from .evaluation.evaluate import CONTROL_CLIPS, evaluate_model
+    from .loading import load_captioner
+
+    split = arguments.split or "test"
+    rows = load_rows(arguments, split)
     if arguments.limit is not None:
         rows = rows.select(range(min(arguments.limit, len(rows))))
     train_captions = read_train_captions(arguments)
@@ -44,32 +167,138 @@ def run(arguments: argparse.Namespace) -> int:
         processor,
         clips,
         train_captions=train_captions,
+        by=arguments.by,
         batch_size=arguments.batch_size,
-        controls=arguments.controls,
-        control_clips=arguments.control_clips,
+        controls=CONTROLS if arguments.controls is None else arguments.controls,
+        control_clips=arguments.control_clips or CONTROL_CLIPS,
         **generation_options(arguments),
     )
-    report = {
-        **evaluation.report,
+    found = sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])
+    evaluation.report |= {
+        "coverage": {"asked": len(rows), "found": found, "decoded": len(clips), "scored": len(clips)},
         "model": str(arguments.model),
         "dataset": str(arguments.dataset),
-        "split": arguments.split,
+        "split": split,
         "skipped_clips": skipped,
     }
-    if arguments.predictions is not None:
-        lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in evaluation.predictions]
-        write_atomically(arguments.predictions, "".join(lines))
-    with tempfile.TemporaryDirectory(dir=arguments.output.parent, prefix=f".{arguments.output.name}-") as scratch:
-        write_report(scratch, report, examples=evaluation.examples)
-        os.replace(Path(scratch) / "report.html", arguments.output.with_suffix(".html"))
-        os.replace(Path(scratch) / "report.json", arguments.output)
-    sys.stdout.write(summary(report) + verdict_text(report["verdict"]))
-    return 0
+    return evaluation
+
+
+def _evaluate_file(arguments: argparse.Namespace) -> "Evaluation":
+    from .doctor import stack_versions
+    from .evaluation.controls import evaluate_captions
+    from .evaluation.details import add_details
+    from .evaluation.evaluate import Evaluation, column
+    from .evaluation.examples import load_examples
+    from .evaluation.predictions import coverage_note, match_captions, read_references
+
+    rows = None
+    if arguments.references is not None:
+        references = read_references(arguments.references, split=arguments.split)
+        source = {"references": str(arguments.references)}
+    else:
+        rows, references = _data_set_references(arguments)
+        source = {"dataset": str(arguments.dataset), "split": arguments.split or "test"}
+    matched = match_captions(
+        arguments.hypotheses, references, limit=arguments.limit, allow_missing=arguments.allow_missing
+    )
+    kinds = None
+    if rows is not None:
+        place = {name: index for index, name in enumerate(references.captions)}
+        rows = rows.select([place[name] for name in matched.names])
+        kinds = column(rows, "kind")
+    report = evaluate_captions(
+        matched.hypotheses, matched.references, train_captions=read_train_captions(arguments), kinds=kinds
+    )
+    predictions: list[dict[str, Any]] = [
+        {"file_name": name, "hypothesis": hypothesis, "references": truths}
+        for name, hypothesis, truths in zip(matched.names, matched.hypotheses, matched.references, strict=True)
+    ]
+    add_details(report, predictions, columns={} if rows is None else {name: rows[name] for name in arguments.by})
+    report |= {
+        "clips": len(predictions),
+        "coverage": matched.coverage,
+        "hypotheses": str(arguments.hypotheses),
+        **source,
+        "versions": stack_versions(),
+    }
+    if note := coverage_note(matched.coverage):
+        print(f"vidcap: warning: {note}", file=sys.stderr)
+    return Evaluation(report, predictions, [] if rows is None else load_examples(rows, predictions))
+
+
+def _data_set_references(arguments: argparse.Namespace) -> tuple[Any, "References"]:
+    """The rows of a split and their captions by file name."""
+    from processing.sources import DatasetError
+
+    from .evaluation.predictions import References
+
+    dataset, split = arguments.dataset, arguments.split or "test"
+    rows = load_rows(arguments, split)
+    names, captions = list(rows["file_name"]), list(rows["captions"])
+    by_name = dict(zip(names, captions, strict=True))
+    if len(by_name) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise DatasetError(f"{dataset}: {twice} is twice in {split}; a caption could be of either: keep one")
+    return rows, References(f"{dataset} ({split})", by_name)
+
+
+def _add_leakage(report: dict[str, Any], predictions: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Adds `leakage`, what the clips share with the split behind `most_frequent`, if there is one."""
+    from processing.datasets import has_split
+
+    from .evaluation.leakage import caption_leakage, shared_clips
+
+    train = arguments.train_dataset or arguments.dataset
+    if train is None or not has_split(train, arguments.train_split):
+        return
+    train_rows = _train_rows(arguments)
+    captions = [caption for row in train_rows.select_columns(["captions"]) for caption in row["captions"]]
+    leakage: dict[str, Any] = caption_leakage([each["references"] for each in predictions], captions)
+    if arguments.dataset is not None:
+        rows = load_rows(arguments, arguments.split or "test")
+        if arguments.limit is not None:
+            rows = rows.select(range(min(arguments.limit, len(rows))))
+        leakage["clips"] = shared_clips(rows, train_rows)
+        leakage["clips_in_train"] = sum(len(each["files"]["test"]) for each in leakage["clips"])
+        if leakage["clips_in_train"]:
+            print(
+                f"vidcap: warning: {leakage['clips_in_train']} of the clips are in {arguments.train_split}, too; "
+                "they are listed in the report under leakage",
+                file=sys.stderr,
+            )
+    report["leakage"] = leakage
+
+
+def load_rows(arguments: argparse.Namespace, split: str) -> Any:
+    """The rows of a split of `--dataset`, with the columns `--by`.
+
+    Raises:
+        DatasetError: Beside what `load_clips` says, if no row has a value in one of them.
+    """
+    from processing.datasets import load_clips
+    from processing.sources import Columns, DatasetError
+
+    columns = Columns(arguments.video_column, arguments.caption_column, others=tuple(arguments.by))
+    rows = load_clips(arguments.dataset, split, columns=columns)
+    for name in arguments.by:
+        if all(value is None for value in rows[name]):
+            raise DatasetError(f"{arguments.dataset}: no clip of {split} has a {name!r} (--by); name another column")
+    return rows
 
 
 def read_train_captions(arguments: argparse.Namespace) -> list[str] | None:
     """The captions behind the control `most_frequent`; `None` where the data set has no such split."""
+    from processing.datasets import has_split
+
     dataset = arguments.train_dataset or arguments.dataset
+    if dataset is None:
+        print(
+            "vidcap: note: references alone name no training captions, so the control most_frequent is left out; "
+            "--train_dataset names a data set",
+            file=sys.stderr,
+        )
+        return None
     if arguments.train_dataset is None and not has_split(dataset, arguments.train_split):
         print(
             f"vidcap: note: {dataset} has no split {arguments.train_split}, so the control most_frequent is left out; "
@@ -77,10 +306,18 @@ def read_train_captions(arguments: argparse.Namespace) -> list[str] | None:
             file=sys.stderr,
         )
         return None
-    own = arguments.train_dataset is None  # the columns of another data set are recognised
-    columns = Columns(arguments.video_column, arguments.caption_column) if own else GUESSED
-    rows = load_clips(dataset, arguments.train_split, columns=columns).select_columns(["captions"])
+    rows = _train_rows(arguments).select_columns(["captions"])
     return [caption for row in rows for caption in row["captions"]]
+
+
+def _train_rows(arguments: argparse.Namespace) -> Any:
+    """The split that the captions were learned from; the columns of another data set are recognised."""
+    from processing.datasets import load_clips
+    from processing.sources import GUESSED, Columns
+
+    own = Columns(arguments.video_column, arguments.caption_column)
+    columns = own if arguments.train_dataset is None else GUESSED
+    return load_clips(arguments.train_dataset or arguments.dataset, arguments.train_split, columns=columns)
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -91,4 +328,7 @@ def summary(report: dict[str, Any]) -> str:
         lines.append(f"{name:14}" + "".join(f"{scores[column]:10.3f}" for column in columns))
     if "exact_reversed" in report["controls"].get("reversed", {}):
         lines.append(f"exact_reversed {report['controls']['reversed']['exact_reversed']:.3f}")
+    coverage = report["coverage"]
+    if coverage["scored"] < coverage["asked"]:
+        lines.append(f"scored {coverage['scored']} of {coverage['asked']} clips")
     return "\n".join(lines) + "\n"

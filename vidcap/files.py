@@ -12,8 +12,13 @@ def write_atomically(path: str | os.PathLike[str], content: str) -> None:
         path: The file; its folder must exist.
         content: What it shall hold.
     """
+    write_bytes_atomically(path, content.encode())
+
+
+def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """The same for a file of bytes."""
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         unfinished = Path(scratch) / path.name
-        unfinished.write_text(content, encoding="utf-8")
+        unfinished.write_bytes(content)
         os.replace(unfinished, path)

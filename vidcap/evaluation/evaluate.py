@@ -15,26 +15,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from processing import decode_video
 from processing.datasets import ClipDataset
 
 from ..captioning import caption_clips, embed_clips, embed_texts
 from ..doctor import stack_versions
 from .controls import CONTROLS, PERTURBED, evaluate_captions, other_clip_indices
 from .copies import find_copies
+from .details import add_details
+from .examples import load_examples
 from .grounding import ground_words
 from .perturbations import caption_perturbed
-from .ptb_tokenizer import ptb_tokenize
 from .report import ReportExample
 from .retrieval import retrieval_scores
 from .verdict import verdict_text
 
 logger = logging.getLogger("vidcap.evaluation")
-SCHEMA_VERSION = 1  # of report.json
 CONTROL_CLIPS = 200  # captioned again for each control but `reversed`, which needs all: exactly right ones are few
-# As many as the page shows.
-WRONG_EXAMPLES, RIGHT_EXAMPLES = 12, 24
-EXAMPLE_FRAMES, EXAMPLE_SIZE = 8, (160, 160)
 
 
 @dataclass
@@ -42,14 +38,15 @@ class Evaluation:
     """What an evaluation found.
 
     Args:
-        report: `schema_version`, `scores`, `controls`, `verdict`, perhaps `copies` and `by_kind` (see
-            [`evaluate_captions`]), `grounding` (see [`ground_words`]), `retrieval` of a model that was trained with a
-            contrastive loss (see [`retrieval_scores`]), `clips`, `evaluation_seconds`, `peak_rss_mb`, `parameters`,
-            `versions`.
+        report: `scores`, `controls`, `verdict`, perhaps `copies` and `by_kind` (see [`evaluate_captions`]),
+            `grounding` (see [`ground_words`]), `retrieval` of a model that was trained with a contrastive loss (see
+            [`retrieval_scores`]), `per_clip`, `scoring` and `errors` (see [`add_details`]), `clips`,
+            `evaluation_seconds`, `peak_rss_mb`, `parameters`, `versions`.
         predictions: For each clip `file_name`, `hypothesis`, `references`, `backwards`, the caption of the clip
             played backwards (`None` if that was not asked for), `copied`, whether the hypothesis is a training caption
-            (`None` if these are not known), and `controls`, its captions with something else taken away, by name.
-        examples: Clips to show, wrong and right ones.
+            (`None` if these are not known), `controls`, its captions with something else taken away, by name, `cider`
+            and `exact`.
+        examples: Clips to show: the worst, the best, and some drawn at random.
     """
 
     report: dict[str, Any]
@@ -63,6 +60,7 @@ def evaluate_model(
     clips: ClipDataset,
     *,
     train_captions: Sequence[str] | None = None,
+    by: Sequence[str] = (),
     batch_size: int = 16,
     controls: Collection[str] = CONTROLS,
     control_clips: int = CONTROL_CLIPS,
@@ -76,6 +74,7 @@ def evaluate_model(
         clips: Clips that can all be read (see `ClipDataset.prepare`), with their captions.
         train_captions: Captions of the training clips; without them the control `most_frequent` and `copies` are left
             out.
+        by: Columns of the rows by which the scores are grouped, see [`add_details`].
         batch_size: Clips captioned at once.
         controls: Which of [`CONTROLS`] are run; `grounding` goes with `other_clip`.
         control_clips: How many clips, drawn at random but always the same, serve `grounding` and the controls that
@@ -96,15 +95,14 @@ def evaluate_model(
     sample = sorted(random.Random(0).sample(range(len(clips)), min(control_clips, len(clips))))
     names = [name for name in PERTURBED if name in controls and name != "reversed"]
     perturbed = caption_perturbed(model, processor, clips, sample, names, **options)
-    report: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
-    report |= evaluate_captions(
+    report = evaluate_captions(
         hypotheses,
         references,
         backwards=backwards,
-        captions_reversed=_column(rows, "caption_reversed"),
+        captions_reversed=column(rows, "caption_reversed"),
         perturbed={name: dict(zip(sample, captions, strict=True)) for name, captions in perturbed.items()},
         train_captions=train_captions,
-        kinds=_column(rows, "kind"),
+        kinds=column(rows, "kind"),
         controls=controls,
     )
     logger.info(verdict_text(report["verdict"]).rstrip())
@@ -135,7 +133,25 @@ def evaluate_model(
         }
         for clip, file_name in enumerate(rows["file_name"])
     ]
-    return Evaluation(report, predictions, _examples(clips, processor, predictions))
+    add_details(report, predictions, columns={"duration": clip_seconds(clips), **{name: rows[name] for name in by}})
+    video_processor = processor.video_processor
+    examples = load_examples(
+        rows,
+        predictions,
+        max_frame_pixels=video_processor.max_frame_pixels,
+        max_clip_frames=video_processor.max_clip_frames,
+    )
+    return Evaluation(report, predictions, examples)
+
+
+def clip_seconds(clips: ClipDataset) -> list[float]:
+    """From the first to the last frame that the model was given of each clip."""
+    seconds = []
+    for index in range(len(clips)):
+        clip = clips[index]
+        times = clip["video_times"][clip["video_mask"].bool()]  # (T,)
+        seconds.append(float(times.max() - times.min()))
+    return seconds
 
 
 def _add_retrieval(report: dict[str, Any], model: Any, processor: Any, clips: ClipDataset, batch_size: int) -> None:
@@ -144,7 +160,7 @@ def _add_retrieval(report: dict[str, Any], model: Any, processor: Any, clips: Cl
     video = embed_clips(model, processor, clips, batch_size=batch_size)
     text = embed_texts(model, processor, captions)
     report["retrieval"] = retrieval_scores(video, text, captions)
-    kinds = _column(clips.rows, "kind") or []
+    kinds = column(clips.rows, "kind") or []
     for kind, part in report.get("by_kind", {}).items():
         of_kind = [index for index, each in enumerate(kinds) if each == kind]
         part["retrieval"] = retrieval_scores(video[of_kind], text[of_kind], [captions[i] for i in of_kind])
@@ -156,39 +172,8 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def _column(rows: Any, name: str) -> list[str | None] | None:
+def column(rows: Any, name: str) -> list[str | None] | None:
     """An optional column, `None` where it is missing or empty."""
     if name not in rows.column_names or not any(values := list(rows[name])):
         return None
     return values
-
-
-def _examples(clips: ClipDataset, processor: Any, predictions: list[dict[str, Any]]) -> list[ReportExample]:
-    """A few clips with a wrong caption and a few with a right one, drawn at random but always the same."""
-    exact = [ptb_tokenize(each["hypothesis"]) in map(ptb_tokenize, each["references"]) for each in predictions]
-    order = random.Random(0).sample(range(len(predictions)), len(predictions))
-    wrong = [index for index in order if not exact[index]][:WRONG_EXAMPLES]
-    right = [index for index in order if exact[index]][:RIGHT_EXAMPLES]
-    video_processor = processor.video_processor
-    examples = []
-    for index in [*wrong, *right]:
-        clip = decode_video(
-            clips.rows[index]["video"],
-            num_frames=EXAMPLE_FRAMES,
-            fit=EXAMPLE_SIZE,
-            max_frame_pixels=video_processor.max_frame_pixels,
-            max_clip_frames=video_processor.max_clip_frames,
-        )
-        frames = clip.frames[clip.mask].permute(0, 2, 3, 1)  # (T, H, W, 3)
-        prediction = predictions[index]
-        examples.append(
-            ReportExample(
-                file_name=prediction["file_name"],
-                frames=frames,
-                hypothesis=prediction["hypothesis"],
-                references=prediction["references"],
-                exact=exact[index],
-                backwards=prediction["backwards"],
-            )
-        )
-    return examples

@@ -1,0 +1,176 @@
+"""Two reports of the same clips -> what changed, and whether it is more than noise.
+
+Promises: scores are compared on the same clips with the same references or not at all. Gives up: what another training
+seed would change, which no resampling of clips can tell; and intervals of scores that are no mean over clips.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..data.annotation_files import AnnotationError, get_value, read_json
+from .bootstrap import paired_bootstrap
+from .report import SCHEMA_VERSION, SCORES, SHARES
+
+_LISTED = 3
+
+
+class ComparisonError(ValueError):
+    """Two reports that do not compare, said in one line."""
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Reads a `report.json` of the present schema.
+
+    Raises:
+        AnnotationError: If it is none, or of another schema.
+        OSError: If it cannot be read.
+    """
+    report = read_json(path)
+    if not isinstance(report, dict) or not isinstance(report.get("scores"), dict):
+        raise AnnotationError(path, "", 'no report of an evaluation: it has no "scores"')
+    version = report.get("schema_version")
+    if version != SCHEMA_VERSION:
+        says = "is of a time before schemas" if version is None else f"has the schema {version}"
+        raise AnnotationError(
+            path, "", f"{says}, this version of vidcap compares schema {SCHEMA_VERSION}; evaluate again with it"
+        )
+    table = get_value(path, "", report, "per_clip", dict)
+    for name in ("file_name", "references", "cider"):
+        get_value(path, "per_clip", table, name, list)
+    if len({len(table[name]) for name in ("file_name", "references", "cider")}) > 1:
+        raise AnnotationError(path, "per_clip", "columns of different lengths")
+    return report
+
+
+def compare_reports(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    common_clips: bool = False,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compares two reports.
+
+    Args:
+        first, second: From [`read_report`].
+        names: What messages call them.
+        common_clips: Where the clips differ, compare those that both have, which leaves CIDEr and the scores without a
+            value a clip out: they were computed with the words of all clips of their own report.
+        samples, seed: Of [`paired_bootstrap`].
+
+    Returns:
+        `clips`, the number of those compared; `notes`, what is to be known; `scores`: for each score that both have
+        `a`, `b`, `difference` (b - a) and, if it has a value a clip, `low`, `high` and `beyond_noise`; `controls`: the
+        same for each control that both have.
+
+    Raises:
+        ComparisonError: If they share less than two clips, the references of a clip differ, they were scored in
+            different ways, or clips differ and `common_clips` is not set.
+    """
+    tables = first["per_clip"], second["per_clip"]
+    if first.get("scoring", {}).get("tokenizer") != second.get("scoring", {}).get("tokenizer"):
+        raise ComparisonError(f"{names[0]} and {names[1]} were scored with different tokenizers; evaluate one again")
+    rows = tuple({name: index for index, name in enumerate(table["file_name"])} for table in tables)
+    for name, table, places in zip(names, tables, rows, strict=True):
+        if len(places) < len(table["file_name"]):
+            raise ComparisonError(f"{name}: several clips have the same name, so they cannot be paired")
+    shared = [name for name in rows[0] if name in rows[1]]
+    changed = [
+        name for name in shared if tables[0]["references"][rows[0][name]] != tables[1]["references"][rows[1][name]]
+    ]
+    if changed:
+        raise ComparisonError(
+            f"the references of {len(changed)} clips differ between {names[0]} and {names[1]} "
+            f"({_listed(changed)}): their scores do not compare"
+        )
+    alone = [[name for name in own if name not in other] for own, other in (rows, rows[::-1])]
+    counts = (
+        f"{len(alone[0])} clips are in {names[0]} alone ({_listed(alone[0])}), {len(alone[1])} in {names[1]} alone"
+    )
+    counts += f" ({_listed(alone[1])})"
+    restricted = bool(alone[0] or alone[1])
+    if restricted and not common_clips:
+        raise ComparisonError(f"{counts}; --common_clips compares the {len(shared)} that both have")
+    if len(shared) < 2:
+        raise ComparisonError(f"{len(shared)} clips are in both: at least 2 are needed; {counts}")
+    orders = [[places[name] for name in shared] for places in rows]
+
+    def compare(
+        values: tuple[Mapping[str, Any], Mapping[str, Any]], clips: tuple[Mapping[str, Any], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        found = {}
+        for key in values[0]:
+            if not (_is_number(values[0][key]) and _is_number(values[1].get(key))):
+                continue
+            per_clip = all(isinstance(table.get(key), list) for table in clips)
+            if per_clip and not (restricted and key == "cider"):
+                columns = [[table[key][index] for index in order] for table, order in zip(clips, orders, strict=True)]
+                # A control may have been run on some of the clips only.
+                pairs = [pair for pair in zip(*columns, strict=True) if None not in pair]
+                if len(pairs) < 2:
+                    continue
+                a, b = zip(*pairs, strict=True)
+                difference, low, high = paired_bootstrap(a, b, samples=samples, seed=seed)
+                found[key] = {
+                    "a": sum(a) / len(a), "b": sum(b) / len(b), "difference": difference, "low": low, "high": high,
+                    "beyond_noise": low > 0 or high < 0,
+                }  # fmt: skip
+            elif not restricted:
+                a, b = values[0][key], values[1][key]
+                found[key] = {"a": a, "b": b, "difference": b - a}
+        return found
+
+    notes = []
+    if restricted:
+        notes.append(f"{counts}; compared are the {len(shared)} that both have")
+        notes.append(
+            "left out: CIDEr, whose words weigh as in all clips of each report, and scores without clip values"
+        )
+    controls = {}
+    both = first.get("controls", {}), second.get("controls", {})
+    for name in both[0]:
+        if isinstance(both[1].get(name), Mapping) and isinstance(both[0][name], Mapping):
+            clips = tuple(table.get("controls", {}).get(name, {}) for table in tables)
+            if found := compare((both[0][name], both[1][name]), (clips[0], clips[1])):
+                controls[name] = found
+    for own, other, name in ((both[0], both[1], names[0]), (both[1], both[0], names[1])):
+        if lonely := [control for control in own if control not in other]:
+            notes.append(f"only {name} has the controls {', '.join(lonely)}")
+    scores = compare((first["scores"], second["scores"]), (tables[0], tables[1]))
+    return {"a": names[0], "b": names[1], "clips": len(shared), "notes": notes, "scores": scores, "controls": controls}
+
+
+def describe_comparison(comparison: Mapping[str, Any]) -> str:
+    """The comparison as a table to read."""
+    lines = [f"A: {comparison['a']}", f"B: {comparison['b']}", f"{comparison['clips']} clips with the same references"]
+    lines += [f"note: {note}" for note in comparison["notes"]]
+    for title, table in {"scores": comparison["scores"], **comparison["controls"]}.items():
+        lines += ["", f"{title:18}{'A':>9}{'B':>9}{'change':>9}   95 % interval"]
+        for key, entry in table.items():
+            line = f"{SCORES.get(key, key):18}" + "".join(
+                f"{_text(entry[column], key, signed=column == 'difference'):>9}" for column in ("a", "b", "difference")
+            )
+            if "low" not in entry:
+                lines.append(f"{line}   no interval: it has no value a clip")
+                continue
+            interval = f"[{_text(entry['low'], key, signed=True)}, {_text(entry['high'], key, signed=True)}]"
+            said = "more than noise" if entry["beyond_noise"] else "within noise"
+            lines.append(f"{line}   {interval:18} {said}")
+    return "\n".join(lines)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: float, key: str, *, signed: bool) -> str:
+    shown = f"{100 * value if key in SHARES else value:{'+' if signed else ''}.1f}"
+    return f"{shown} %" if key in SHARES else shown
+
+
+def _listed(clips: list[str]) -> str:
+    return ", ".join(clips[:_LISTED]) + (", ..." if len(clips) > _LISTED else "") if clips else "none"

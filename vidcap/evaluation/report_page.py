@@ -1,0 +1,272 @@
+"""A report as one page that a browser opens without a server or a network.
+
+Promises: the page is one file that loads nothing; it holds one script, which sorts, filters and plays, and a content
+security policy that lets a browser run that script alone, by its hash, and load nothing but pictures within the page;
+without scripts all but that can be read; every text of the data set or the model is escaped. Gives up: the page shows
+the keys it knows and every plain number or text beside them; what is nested deeper stands in `report.json` alone.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from .clip_pictures import ReportExample, draw_strip, encode_animation
+from .curves import draw_panels, find_panels
+
+SCORES = {
+    "cider": "CIDEr",
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "rougeL": "ROUGE-L",
+    "meteor": "METEOR",
+    "exact": "exact",
+    "distinct": "distinct",
+    "exact_reversed": "exact, backwards",
+}
+SHARES = {"exact", "distinct", "exact_reversed"}
+_LEGEND = {
+    "CIDEr": "× 100. Agreement with the references; words that are rare in the data set weigh more.",
+    "BLEU-1 to 4": "× 100. Share of the caption's runs of one (up to four) words that a reference holds.",
+    "ROUGE-L": "× 100. Longest sequence of words, gaps allowed, that caption and reference share.",
+    "exact": "Share of captions that equal a reference, word for word.",
+    "distinct": "Different captions per clip. Near zero: every clip gets the same sentence.",
+    "exact, backwards": (
+        "Share of the clips played backwards whose caption is exactly what is then true. High for a captioner that "
+        "sees the order of events. Only clips whose truth changes count."
+    ),
+}
+CONTROLS = {
+    "other_clip": (
+        "another clip's frames",
+        "Each clip captioned from the frames of a clip with another truth. Must fall far below the score: what "
+        "remains is had without looking.",
+    ),
+    "reversed": (
+        "played backwards",
+        "Each clip captioned from its frames in reverse, scored by its ordinary references. Must fall wherever the "
+        "order of events matters.",
+    ),
+    "most_frequent": (
+        "most frequent caption",
+        "The commonest training caption, given to every clip. Any captioner must beat it by far.",
+    ),
+}
+CONTROL_NAMES = {
+    **{key: name for key, (name, _) in CONTROLS.items()},
+    "black": "black frames",
+    "noise": "noise",
+    "one_frame": "one frame only",
+    "shuffled": "shuffled frames",
+    "first_half": "first half only",
+    "no_video": "language model alone",
+}
+_NOT_SCORES = {"clips"}  # numbers beside the scores of a control
+_FACTS = {"train_seconds": "training", "total_seconds": "whole run", "peak_rss_mb": "peak memory"}
+_CARDS = 40
+_WORDS, _LETTERS, _REFERENCES = 60, 400, 5  # of a caption, and captions of a clip, that are shown
+_GROUNDED, _CONFUSED = 40, 12  # rows of a table
+
+
+def render_page(
+    report: Mapping[str, Any], examples: Sequence[ReportExample], history: Sequence[Mapping[str, Any]]
+) -> str:
+    """The page of a report, see [`write_report`]; of the examples the first 40 are shown."""
+    scores, controls = report.get("scores", {}), report.get("controls", {})
+    panels = find_panels(history)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = format_score
+    folder = Path(__file__).parent
+    template = environment.from_string((folder / "report_template.html").read_text(encoding="utf-8"))
+    script = (folder / "report_script.js").read_text(encoding="utf-8")
+    rows = [("this model", scores, "")]
+    for table in (controls, report.get("baselines", {})):
+        rows += [(CONTROL_NAMES.get(name, name), values, _gap(values)) for name, values in table.items()]
+    kinds = report.get("by_kind", {})
+    errors = report.get("errors", {})
+    return template.render(
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        verdicts=_verdicts(report),
+        columns=[(key, SCORES.get(key, key)) for key in _score_keys(values for _, values, _ in rows)],
+        rows=rows,
+        has_gaps=any(gap for _, _, gap in rows),
+        legend=[*_control_meanings(controls), *_LEGEND.items()],
+        basis=_basis(report),
+        kinds=kinds,
+        kind_columns=[(key, SCORES.get(key, key)) for key in _score_keys(kinds.values(), counts=True)],
+        groups=[
+            (name, table, [(key, SCORES.get(key, key)) for key in _score_keys(table.values(), counts=True)])
+            for name, table in errors.get("groups", {}).items()
+        ],
+        confusions=errors.get("confusions", {}),
+        most_confused=_CONFUSED,
+        grounding=_grounded(report.get("grounding", {})),
+        most_grounded=_GROUNDED,
+        copies=report.get("copies"),
+        leakage=report.get("leakage"),
+        facts=_facts(report),
+        versions=report.get("versions", {}),
+        skipped=report.get("skipped_clips", []),
+        curves=[_base64(draw_panels(panels, dark=dark)) for dark in (False, True)] if panels else [],
+        cards=[_card(example) for example in examples[:_CARDS]],
+        clips=report.get("clips") if isinstance(report.get("clips"), int) else len(examples),
+    )
+
+
+def format_score(value: float | None, key: str) -> str:
+    """A score as the page shows it."""
+    if not isinstance(value, int | float):
+        return "–"
+    if key in SHARES:
+        return f"{100 * value:.1f} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def _score_keys(tables: Any, *, counts: bool = False) -> list[str]:
+    """The names of all scores that occur: first the known ones in their order, then the others."""
+    found = {
+        key: None
+        for table in tables
+        for key, value in table.items()
+        if isinstance(value, int | float) and (counts or key not in _NOT_SCORES)
+    }
+    return [key for key in SCORES if key in found] + [key for key in found if key not in SCORES]
+
+
+def _gap(values: Mapping[str, Any]) -> str:
+    """How far the score is above a control, with its interval."""
+    if "gap" not in values:
+        return ""
+    difference, low, high = values["gap"]["cider"]
+    return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _control_meanings(controls: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Name and meaning of each control of the report; before there are any, of those that are usual."""
+    meanings = {name: meaning for name, meaning in CONTROLS.values()}
+    if controls:
+        meanings = {}
+        for key, values in controls.items():
+            known = CONTROLS[key][1] if key in CONTROLS else None
+            if meaning := values.get("meaning", known):
+                meanings[CONTROL_NAMES.get(key, key)] = str(meaning)
+    return list(meanings.items())
+
+
+def _verdicts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each answer as `good`, `bad` or `open`, and its sentence."""
+    if judged := report.get("verdict"):
+        kinds = {"yes": "good", "no": "bad"}
+        turned = {"yes": "bad", "no": "good"}
+        return [
+            ((turned if each["question"] == "memorises" else kinds).get(each["answer"], "open"), each["sentence"])
+            for each in judged
+        ]
+    return [_plain_verdict(report.get("scores", {}), report.get("controls", {}))]
+
+
+def _plain_verdict(scores: Mapping[str, float], controls: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
+    """Whether the captions come from the video, told from the scores alone."""
+    if "cider" not in scores:
+        return "bad", "No score was computed."
+    reached = f"CIDEr {scores['cider']:.0f}"
+    if "exact" in scores:
+        reached += f", {100 * scores['exact']:.1f} % of the captions exact"
+    blind = [controls[name]["cider"] for name in ("other_clip", "most_frequent") if "cider" in controls.get(name, {})]
+    if not blind:
+        return "bad", f"{reached}. No control was run, so nothing shows that the captions come from the video."
+    without = f"{reached}; CIDEr {max(blind):.0f} without looking at the clip."
+    if max(blind) < scores["cider"] / 2:
+        return "good", f"The captions follow the video: {without}"
+    return "bad", f"The captions hardly depend on the video: {without}"
+
+
+def _basis(report: Mapping[str, Any]) -> str:
+    """What the scores were computed on, in a sentence."""
+    told = []
+    if coverage := report.get("coverage"):
+        told.append(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in coverage.items()))
+    if scoring := report.get("scoring"):
+        counts = scoring["references_per_clip"]
+        several = f"{counts['min']}" if counts["min"] == counts["max"] else f"{counts['min']} to {counts['max']}"
+        told.append(f"tokens {scoring['tokenizer']}")
+        told.append(f"references per clip {several} (median {counts['median']:g})")
+        told.append(f"document frequencies from {scoring['document_frequencies']}")
+    return "; ".join(told)
+
+
+def _grounded(grounding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Words by how much their probability falls without the video, most first."""
+    return sorted(grounding.get("words", {}).items(), key=lambda each: -each[1]["fall"])
+
+
+def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every plain number and text of the report that no table shows."""
+    facts = []
+    for key, value in report.items():
+        if key == "data_sets" and len(value) > 1:
+            text = ", ".join(f"{each['name']} (weight {each.get('weight', 'by its clips')})" for each in value)
+        elif isinstance(value, bool | str):
+            text = str(value)
+        elif not isinstance(value, int | float):
+            continue
+        elif key.endswith("_seconds"):
+            minutes, seconds = divmod(round(value), 60)
+            text = f"{minutes} min {seconds} s" if minutes else f"{value:.1f} s"
+        elif key.endswith("_mb"):
+            text = f"{value:,.0f} MB"
+        else:
+            text = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+        facts.append((_FACTS.get(key, key.replace("_", " ")), text))
+    return facts
+
+
+def _card(example: ReportExample) -> dict[str, Any]:
+    strip = io.BytesIO()
+    draw_strip(example, height=96).save(strip, "JPEG", quality=75)
+    animation = encode_animation(example)
+    return {
+        "example": example,
+        "strip": _base64(strip.getvalue()),
+        "animation": None if animation is None else _base64(animation),
+        "references": [_shortened(reference) for reference in example.references[:_REFERENCES]],
+        "more_references": len(example.references[_REFERENCES:]),
+        "words": _compare(_shortened(example.hypothesis), example.references),
+        "length": len(example.hypothesis.split()),
+        "controls": [
+            (CONTROL_NAMES.get(name, name), _shortened(caption)) for name, caption in example.controls.items()
+        ],
+    }
+
+
+def _shortened(caption: str) -> str:
+    """A caption of at most 60 words and 400 letters; what was cut off is said."""
+    words = caption.split()
+    text = " ".join(words[:_WORDS])[:_LETTERS]
+    return text if text == " ".join(words) else f"{text} … (of {len(words):,} words)"
+
+
+def _compare(hypothesis: str, references: Sequence[str]) -> list[tuple[str, bool]]:
+    """The caption's words, each with whether it differs from the closest reference."""
+    words = hypothesis.split()
+    matchers = [
+        SequenceMatcher(None, words, _shortened(reference).split(), autojunk=False) for reference in references
+    ]
+    closest = max(matchers, key=SequenceMatcher.ratio)
+    same = {block.a + i for block in closest.get_matching_blocks() for i in range(block.size)}
+    return [(word, i not in same) for i, word in enumerate(words)]
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
