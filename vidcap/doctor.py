@@ -50,6 +50,8 @@ OPTIONAL = (
     "onnxscript",
     "openvino",
     "peft",
+    "tensorboard",
+    "trackio",
 )
 ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VIDCAP_CACHE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 COLOURS = ((220, 40, 40), (40, 60, 220))  # the test clip shows one, then the other
