@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv browser test test-slow lint demo clean
+.PHONY: help venv browser test test-slow lint demo docs dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo "make test-slow  the longer proofs"
 	@echo "make lint       ruff and mypy"
 	@echo "make browser    what the test of report.html needs, where it can be installed; make test does this first"
+	@echo "make docs       the API reference, from the docstrings; writes outputs/api/"
+	@echo "make dist       wheel and source archive; writes dist/"
 	@echo "make venv       set up $(VENV), which all of these do first (PYTHON=python3.12 chooses the interpreter)"
 	@echo "make clean      remove build files and caches, but neither $(VENV) nor outputs/"
 
@@ -47,6 +49,13 @@ demo: $(READY)
 	$(BIN)/vidcap demo-data outputs/demo-data
 	$(BIN)/python train_hf.py recipes/demo.yaml
 	cd outputs/demo-data/test && ../../../$(BIN)/vidcap caption 00000.mp4 00001.mp4 00002.mp4 00003.gif --model ../../demo
+
+docs: $(READY)
+	$(BIN)/pdoc --docformat google --output-directory outputs/api hub_card hub_card.upload modeling_vidcap processing vidcap vidcap.evaluation
+
+dist: $(READY)
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
