@@ -5,6 +5,17 @@ page.
 """
 
 from .controls import evaluate_captions, most_frequent_caption, other_clip_indices
-from .metrics import score_captions
+from .diversity import caption_diversity
+from .facts import scoring_facts
+from .metrics import caption_document_frequencies, score_captions, score_each
 
-__all__ = ["evaluate_captions", "most_frequent_caption", "other_clip_indices", "score_captions"]
+__all__ = [
+    "caption_diversity",
+    "caption_document_frequencies",
+    "evaluate_captions",
+    "most_frequent_caption",
+    "other_clip_indices",
+    "score_captions",
+    "score_each",
+    "scoring_facts",
+]
