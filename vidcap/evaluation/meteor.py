@@ -36,8 +36,9 @@ _FUNCTION_WORDS = frozenset(
 )
 
 # --- Words, as METEOR's option -norm splits a line ---
-_LETTERS = "A-Za-zŠŽšžŸÀ-ÖØ-öø-ž"
-_BLANKS = " \t\n\r\f"
+_LETTERS = r"A-Za-zŠŽšžŸÀ-ÖØ-öø-ž\u0400-\u0527\ua640-\ua66e\ua67e-\ua697\u1d00-\u1d7f"
+_BLANKS = r" \t\n\r\f"
+_WIDE_BLANKS = frozenset("\u00a0\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B))))
 _PERIOD_KEPT = frozenset({"v", "vs", "rev"})  # lower-case abbreviations of the list that METEOR takes from Moses
 _SPLITS = tuple(
     (re.compile(pattern), replacement)
@@ -81,7 +82,7 @@ def _normalise(tokens: Tokens) -> list[str]:
             normalised.append(word)
         else:
             normalised += [stem, "."]
-    return normalised
+    return [word for word in normalised if word not in _WIDE_BLANKS]
 
 
 # --- Alignment ---

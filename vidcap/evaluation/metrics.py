@@ -353,7 +353,7 @@ def _score(
     if "rougeL" in metrics:
         scores["rougeL"] = rouge_l(pairs.hypotheses, pairs.references)
     if "meteor" in metrics:
-        scores |= _meteor(*ngrams)
+        scores |= _meteor(pairs.hypotheses, pairs.references)
     scores = {key: (100 * of_corpus, 100 * of_each) for key, (of_corpus, of_each) in scores.items()}
     if "exact" in metrics:
         exact = [float(guess in truths) for guess, truths in zip(pairs.hypotheses, pairs.references, strict=True)]
