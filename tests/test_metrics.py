@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ TOKENS = {
     "colour, grey, theatre": "colour grey theatre",
     "two\nlines and\ttabs": "two lines and tabs",
     "emoji \U0001f600 gone": "emoji gone",
+    "at\u00a0youtube.com/watch now": "at\u00a0youtube.com/watch now",
     " .,;:! ?'\"-- ": "",
     "": "",
 }
@@ -127,6 +129,9 @@ def test_equals_the_reference_scorer_on_large_corpora():
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+    corpora = json.loads(Path(os.environ["VIDCAP_CAPTION_SCORES"], "expected.json").read_text(encoding="utf-8"))
+    for corpus in corpora:
+        assert len(re.findall(rf"^{corpus} +(?:cider|bleu[1-4]|rougeL) ", run.stdout, re.M)) == 6, corpus
 
 
 def naive_cider_d(hypotheses, references):
@@ -275,3 +280,19 @@ def test_evaluate_loads_the_module_offline(tmp_path):
     assert run.returncode == 0, run.stderr
     scores = json.loads(run.stdout.splitlines()[-1])
     assert scores == pytest.approx(score_captions(HYPOTHESES, REFERENCES, tokenizer="whitespace"))
+
+
+JAR = os.environ.get("VIDCAP_CORENLP_JAR", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (JAR and shutil.which("java")), reason="no Java, or VIDCAP_CORENLP_JAR names no jar")
+def test_tokenizer_equals_the_reference_on_20000_captions():
+    run = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "tokenizer.py", JAR],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+    assert "0 of 20000 captions differ" in run.stdout

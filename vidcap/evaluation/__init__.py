@@ -6,10 +6,14 @@ page.
 
 from .controls import evaluate_captions, most_frequent_caption, other_clip_indices
 from .copies import copy_shares, find_copies
-from .metrics import score_captions
+from .diversity import caption_diversity
+from .facts import scoring_facts
+from .metrics import caption_document_frequencies, score_captions, score_each
 from .verdict import judge, verdict_text
 
 __all__ = [
+    "caption_diversity",
+    "caption_document_frequencies",
     "copy_shares",
     "evaluate_captions",
     "find_copies",
@@ -17,5 +21,7 @@ __all__ = [
     "most_frequent_caption",
     "other_clip_indices",
     "score_captions",
+    "score_each",
+    "scoring_facts",
     "verdict_text",
 ]

@@ -4,14 +4,12 @@ Promises: the same numbers for the same seed; scores whose means are those of [`
 another training seed would change, which no resampling of clips can tell.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .metrics import cider_d
-from .ptb_tokenizer import ptb_tokenize
+from .metrics import score_each
 
 CONFIDENCE = 0.95
 _BATCH = 2**22  # draws at once: what is resampled together stays below 100 MB
@@ -78,14 +76,4 @@ def scores_per_clip(hypotheses: Sequence[str], references: Sequence[Sequence[str
     Raises:
         `ValueError`: if there are no clips, the two lengths differ, or a clip has no reference.
     """
-    guesses = [ptb_tokenize(hypothesis) for hypothesis in hypotheses]
-    truths = [[ptb_tokenize(reference) for reference in alternatives] for alternatives in references]
-    # The reference scorer splits tokens such as "1 1/2", held together by a no-break space, for n-grams.
-    split_guesses = [" ".join(guess).split() for guess in guesses]
-    cider = cider_d(split_guesses, [[" ".join(truth).split() for truth in alternatives] for alternatives in truths])[1]
-    counts = Counter(map(tuple, guesses))
-    return {
-        "cider": 100 * cider,
-        "exact": np.array([float(guess in alternatives) for guess, alternatives in zip(guesses, truths, strict=True)]),
-        "distinct": np.array([1 / counts[tuple(guess)] for guess in guesses]),
-    }
+    return score_each(hypotheses, references, metrics=("cider", "exact", "distinct"))

@@ -8,11 +8,11 @@ clips together.
 import hashlib
 import json
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 from .bootstrap import scores_per_clip
 from .errors import analyse_errors
+from .facts import scoring_facts
 
 _DIGITS = 3  # CIDEr times 100 has three before the point
 
@@ -42,15 +42,7 @@ def add_details(
     scores.pop("distinct")
     for line, cider, exact in zip(predictions, scores["cider"], scores["exact"], strict=True):
         line |= {"cider": cider, "exact": bool(exact)}
-    counts = [len(alternatives) for alternatives in references]
-    report.setdefault(
-        "scoring",
-        {
-            "tokenizer": "ptb",
-            "references_per_clip": {"min": min(counts), "median": median(counts), "max": max(counts)},
-            "document_frequencies": f"the references of these {len(counts)} clips",
-        },
-    )
+    report.setdefault("scoring", scoring_facts(references))
     under = [control_captions(each) for each in predictions]
     controls = {
         name: _control_scores([captions.get(name) for captions in under], references)

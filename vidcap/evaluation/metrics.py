@@ -4,8 +4,8 @@ Promised: on the same tokens CIDEr-D, BLEU-1 to BLEU-4 and ROUGE-L equal the ref
 and its treatment of empty captions included; the tokens are those of [`ptb_tokenize`]. The functions on tokens also
 return one score a clip.
 
-Left out: METEOR. The reference's version (1.5) draws on tables of paraphrases and synonyms of many megabytes; a
-version without them would give other numbers under the same name.
+Given up: METEOR 1.5 as papers have it, whose table of paraphrases is of 60 MB. What there is of it without (see
+`vidcap.evaluation.meteor`) gives other numbers, and so has another name.
 """
 
 import math
@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .ptb_tokenizer import ptb_tokenize
+from .pairs import Tokenizer, Tokens, check_pairs, tokenize_pairs
 
-Tokens = Sequence[str]
 NGram = tuple[str, ...]
 
 _MAX_N = 4
@@ -28,11 +27,17 @@ _ROUGE_BETA = 1.2
 _BLEU_TINY, _BLEU_SMALL = 1e-15, 1e-9  # the reference's guards against 0 / 0; they show in the last digits of a score
 
 
+# Keys of [`score_captions`] by metric: what is scored by default, and what takes longer or is rarely asked for.
+DEFAULT_METRICS = ("cider", "bleu", "rougeL", "exact", "distinct")
+METRICS = (*DEFAULT_METRICS, "cider_plain", "meteor")
+
+
 class DocumentFrequencies(NamedTuple):
-    """In the references of how many clips each n-gram occurs, and the number of clips."""
+    """In the references of how many clips each n-gram occurs, the number of clips, and what clips they are."""
 
     counts: Mapping[NGram, int]
     clips: int
+    source: str = "the references scored"
 
 
 def _count_ngrams(tokens: Tokens) -> Counter[NGram]:
@@ -42,31 +47,41 @@ def _count_ngrams(tokens: Tokens) -> Counter[NGram]:
     return counts
 
 
-def _check_pairs(hypotheses: Sequence, references: Sequence) -> None:
-    if len(hypotheses) != len(references):
-        raise ValueError(
-            f"{len(hypotheses)} hypotheses but {len(references)} lists of references: give one list of references for "
-            "each hypothesis, in the same order."
-        )
-    if not hypotheses:
-        raise ValueError("There is nothing to score: hypotheses and references are empty.")
-    for index, alternatives in enumerate(references):
-        if not alternatives:
-            raise ValueError(f"Clip {index} has no reference: give it at least one, or leave the clip out.")
-
-
-def count_document_frequencies(references: Sequence[Sequence[Tokens]]) -> DocumentFrequencies:
+def count_document_frequencies(
+    references: Sequence[Sequence[Tokens]], *, source: str = "the references scored"
+) -> DocumentFrequencies:
     """
     Counts in the references of how many clips each n-gram (n = 1 ... 4) occurs, for [`cider_d`].
 
     Args:
         references (`Sequence[Sequence[Sequence[str]]]`):
             For each clip its references, each a sequence of tokens.
+        source (`str`, *optional*):
+            What clips these are, for [`scoring_facts`].
     """
     counts: Counter[NGram] = Counter()
     for alternatives in references:
         counts.update(set().union(*map(_count_ngrams, alternatives)))
-    return DocumentFrequencies(counts, len(references))
+    return DocumentFrequencies(counts, len(references), source)
+
+
+def caption_document_frequencies(
+    references: Sequence[Sequence[str]], *, source: str, tokenizer: Tokenizer = "ptb"
+) -> DocumentFrequencies:
+    """
+    [`count_document_frequencies`] of captions, such as those of the training clips, for [`score_captions`].
+
+    Args:
+        references (`Sequence[Sequence[str]]`): for each clip its captions.
+        source (`str`): what clips these are, such as `"train"`; stated beside the scores.
+        tokenizer (`"ptb"` or `"whitespace"`, *optional*, defaults to `"ptb"`): that of the scores.
+
+    Raises:
+        `ValueError`: if there are no clips, a clip has no caption, something is not a string, or the tokenizer is
+        unknown.
+    """
+    pairs = tokenize_pairs([""] * len(references), references, tokenizer)
+    return count_document_frequencies(pairs.split_references, source=source)
 
 
 class _TfIdf(NamedTuple):
@@ -102,7 +117,34 @@ def cider_d(
     Raises:
         `ValueError`: if there are no clips, the two lengths differ, or a clip has no reference.
     """
-    _check_pairs(hypotheses, references)
+    return _cider(hypotheses, references, document_frequencies, plain=False)
+
+
+def cider_plain(
+    hypotheses: Sequence[Tokens],
+    references: Sequence[Sequence[Tokens]],
+    *,
+    document_frequencies: DocumentFrequencies | None = None,
+) -> tuple[float, np.ndarray]:
+    """
+    CIDEr as it was before CIDEr-D (equations 2 and 3 of Vedantam et al., 2015): the cosine of the n-gram vectors,
+    without clipping and penalty, times 10 to be on one scale with [`cider_d`]; words are not stemmed.
+
+    Papers that print "CIDEr" mean [`cider_d`]. This one can be raised by repeating rare words.
+
+    Args, returns and errors are those of [`cider_d`].
+    """
+    return _cider(hypotheses, references, document_frequencies, plain=True)
+
+
+def _cider(
+    hypotheses: Sequence[Tokens],
+    references: Sequence[Sequence[Tokens]],
+    document_frequencies: DocumentFrequencies | None,
+    *,
+    plain: bool,
+) -> tuple[float, np.ndarray]:
+    check_pairs(hypotheses, references)
     if document_frequencies is None:
         document_frequencies = count_document_frequencies(references)
     log_clips = math.log(document_frequencies.clips)
@@ -123,9 +165,13 @@ def cider_d(
             for n in range(_MAX_N):
                 if guess.norms[n] and truth.norms[n]:
                     common = guess.weights[n].keys() & truth.weights[n].keys()
-                    dot = sum(min(guess.weights[n][g], truth.weights[n][g]) * truth.weights[n][g] for g in common)
+                    ours, theirs = guess.weights[n], truth.weights[n]
+                    if plain:
+                        dot = sum(ours[g] * theirs[g] for g in common)
+                    else:
+                        dot = sum(min(ours[g], theirs[g]) * theirs[g] for g in common)
                     similarity += dot / (guess.norms[n] * truth.norms[n])
-            penalty = math.exp(-((guess.length - truth.length) ** 2) / (2 * _CIDER_SIGMA**2))
+            penalty = 1.0 if plain else math.exp(-((guess.length - truth.length) ** 2) / (2 * _CIDER_SIGMA**2))
             scores[clip] += 10 * penalty * similarity / _MAX_N / len(alternatives)
     return float(scores.mean()), scores
 
@@ -148,7 +194,7 @@ def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
     Raises:
         `ValueError`: if there are no clips, the two lengths differ, or a clip has no reference.
     """
-    _check_pairs(hypotheses, references)
+    check_pairs(hypotheses, references)
     correct = np.zeros((len(hypotheses), _MAX_N))  # (N, 4)
     guessed = np.zeros((len(hypotheses), _MAX_N))  # (N, 4)
     lengths = np.zeros((len(hypotheses), 2))  # (N, 2): of the hypothesis, of the closest reference
@@ -187,7 +233,7 @@ def rouge_l(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
     Raises:
         `ValueError`: if there are no clips, the two lengths differ, or a clip has no reference.
     """
-    _check_pairs(hypotheses, references)
+    check_pairs(hypotheses, references)
     scores = np.zeros(len(hypotheses))  # (N,)
     for clip, (hypothesis, alternatives) in enumerate(zip(hypotheses, references, strict=True)):
         guess = hypothesis or [""]  # to the reference an empty caption is one empty token: it equals another such
@@ -216,7 +262,9 @@ def score_captions(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
     *,
-    tokenizer: Literal["ptb", "whitespace"] = "ptb",
+    tokenizer: Tokenizer = "ptb",
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    document_frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, float]:
     """
     Scores captions against true ones, as published caption scores are computed.
@@ -229,17 +277,24 @@ def score_captions(
         tokenizer (`"ptb"` or `"whitespace"`, *optional*, defaults to `"ptb"`):
             `"ptb"`: lower case, contractions apart, punctuation removed (see [`ptb_tokenize`]). `"whitespace"`:
             captions are split at blanks and otherwise taken as they are.
+        metrics (`Sequence[str]`, *optional*):
+            Of `"cider"`, `"bleu"`, `"rougeL"`, `"exact"`, `"distinct"`, which are the default, `"cider_plain"` and
+            `"meteor"`, which takes several times as long as all others together (extra `evaluate`).
+        document_frequencies (`DocumentFrequencies`, *optional*):
+            From [`caption_document_frequencies`], for CIDEr. By default those of `references`, so that scores of two
+            sets of clips do not compare.
 
     Returns:
-        `dict[str, float]`: `cider` (CIDEr-D; document frequencies from the given references, so that scores of two
-        sets of clips do not compare), `bleu1` ... `bleu4`, `rougeL`, all times 100 as papers print them; `exact`, the
-        share of hypotheses equal to one of their references, and `distinct`, the number of different hypotheses over
-        the number of all, both after tokenisation and from 0 to 1. METEOR is left out: it rests on tables of synonyms
-        and paraphrases that do not come with this package.
+        `dict[str, float]`: `cider` (CIDEr-D), `cider_plain`, `bleu1` ... `bleu4`, `rougeL` and METEOR, all times 100,
+        as papers print them; `exact`, the share of hypotheses equal to one of their references, and
+        `distinct`, the number of different hypotheses over the number of all, both after tokenisation and from 0 to 1.
+        METEOR's key names its stages, `meteor_exact_stem` or, with WordNet installed, `meteor_exact_stem_synonym`: it
+        is not METEOR 1.5, which has paraphrases too. [`scoring_facts`] says what else belongs beside the scores.
 
     Raises:
         `ValueError`: if there are no clips, the two lengths differ, a clip has no reference, something is not a
-        string, or the tokenizer is unknown.
+        string, or the tokenizer or a metric is unknown.
+        `ImportError`: if METEOR is asked for and its stemmer is not installed.
 
     Example:
 
@@ -250,36 +305,72 @@ def score_captions(
     (0.5, 1.0)
     ```
     """
-    if tokenizer not in ("ptb", "whitespace"):
-        raise ValueError(f"Unknown tokenizer {tokenizer!r}: choose 'ptb' or 'whitespace'.")
-    if isinstance(hypotheses, str):
-        raise ValueError("hypotheses is one string: give a list of strings, one for each clip.")
-    _check_pairs(hypotheses, references)
-    for index, (hypothesis, alternatives) in enumerate(zip(hypotheses, references, strict=True)):
-        if not isinstance(hypothesis, str):
-            raise ValueError(f"Hypothesis {index} is of type {type(hypothesis).__name__}: give a string.")
-        if isinstance(alternatives, str) or not isinstance(alternatives, Sequence):
-            raise ValueError(
-                f"The references of clip {index} are of type {type(alternatives).__name__}: give a list of strings."
-            )
-        for number, reference in enumerate(alternatives):
-            if not isinstance(reference, str):
-                raise ValueError(
-                    f"Reference {number} of clip {index} is of type {type(reference).__name__}: give a string."
-                )
+    scores = _score(hypotheses, references, tokenizer, metrics, document_frequencies)
+    return {key: of_corpus for key, (of_corpus, _) in scores.items()}
 
-    tokenize = ptb_tokenize if tokenizer == "ptb" else str.split
-    guesses = [tokenize(hypothesis) for hypothesis in hypotheses]
-    truths = [[tokenize(reference) for reference in alternatives] for alternatives in references]
-    # The reference splits tokens such as "1 1/2", held together by a no-break space, for n-grams but not for ROUGE-L.
-    ngram_guesses = [" ".join(guess).split() for guess in guesses]
-    ngram_truths = [[" ".join(truth).split() for truth in alternatives] for alternatives in truths]
-    bleus = bleu(ngram_guesses, ngram_truths)[0]
-    exact = sum(guess in alternatives for guess, alternatives in zip(guesses, truths, strict=True))
-    return {
-        "cider": 100 * cider_d(ngram_guesses, ngram_truths)[0],
-        **{f"bleu{n}": 100 * float(score) for n, score in enumerate(bleus, start=1)},
-        "rougeL": 100 * rouge_l(guesses, truths)[0],
-        "exact": exact / len(guesses),
-        "distinct": len(set(map(tuple, guesses))) / len(guesses),
-    }
+
+def score_each(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    tokenizer: Tokenizer = "ptb",
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    document_frequencies: DocumentFrequencies | None = None,
+) -> dict[str, np.ndarray]:
+    """
+    The scores of [`score_captions`], which has the same arguments and errors, for each clip.
+
+    The means of BLEU and METEOR are not the scores of the corpus, which are computed from sums of counts; those of the
+    others are. `distinct` is 1 over the number of clips with this caption.
+
+    Returns:
+        `dict[str, np.ndarray]`: the keys of [`score_captions`], each (N,).
+    """
+    scores = _score(hypotheses, references, tokenizer, metrics, document_frequencies)
+    return {key: of_each for key, (_, of_each) in scores.items()}
+
+
+def _score(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+    metrics: Sequence[str],
+    document_frequencies: DocumentFrequencies | None,
+) -> dict[str, tuple[float, np.ndarray]]:
+    """By key the score of the corpus and those of the clips, (N,)."""
+    if unknown := [metric for metric in metrics if metric not in METRICS]:
+        raise ValueError(f"Unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}.")
+    pairs = tokenize_pairs(hypotheses, references, tokenizer)
+    ngrams = pairs.split_hypotheses, pairs.split_references
+    scores: dict[str, tuple[float, np.ndarray]] = {}
+    if "cider" in metrics:
+        scores["cider"] = cider_d(*ngrams, document_frequencies=document_frequencies)
+    if "cider_plain" in metrics:
+        scores["cider_plain"] = cider_plain(*ngrams, document_frequencies=document_frequencies)
+    if "bleu" in metrics:
+        corpus, clips = bleu(*ngrams)
+        scores |= {f"bleu{n + 1}": (float(corpus[n]), clips[:, n]) for n in range(_MAX_N)}
+    if "rougeL" in metrics:
+        scores["rougeL"] = rouge_l(pairs.hypotheses, pairs.references)
+    if "meteor" in metrics:
+        scores |= _meteor(pairs.hypotheses, pairs.references)
+    scores = {key: (100 * of_corpus, 100 * of_each) for key, (of_corpus, of_each) in scores.items()}
+    if "exact" in metrics:
+        exact = [float(guess in truths) for guess, truths in zip(pairs.hypotheses, pairs.references, strict=True)]
+        scores["exact"] = sum(exact) / len(exact), np.array(exact)
+    if "distinct" in metrics:
+        counts = Counter(map(tuple, pairs.hypotheses))
+        each = np.array([1 / counts[tuple(guess)] for guess in pairs.hypotheses])
+        scores["distinct"] = len(counts) / len(each), each
+    return scores
+
+
+def _meteor(
+    hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
+) -> dict[str, tuple[float, np.ndarray]]:
+    try:
+        from .meteor import installed_synonyms, meteor, meteor_key
+    except ModuleNotFoundError as error:
+        raise ImportError(f"METEOR needs {error.name}: pip install 'vidcap[evaluate]'") from error
+    synonyms = installed_synonyms()
+    return {meteor_key(synonyms): meteor(hypotheses, references, synonyms=synonyms)}

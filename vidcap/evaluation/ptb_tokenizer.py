@@ -236,11 +236,12 @@ _RULES = (
     ),
 )
 
-# Most of a caption: unaccented words between blanks, none of which another rule could touch. Only there for speed.
+# Most of a caption: unaccented words between blanks, none of which another rule could touch (a no-break space may be
+# in an address). Only there for speed.
 _PLAIN_WORDS = re.compile(
-    rf"{_SPACE}*(?:(?!(?ai:cannot|gonna|wanna|gotta|lemme|gimme)\b"
+    rf"[ \t]*(?:(?!(?ai:cannot|gonna|wanna|gotta|lemme|gimme)\b"
     rf"|(?:{_ABBREVIATION_MAYBE_LAST}|{_ABBREVIATION_BEFORE_NAME}|{_ABBREVIATION_BEFORE_NUMBER})\.)"
-    rf"[A-Za-z]+(?: ?,|\.(?![ \u00a0]*\.))?(?:{_SPACE}+|\n))+"
+    rf"[A-Za-z]+(?: ?,|\.(?![ \u00a0]*\.))?(?:[ \t]+|\n))+"
 )
 _LETTERS = re.compile("[a-z]+")
 

@@ -6,16 +6,21 @@ The module is copied to a cache before it is imported, so `vidcap` must be insta
 needs by reading its import lines, which therefore stand one to a line.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import datasets
 import evaluate
 
 from vidcap.evaluation import score_captions
+from vidcap.evaluation.metrics import DEFAULT_METRICS
 
 
 class CaptionScores(evaluate.Metric):
-    """CIDEr-D, BLEU-1 to BLEU-4, ROUGE-L (all times 100), exact matches and distinct captions (shares)."""
+    """CIDEr-D, BLEU-1 to BLEU-4, ROUGE-L (all times 100), exact matches and distinct captions (shares).
+
+    `metrics` adds `"cider_plain"` and `"meteor"`.
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -36,5 +41,6 @@ class CaptionScores(evaluate.Metric):
         predictions: list[str],
         references: list[list[str]],
         tokenizer: Literal["ptb", "whitespace"] = "ptb",
+        metrics: Sequence[str] = DEFAULT_METRICS,
     ) -> dict[str, float]:
-        return score_captions(predictions, references, tokenizer=tokenizer)
+        return score_captions(predictions, references, tokenizer=tokenizer, metrics=metrics)

@@ -1,0 +1,37 @@
+"""The likeness of captions and references in a text model's space, as a module for `evaluate`.
+
+    evaluate.load("PATH/TO/vidcap/evaluation/caption_similarity").compute(
+        predictions=[...], references=[[...], ...], encoder="FOLDER_OR_HUB_ID"
+    )
+
+The module is copied to a cache before it is imported, so `vidcap` must be installed; `evaluate` finds what a module
+needs by reading its import lines, which therefore stand one to a line.
+"""
+
+import datasets
+import evaluate
+
+from vidcap.evaluation.similarity import SentenceEncoder, embedding_similarity
+
+
+class CaptionSimilarity(evaluate.Metric):
+    """Mean cosine of each caption with the nearest of its references, by a text model that the caller names."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description=embedding_similarity.__doc__,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Value("string"),
+                    "references": datasets.Sequence(datasets.Value("string")),
+                }
+            ),
+        )
+
+    def _compute(
+        self, *, predictions: list[str], references: list[list[str]], encoder: str, batch_size: int = 64
+    ) -> dict[str, float]:
+        encode = SentenceEncoder(encoder, batch_size=batch_size)
+        return {"similarity": embedding_similarity(predictions, references, encode)[0]}
