@@ -147,14 +147,14 @@ def test_captions_of_known_captioners_get_their_verdict_from_strings_alone():
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data sets beside each other: `good`, `blind` with its training captions dealt out anew, `memorises` with the
-    first 60 training clips. `$VIDCAP_CACHE` keeps the features from one run to the next."""
+    first 20 training clips. `$VIDCAP_CACHE` keeps the features from one run to the next."""
     root = tmp_path_factory.mktemp("verdict")
     generate_demo_data(root / "good", train=2000, validation=64, test=200)
     rows = [json.loads(line) for line in (root / "good/train/metadata.jsonl").read_text().splitlines()]
     captions = random.Random(0).sample([row["caption"] for row in rows], len(rows))
     some = {
         "blind": [{**row, "caption": caption} for row, caption in zip(rows, captions, strict=True)],
-        "memorises": rows[:60],
+        "memorises": rows[:20],  # of 60 it puts parts of sentences together anew: 27 % copies
     }
     for name, chosen in some.items():
         shutil.copytree(root / "good", root / name, copy_function=os.link)
@@ -177,8 +177,8 @@ def test_four_captioners_with_known_faults_get_the_right_verdict(kind, seed, dem
         "word_dropout": 0.8, "color_dropout": 0.5,
     }  # fmt: skip
     if kind == "memorises":  # nothing that keeps it from learning sentences by heart
-        plain = ("word_dropout", "color_dropout", "dropout", "label_smoothing", "weight_decay")
-        options |= {name: 0 for name in plain} | {"frame_pool": 16, "per_device_train_batch_size": 30}
+        options |= dict.fromkeys(("word_dropout", "color_dropout", "dropout", "label_smoothing"), 0)
+        options |= {"weight_decay": 0.01, "frame_pool": 16, "per_device_train_batch_size": 20}
         del options["word_dropout_warmup"]
     if kind == "timeless":
         augment = ClipAugmentation.__call__
