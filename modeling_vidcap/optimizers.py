@@ -117,11 +117,11 @@ class MuonAdamW(Optimizer):
 
 
 def muon_groups(groups: list[dict[str, Any]], excluded: set[int]) -> list[dict[str, Any]]:
-    """Takes matrices out of groups with weight decay, into groups for Muon.
+    """Takes matrices out of groups, into groups for Muon.
 
     Args:
-        groups: As torch's optimizers take them. Groups without weight decay (norms, biases, embeddings) stay.
-        excluded: `id` of parameters that stay with AdamW whatever their shape.
+        groups: As torch's optimizers take them.
+        excluded: `id` of parameters that stay with AdamW whatever their shape, such as tables of embeddings.
     """
     split = []
     for group in groups:
@@ -129,7 +129,7 @@ def muon_groups(groups: list[dict[str, Any]], excluded: set[int]) -> list[dict[s
             chosen = [
                 each
                 for each in group["params"]
-                if (group["weight_decay"] > 0 and each.ndim == 2 and id(each) not in excluded) is matrices
+                if (each.ndim == 2 and id(each) not in excluded) is matrices
             ]
             if chosen and matrices:
                 rates = {"lr": RATE * group["lr"], "weight_decay": group["weight_decay"] / RATE}

@@ -256,8 +256,10 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
                     group["params"] = [each for each in group["params"] if id(each) not in part]
                     made.add_param_group({**group, "params": own, "lr": rate})
         if self.args.uses_muon:
+            decayed = set(self.get_decay_parameter_names(cast(Any, self.model)))
+            others = {id(each) for name, each in cast(Any, self.model).named_parameters() if name not in decayed}
             # What was trained before goes on with what it was trained with.
-            groups = muon_groups(made.param_groups, excluded=backbone | decoder)
+            groups = muon_groups(made.param_groups, excluded=others | backbone | decoder)
             made = MuonAdamW(groups, betas=made.defaults["betas"], eps=made.defaults["eps"], fused=True)
         logger.info(f"optimizer: {type(made).__name__}")
         self.optimizer = made

@@ -119,8 +119,9 @@ def make_trainer(tmp_path, **options) -> VideoCaptionTrainer:
     return VideoCaptionTrainer(model=tiny_model(), args=args, references=[], score=dict, score_clips=dict)
 
 
-def test_the_trainer_gives_muon_the_matrices_inside_the_network(tmp_path) -> None:
-    trainer = make_trainer(tmp_path, muon=True, backbone_learning_rate=1e-5)
+@pytest.mark.parametrize("weight_decay", [0.1, 0.0])
+def test_the_trainer_gives_muon_the_matrices_inside_the_network(tmp_path, weight_decay) -> None:
+    trainer = make_trainer(tmp_path, muon=True, backbone_learning_rate=1e-5, weight_decay=weight_decay)
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, MuonAdamW) and trainer.create_optimizer() is optimizer
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
