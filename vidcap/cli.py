@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
+from .commands_cache import add_cache_command
 from .commands_data import add_data_commands
-from .option_types import checked, whole
+from .option_types import above_zero, checked, whole
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,6 +173,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--feature_cache", type=Path, metavar="DIR", help="decoded clips [$VIDCAP_CACHE or ~/.cache/vidcap]"
     )
+    evaluate.add_argument(
+        "--feature_cache_limit", type=above_zero, metavar="GB", help="size of all of it [$VIDCAP_CACHE_LIMIT]"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     classify = commands.add_parser(
@@ -227,6 +231,7 @@ def build_parser() -> argparse.ArgumentParser:
     push.set_defaults(run=_push)
 
     prepare = add_data_commands(commands, _Parser)
+    add_cache_command(commands, _Parser)
 
     for command in (caption, evaluate, classify, search, doctor, demo, push, onnx, prepare):
         command.add_argument("--debug", action="store_true", help="show the traceback of a failure")

@@ -35,7 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
     def skip(file_name: str, reason: str) -> None:
         skipped.append({"file_name": file_name, "reason": reason})
 
-    cache = open_clip_cache(model, processor, folder=arguments.feature_cache, backend=arguments.backend)
+    cache = open_clip_cache(
+        model,
+        processor,
+        folder=arguments.feature_cache,
+        backend=arguments.backend,
+        limit=arguments.feature_cache_limit,
+    )
     clips = ClipDataset(rows, cache)
     clips = clips.prepare("reading clips", on_broken=skip if arguments.skip_broken_clips else None)
     evaluation = evaluate_model(
@@ -46,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         **generation_options(arguments),
     )
+    if cache.limit is not None:
+        cache.limit.trim()
     report = {
         **evaluation.report,
         "model": str(arguments.model),

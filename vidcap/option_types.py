@@ -49,3 +49,8 @@ def cosine(text: str) -> float:
 def above_zero(text: str) -> float:
     """A number above 0."""
     return checked(text, "a number above 0", float, lambda value: value > 0)
+
+
+def at_least_zero(text: str) -> float:
+    """A number of at least 0."""
+    return checked(text, "a number of at least 0", float, lambda value: value >= 0)

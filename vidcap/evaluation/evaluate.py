@@ -4,6 +4,7 @@ Promises: nothing but strings is kept of the clips that are captioned; the same 
 times and memory apart. Gives up: any score that needs the model's probabilities.
 """
 
+import os
 import random
 import resource
 import sys
@@ -91,6 +92,8 @@ def evaluate_model(
         "parameters": model.num_parameters(),
         "versions": stack_versions(),
     }
+    if absent := sum(not _is_there(row) for row in rows):
+        report["clips_without_file"] = absent  # captioned from the cache; the page cannot show them
     predictions = [
         {"file_name": name, "hypothesis": hypothesis, "references": truths, "backwards": played}
         for name, hypothesis, truths, played in zip(rows["file_name"], hypotheses, references, backwards, strict=True)
@@ -123,10 +126,15 @@ def _column(rows: Any, name: str) -> list[str | None] | None:
     return values
 
 
+def _is_there(row: dict[str, Any]) -> bool:
+    return row["video"]["bytes"] is not None or os.path.exists(row["video"]["path"])
+
+
 def _examples(clips: ClipDataset, processor: Any, predictions: list[dict[str, Any]]) -> list[ReportExample]:
     """A few clips with a wrong caption and a few with a right one, drawn at random but always the same."""
     exact = [ptb_tokenize(each["hypothesis"]) in map(ptb_tokenize, each["references"]) for each in predictions]
     order = random.Random(0).sample(range(len(predictions)), len(predictions))
+    order = [index for index in order if _is_there(clips.rows[index])]
     wrong = [index for index in order if not exact[index]][:WRONG_EXAMPLES]
     right = [index for index in order if exact[index]][:RIGHT_EXAMPLES]
     video_processor = processor.video_processor
