@@ -142,7 +142,12 @@ def train(
     if corpus and resume is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
     cache = open_clip_cache(
-        model, processor, folder=data.feature_cache, workers=data.decoding_workers, backend=data.feature_backend
+        model,
+        processor,
+        folder=data.feature_cache,
+        workers=data.decoding_workers,
+        backend=data.feature_backend,
+        limit=data.feature_cache_limit,
     )
     validation = ClipDataset(sources.validation, cache).prepare("validation clips", on_broken=on_broken)
     if data.streaming:
@@ -237,6 +242,8 @@ def train(
     (directory / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
     if skipped:
         logger.warning(f"{len(skipped)} clips could not be read and were left out; they are listed in report.json")
+    if cache.limit is not None:
+        cache.limit.trim()
     mark_finished(args.output_dir)
     logger.info(f"model and report: {directory}")
     if args.push_to_hub:

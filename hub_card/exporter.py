@@ -319,16 +319,19 @@ def _check_code(directory: Path, parts: list[str]) -> None:
             )
 
 
+def backbone_name(config: Any) -> str:
+    """What the backbone is called, as far as a configuration tells: its type, and which one of timm."""
+    backbone = config.backbone_config
+    if backbone is None:
+        return {"cnn": "small_cnn", "s3d": "S3D"}[config.own_backbone]
+    options = backbone.to_dict()  # a model of timm has its name in one of these
+    return f"{backbone.model_type} {options.get('backbone') or options.get('architecture') or ''}".strip()
+
+
 def known_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Facts for the card that the model itself knows."""
-    backbone = model.config.backbone_config
-    if backbone is None:
-        name = {"cnn": "small_cnn", "s3d": "S3D"}[model.config.own_backbone]
-    else:
-        options = backbone.to_dict()  # a model of timm has its name in one of these
-        name = f"{backbone.model_type} {options.get('backbone') or options.get('architecture') or ''}".strip()
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_frames": model.config.num_frames,
-        "backbone": name,
+        "backbone": backbone_name(model.config),
     }

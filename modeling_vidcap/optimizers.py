@@ -126,11 +126,7 @@ def muon_groups(groups: list[dict[str, Any]], excluded: set[int]) -> list[dict[s
     split = []
     for group in groups:
         for matrices in (True, False):
-            chosen = [
-                each
-                for each in group["params"]
-                if (each.ndim == 2 and id(each) not in excluded) is matrices
-            ]
+            chosen = [each for each in group["params"] if (each.ndim == 2 and id(each) not in excluded) is matrices]
             if chosen and matrices:
                 rates = {"lr": RATE * group["lr"], "weight_decay": group["weight_decay"] / RATE}
                 split.append({**group, **rates, "params": chosen, "muon": True})

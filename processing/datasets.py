@@ -7,6 +7,7 @@ lines are read here, since their mistakes are to be named by file and line. Othe
 """
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from .sources import (
     to_common_form,
 )
 
+logger = logging.getLogger("vidcap")
 MAX_KEPT_BYTES = 1 << 30  # of decoded clips that a data set holds in memory; the rest is read from the cache each time
 SOURCE_COLUMN = "source"  # of rows of several data sets: the number of each row's own
 COMMON_FORM = datasets.Features(
@@ -237,7 +239,11 @@ class ClipDataset(torch.utils.data.Dataset):
             on_broken: Called with file name and reason of each broken clip, which is then left out of the returned
                 data set. Without it broken clips are an error that lists them all.
         """
-        broken = self.cache.fill([row["video"] for row in self.rows], description)
+        videos, captions = [row["video"] for row in self.rows], list(self.rows["captions"])
+        if known := self.cache.recognise(videos, captions):
+            logger.warning(f"{description}: {known} files are not there; their clips are taken from the cache")
+        broken = self.cache.fill(videos, description)
+        self.cache.remember(videos, captions)
         if not broken:
             return self
         reasons = [(self.rows[index]["file_name"], reason) for index, reason in broken.items()]

@@ -1,25 +1,33 @@
 """Decoded clips on disk: uint8 frames, or the features of a frozen backbone.
 
 One safetensors file a clip, named by the clip's content and kept in a folder named by everything else that shapes it
-(preprocessing, backbone weights, grid). Files appear by rename, so that a crash or a second writer leaves no half one.
+(preprocessing, backbone weights, grid), which `settings.json` in it tells. Files appear by rename, so that a crash or
+a second writer leaves no half one; one that was damaged later is made anew. How the cache is kept small is in
+`cache_upkeep.py`, how clips are found whose files are gone in `cache_names.py`.
 """
 
 import copy
 import hashlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from .cache_names import Known, captions_hash, find_clips, name_of, write_names
+from .cache_upkeep import SUFFIX, UNFINISHED, Claim, Limit
 from .video_io_vidcap import VideoDecodeError
 
+logger = logging.getLogger("vidcap")
+SETTINGS = "settings.json"
 Clip = dict[str, Any]  # {"path", "bytes"}
 
 
@@ -57,6 +65,49 @@ def weights_hash(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _touch(path: Path) -> bool:
+    """Whether a file is there; it is in use from now on."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def folder_name(described: dict[str, Any]) -> str:
+    """The folder for clips that are made as described."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_clip(path: Path, tensors: dict[str, torch.Tensor], limit: Limit | None = None) -> None:
+    """Writes a clip's file, which appears complete or not at all.
+
+    Raises:
+        CacheFullError: If there is no room for it.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
+    os.close(handle)
+    try:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, name)
+        if limit is not None:
+            limit.make_room(os.path.getsize(name))
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes down what a folder's clips are made of, unless that has been done."""
+    path = folder / SETTINGS
+    if path.exists():
+        return
+    handle, name = tempfile.mkstemp(dir=folder, suffix=UNFINISHED)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(settings, file, indent=1, sort_keys=True)
+    os.replace(name, path)
+
+
 class ClipCache:
     """Clips as tensors, decoded once.
 
@@ -69,6 +120,8 @@ class ClipCache:
         settings: Whatever else shapes the features, such as the grid.
         workers: Threads that decode and encode, one clip each; by default one a core. Each computes on its own core,
             which needs no waiting for one another as sharing every operation out would.
+        limit: Bytes that all of the cache may take.
+        about: What people call the backbone, under `backbone`; it does not count.
     """
 
     def __init__(
@@ -80,6 +133,8 @@ class ClipCache:
         backbone: torch.nn.Module | None = None,
         settings: dict[str, Any] | None = None,
         workers: int | None = None,
+        limit: int | None = None,
+        about: dict[str, Any] | None = None,
     ):
         self.video_processor = video_processor
         self.encode = encode
@@ -91,6 +146,9 @@ class ClipCache:
             "settings": settings or {},
         }
         self._hashes: dict[str, str] = {}
+        self._unknown: dict[str, str] = {}  # why the clip of a missing file is not known
+        self.limit = None if limit is None else Limit(self._root, limit)
+        self.about = about or {}
         self.folder = self._open()
 
     def with_frames(self, num_frames: int) -> "ClipCache":
@@ -105,18 +163,50 @@ class ClipCache:
         unimportant = ("auto_map", "decoding_threads")
         options = {k: v for k, v in self.video_processor.to_dict().items() if k not in unimportant}
         described = {"processor": options, "options": self.options, **self._described}
-        key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        folder = self._root / key
+        described = json.loads(json.dumps(described, default=str))  # as it will be read again
+        folder = self._root / folder_name(described)
         folder.mkdir(parents=True, exist_ok=True)
+        self.writable = os.access(folder, os.W_OK)  # what cannot be written to cannot be pruned either
+        if self.writable:
+            self._claim = Claim(folder)
+            write_settings(folder, {"described": described, "about": self.about})
         return folder
 
     def path(self, clip: Clip) -> Path:
         """Where a clip's tensors are, or will be."""
         if clip["bytes"] is not None:
-            return self.folder / f"{content_hash(clip)}.safetensors"
+            return self.folder / f"{content_hash(clip)}{SUFFIX}"
+        if clip["path"] in self._unknown:
+            raise VideoDecodeError(clip["path"], self._unknown[clip["path"]])
         if clip["path"] not in self._hashes:  # hashed once a run: files are not expected to change while training
             self._hashes[clip["path"]] = content_hash(clip)
-        return self.folder / f"{self._hashes[clip['path']]}.safetensors"
+        return self.folder / f"{self._hashes[clip['path']]}{SUFFIX}"
+
+    def recognise(self, clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> int:
+        """Finds out which clips are meant by files that are not there; returns how many of them are known."""
+        wanted = {
+            clip["path"]: (name_of(clip["path"]), captions_hash(of_clip))
+            for clip, of_clip in zip(clips, captions, strict=True)
+            if clip["bytes"] is None and not os.path.exists(clip["path"])
+        }
+        if not wanted:
+            return 0
+        found, self._unknown = find_clips(self._root, wanted)
+        self._hashes.update(found)
+        return len(found)
+
+    def remember(self, clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> None:
+        """Writes down which clips the files are, for a time when they are not there."""
+        if not os.access(self._root, os.W_OK):
+            return
+        write_names(
+            self._root,
+            (
+                Known(name_of(clip["path"]), captions_hash(of_clip), self._hashes[clip["path"]])
+                for clip, of_clip in zip(clips, captions, strict=True)
+                if clip["bytes"] is None and clip["path"] in self._hashes and os.path.exists(clip["path"])
+            ),
+        )
 
     def load(self, clip: Clip) -> dict[str, torch.Tensor]:
         """The clip's tensors; decodes it where they are not stored yet.
@@ -125,17 +215,22 @@ class ClipCache:
             VideoDecodeError: If it has to be decoded and cannot be.
         """
         path = self.path(clip)
-        if not path.is_file():
-            self._store(path, self._decode(clip))
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            pass
+        except SafetensorError as error:
+            logger.warning(f"{path} is damaged ({error}): the clip is read again")
+        self._store(path, self._decode(clip))
         return load_file(path)
 
-    def fill(self, clips: list[Clip], description: str) -> dict[int, str]:
+    def fill(self, clips: Sequence[Clip], description: str) -> dict[int, str]:
         """Decodes what is missing, with a progress bar; returns why clips cannot be read, by their index."""
 
         def ensure(clip: Clip) -> str | None:
             try:
                 path = self.path(clip)
-                if not path.is_file():
+                if not (_touch(path) if self.writable else path.is_file()):
                     self._store(path, self._decode(clip))
             except VideoDecodeError as error:
                 return str(error)
@@ -151,6 +246,12 @@ class ClipCache:
         return {index: reason for index, reason in enumerate(results) if reason is not None}
 
     def _decode(self, clip: Clip) -> dict[str, torch.Tensor]:
+        if clip["bytes"] is None and clip["path"] in self._hashes and not os.path.exists(clip["path"]):
+            raise VideoDecodeError(
+                clip["path"],
+                f"no such file, and the cache knows the clip but does not hold it in {self.folder.name}, that is for "
+                "this backbone and way of reading clips",
+            )
         batch = self.video_processor(clip, return_tensors="pt", **self.options)
         tensors = {name: value[0] for name, value in batch.items()}
         if self.encode is None:
@@ -163,11 +264,4 @@ class ClipCache:
         if self.encode is not None:
             pixels = tensors.pop("pixel_values_videos")
             tensors["video_features"] = self.encode(pixels[None])[0].to(torch.float16)
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, name)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_clip(path, tensors, self.limit)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
+from .commands_cache import add_cache_command
 from .commands_compare import add_compare_command
 from .commands_data import add_data_commands
 from .commands_evaluate import add_evaluate_command
@@ -205,6 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
     push = add_push_command(commands)
 
     prepare = add_data_commands(commands, _Parser)
+    add_cache_command(commands, _Parser)
 
     for command in (caption, evaluate, classify, search, doctor, demo, push, onnx, prepare):
         command.add_argument("--debug", action="store_true", help="show the traceback of a failure")

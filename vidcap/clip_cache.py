@@ -1,5 +1,6 @@
 """The cache that fits a model: features where its backbone is frozen, decoded frames otherwise."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import torch
 
+from hub_card.exporter import backbone_name
 from modeling_vidcap.precision import faster_in_bf16
+from processing.cache_upkeep import GB
 from processing.feature_cache import ClipCache, default_cache_folder
 
 from .backends import fast_backbone, keep_freed_memory, probe_clip
@@ -20,6 +23,7 @@ def open_clip_cache(
     folder: str | Path | None = None,
     workers: int | None = None,
     backend: str = "torch",
+    limit: float | None = None,
 ) -> ClipCache:
     """Opens the part of the cache that belongs to this backbone and this way of reading clips.
 
@@ -29,10 +33,12 @@ def open_clip_cache(
         folder: Root of the cache; by default `$VIDCAP_CACHE` or `~/.cache/vidcap`.
         workers: Threads that decode and encode; by default one a core.
         backend: What computes features, see [`fast_backbone`]. Features of one serve the other.
+        limit: GB that all of the cache may take; by default `$VIDCAP_CACHE_LIMIT`, or no limit.
     """
     folder = folder or default_cache_folder()
+    size = cache_limit(limit)
     if not keeps_features(model.config):
-        return ClipCache(folder, processor.video_processor, workers=workers)
+        return ClipCache(folder, processor.video_processor, workers=workers, limit=size)
     workers = workers or os.cpu_count() or 1
     encode = feature_extractor(model, processor, workers=workers, backend=backend)
     # The precision is not among them: it depends on how busy the machine was, and either one serves.
@@ -52,7 +58,27 @@ def open_clip_cache(
         backbone=model.model.encoder.backbone,
         settings=settings,
         workers=workers,
+        limit=size,
+        about={"backbone": backbone_name(config)},
     )
+
+
+def cache_limit(limit: float | None = None) -> int | None:
+    """Bytes that the cache may take: of `limit` GB, or of `$VIDCAP_CACHE_LIMIT`.
+
+    Raises:
+        ValueError: If that is not a number above 0.
+    """
+    given = os.environ.get("VIDCAP_CACHE_LIMIT") if limit is None else limit
+    if not given:
+        return None
+    try:
+        size = float(given)
+    except ValueError:
+        size = math.nan
+    if not size > 0 or math.isinf(size):
+        raise ValueError(f"VIDCAP_CACHE_LIMIT={given}: give a number of GB above 0, or unset it")
+    return int(size * GB)
 
 
 def feature_extractor(

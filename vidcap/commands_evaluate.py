@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .option_types import control_names, whole
+from .option_types import above_zero, control_names, whole
 
 if TYPE_CHECKING:
     from .evaluation.evaluate import Evaluation
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # What a file of captions leaves without a meaning: option -> its value where it was not given.
 _OF_MODELS = {
-    "num_beams": None, "max_new_tokens": None, "num_frames": None, "feature_cache": None, "skip_broken_clips": False,
-    "device": "auto", "backend": "torch", "batch_size": 16, "controls": None, "control_clips": None,
+    "num_beams": None, "max_new_tokens": None, "num_frames": None, "feature_cache": None, "feature_cache_limit": None,
+    "skip_broken_clips": False, "device": "auto", "backend": "torch", "batch_size": 16, "controls": None, "control_clips": None,
 }  # fmt: skip
 
 
@@ -78,6 +78,9 @@ def add_evaluate_command(
     evaluate.add_argument("--limit", type=whole, metavar="N", help="the first N clips only")
     evaluate.add_argument(
         "--feature_cache", type=Path, metavar="DIR", help="decoded clips [$VIDCAP_CACHE or ~/.cache/vidcap]"
+    )
+    evaluate.add_argument(
+        "--feature_cache_limit", type=above_zero, metavar="GB", help="size of all of it [$VIDCAP_CACHE_LIMIT]"
     )
     evaluate.add_argument("--controls", type=control_names, metavar="NAMES", help="all, none, or some, as a,b,c [all]")
     evaluate.add_argument(
@@ -159,7 +162,13 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
     def skip(file_name: str, reason: str) -> None:
         skipped.append({"file_name": file_name, "reason": reason})
 
-    cache = open_clip_cache(model, processor, folder=arguments.feature_cache, backend=arguments.backend)
+    cache = open_clip_cache(
+        model,
+        processor,
+        folder=arguments.feature_cache,
+        backend=arguments.backend,
+        limit=arguments.feature_cache_limit,
+    )
     clips = ClipDataset(rows, cache)
     clips = clips.prepare("reading clips", on_broken=skip if arguments.skip_broken_clips else None)
     evaluation = evaluate_model(
@@ -173,7 +182,10 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
         control_clips=arguments.control_clips or CONTROL_CLIPS,
         **generation_options(arguments),
     )
-    found = sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])
+    if cache.limit is not None:
+        cache.limit.trim()
+    files = sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])
+    found = max(files, len(clips))  # clips whose features are kept need no file
     evaluation.report |= {
         "coverage": {"asked": len(rows), "found": found, "decoded": len(clips), "scored": len(clips)},
         "model": str(arguments.model),

@@ -61,3 +61,8 @@ def control_names(text: str) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in CONTROLS]:
         raise argparse.ArgumentTypeError(f"there is no control {unknown[0]!r}: all, none, or of {','.join(CONTROLS)}")
     return names
+
+
+def at_least_zero(text: str) -> float:
+    """A number of at least 0."""
+    return checked(text, "a number of at least 0", float, lambda value: value >= 0)
