@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
+from .adapters.options import add_family_options
 from .commands_data import add_data_commands
 from .option_types import checked, whole
 
@@ -83,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     model = _Parser(add_help=False, parents=[reader])
     model.add_argument("--num_beams", type=whole, metavar="N", help="beams of the search [the model's own]")
     model.add_argument("--max_new_tokens", type=whole, metavar="N", help="longest caption [the model's own]")
+    add_family_options(model)
 
     caption = commands.add_parser(
         "caption",

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from processing.datasets import ClipDataset, has_split, load_clips
+from processing.feature_cache import ClipCache
 
+from .adapters import CaptionAdapter
+from .adapters.clips import UncachedClips
+from .adapters.options import load_for_command
 from .clip_cache import open_clip_cache
 from .commands_caption import generation_options
 from .evaluation.evaluate import evaluate_model
 from .evaluation.report import write_report
 from .files import write_atomically
-from .loading import load_captioner
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None:
         rows = rows.select(range(min(arguments.limit, len(rows))))
     train_captions = read_train_captions(arguments)
-    model, processor = load_captioner(arguments.model, device=arguments.device)
+    model, processor = load_for_command(arguments)
     if arguments.num_frames is not None:
         processor.video_processor.num_frames = arguments.num_frames
 
@@ -33,7 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     def skip(file_name: str, reason: str) -> None:
         skipped.append({"file_name": file_name, "reason": reason})
 
-    cache = open_clip_cache(model, processor, folder=arguments.feature_cache, backend=arguments.backend)
+    if isinstance(model, CaptionAdapter):
+        cache: ClipCache = UncachedClips(model.video_processor)
+    else:
+        cache = open_clip_cache(model, processor, folder=arguments.feature_cache, backend=arguments.backend)
     clips = ClipDataset(rows, cache)
     clips = clips.prepare("reading clips", on_broken=skip if arguments.skip_broken_clips else None)
     evaluation = evaluate_model(

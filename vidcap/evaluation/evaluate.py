@@ -15,6 +15,7 @@ from typing import Any
 from processing import decode_video
 from processing.datasets import ClipDataset
 
+from ..adapters import CaptionAdapter
 from ..captioning import caption_clips, embed_clips, embed_texts
 from ..doctor import stack_versions
 from .controls import evaluate_captions
@@ -33,7 +34,8 @@ class Evaluation:
 
     Args:
         report: `scores`, `controls`, perhaps `by_kind` (see [`evaluate_captions`]), `retrieval` of a model that was
-            trained with a contrastive loss (see [`retrieval_scores`]), `clips`, `evaluation_seconds`, `peak_rss_mb`,
+            trained with a contrastive loss (see [`retrieval_scores`]), `left_out` of a captioner of another family,
+            with the reason for each part that it cannot have, `clips`, `evaluation_seconds`, `peak_rss_mb`,
             `parameters`, `versions`.
         predictions: For each clip `file_name`, `hypothesis`, `references`, and `backwards`, the caption of the clip
             played backwards.
@@ -57,8 +59,8 @@ def evaluate_model(
     """Captions clips and scores the captions.
 
     Args:
-        model: The captioner.
-        processor: Its processor.
+        model: The captioner, of this package or a [`CaptionAdapter`].
+        processor: Its processor; an adapter is its own.
         clips: Clips that can all be read (see `ClipDataset.prepare`), with their captions.
         train_captions: Captions of the training clips; without them the control `most_frequent` is left out.
         batch_size: Clips captioned at once.
@@ -82,7 +84,9 @@ def evaluate_model(
         train_captions=train_captions,
         kinds=_column(rows, "kind"),
     )
-    if model.config.contrastive_weight > 0:
+    if isinstance(model, CaptionAdapter):
+        report["left_out"] = {"retrieval": f"{model.family} models do not compare clips with texts"}
+    elif model.config.contrastive_weight > 0:
         _add_retrieval(report, model, processor, clips, batch_size)
     report |= {
         "clips": len(hypotheses),
