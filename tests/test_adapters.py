@@ -1,6 +1,8 @@
 """Captioners of other families, each a tiny model of the real class: one call, batches, options, data sets, scores."""
 
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,15 @@ import train_hf
 import vidcap
 from processing.datasets import load_clips
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
-from tests.tiny_families import MAKERS, save_family, tiny_family, tiny_git, tiny_qwen, tiny_vision_encoder_decoder
+from tests.tiny_families import (
+    MAKERS,
+    save_family,
+    tiny_blip,
+    tiny_family,
+    tiny_git,
+    tiny_qwen,
+    tiny_vision_encoder_decoder,
+)
 from vidcap.adapters import FAMILIES, CaptionAdapter, UnsupportedModelError, family_of
 from vidcap.captioning import caption_clips, caption_clips_with_scores
 from vidcap.cli import main
@@ -333,17 +343,45 @@ def test_evaluation_scores_them_and_says_what_is_left_out(git: Path, data: Path,
     assert any(line["backwards"] != line["hypothesis"] for line in lines)
 
 
+class BlipAdapter(CaptionAdapter):
+    """BLIP, which captions images: it sees the frame at half time."""
+
+    family = "BLIP"
+
+    @property
+    def fixed_frames(self) -> int:
+        return 1
+
+    def inputs(self, frames: torch.Tensor, times: torch.Tensor, prompt: str | None) -> Mapping[str, Any]:
+        return {"pixel_values": self.processor.image_processor(list(frames), return_tensors="pt")["pixel_values"]}
+
+
 def test_a_family_of_ones_own_is_a_class_and_an_entry(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> None:
-    class MyAdapter(vidcap.adapters.GitAdapter):
-        family = "mine"
-
-        def inputs(self, frames: torch.Tensor, times: torch.Tensor, prompt: str | None) -> Any:
-            return super().inputs(255 - frames, times, prompt)
-
-    processor, model = tiny_family("git")
-    plain = pipeline("video-captioning", model=model, processor=processor)(files, **WORDS)
-    monkeypatch.setitem(FAMILIES, "git", MyAdapter)
+    page = Path("docs/captioners.md").read_text()
+    assert inspect.getsource(BlipAdapter) in page  # what is documented is what is tested
+    processor, model = tiny_blip()
+    with pytest.raises(ValueError, match="a model of type blip"):
+        pipeline("video-captioning", model=model, processor=processor)
+    monkeypatch.setitem(FAMILIES, "blip", BlipAdapter)
     captioner = pipeline("video-captioning", model=model, processor=processor)
-    assert captioner(files, **WORDS) != plain
-    with pytest.raises(ValueError, match="mine models take none"):
-        captioner(files, prompt="x")
+    captions = captioner(files, batch_size=2, **WORDS)
+    for clip, caption in zip(CLIPS, captions, strict=False):
+        pixels = processor(images=clip[len(clip) // 2], return_tensors="pt")["pixel_values"]
+        tokens = model.generate(pixel_values=pixels, do_sample=False, **WORDS)
+        assert caption == [{"generated_text": processor.decode(tokens[0], skip_special_tokens=True).strip()}]
+    assert captions[0] != captions[1]
+    with pytest.raises(ValueError, match="num_frames 2: this BLIP model takes 1 frames"):
+        captioner(files, num_frames=2)
+
+
+def test_weights_that_would_be_unpickled_are_refused(
+    git: Path, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in git.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save(tiny_git()[1].state_dict(), tmp_path / "pytorch_model.bin")
+    assert main(["caption", *files, "--model", str(tmp_path)]) == 1
+    assert "its weights cannot be loaded: " in capsys.readouterr().err
+    with pytest.raises(UnsupportedModelError, match="its weights cannot be loaded: .*safetensors"):
+        pipeline("video-captioning", model=str(tmp_path))

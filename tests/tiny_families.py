@@ -12,6 +12,10 @@ import transformers.models.smolvlm.processing_smolvlm as smolvlm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessor,
+    BlipProcessor,
     CLIPImageProcessor,
     GitConfig,
     GitForCausalLM,
@@ -96,6 +100,23 @@ def tiny_git(*, num_frames: int | None = 4, size: dict[str, Any] = SIZE) -> tupl
     model = GitForCausalLM(config)
     model.generation_config.min_new_tokens = 4
     return processor, model
+
+
+def tiny_blip() -> tuple[Any, Any]:
+    """An image captioner, of no family that comes with the package."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+    ids = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    text = LAYER | ids | {"vocab_size": len(words), "encoder_hidden_size": 16}
+    vision = LAYER | {"image_size": 32, "patch_size": 16}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, **ids))
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.data.normal_(std=0.5)
+    return processor, model.eval()
 
 
 def tiny_vision_encoder_decoder(kind: str) -> tuple[Any, Any]:

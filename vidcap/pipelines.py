@@ -34,13 +34,21 @@ class AutoVideoCaptioner:
             kwargs: As for `AutoModel.from_pretrained`. Weights must be safetensors, unless `use_safetensors` is given.
 
         Raises:
-            UnsupportedModelError: For a type of model that cannot be driven.
+            UnsupportedModelError: For a type of model that cannot be driven, and another family's weights that cannot
+                be loaded.
         """
         where = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
         config = AutoConfig.from_pretrained(name, **{each: kwargs[each] for each in where if each in kwargs})
-        own = config.model_type == VideoCaptionConfig.model_type
-        auto_class = AutoModel if own else family_of(config.model_type, name).auto_class
-        return auto_class.from_pretrained(name, **{"use_safetensors": True, **kwargs})
+        options = {"use_safetensors": True, **kwargs}
+        if config.model_type == VideoCaptionConfig.model_type:
+            return AutoModel.from_pretrained(name, **options)
+        family = family_of(config.model_type, name)
+        try:
+            return family.auto_class.from_pretrained(name, **options)
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
+            # After one of these transformers would try the class that the config names, and unpickle what it finds.
+            reason = str(error).strip().split("\n")[0]
+            raise UnsupportedModelError(f"{name}: its weights cannot be loaded: {reason}") from error
 
 
 class CaptioningPipeline(VideoCaptioningPipeline):

@@ -20,7 +20,7 @@ FAMILIES: dict[str, type[CaptionAdapter]] = {
 
 
 class UnsupportedModelError(LookupError):
-    """A model of a type that nothing here can drive.
+    """A model that cannot be driven, for its type or for its weights.
 
     No ValueError: where transformers loads a model for a pipeline, it takes those for a wrong class and tries others.
     """
@@ -44,4 +44,13 @@ def family_of(model_type: str, name: str) -> type[CaptionAdapter]:
     return FAMILIES[model_type]
 
 
-__all__ = ["FAMILIES", "CaptionAdapter", "SeparateProcessor", "UnsupportedModelError", "family_of"]
+__all__ = [
+    "FAMILIES",
+    "CaptionAdapter",
+    "ChatAdapter",
+    "GitAdapter",
+    "SeparateProcessor",
+    "UnsupportedModelError",
+    "VisionEncoderDecoderAdapter",
+    "family_of",
+]

@@ -259,7 +259,8 @@ class CaptionAdapter(ABC):
             output_logits=scores,
             return_dict_in_generate=True,
         )
-        start = 1 if self.config.is_encoder_decoder else batch["input_ids"].shape[1]
+        # What stands before the caption: the decoder's start, or the prompt.
+        start = batch["input_ids"].shape[1] if "input_ids" in batch and not self.config.is_encoder_decoder else 1
         tokens = outputs.sequences[:, start:]  # (B * R, L)
         found = _log_probabilities(outputs, tokens) if scores else None
         captions = []
@@ -272,7 +273,7 @@ class CaptionAdapter(ABC):
         """`options` with what is left out and must not come from the model's generation config."""
         if "generation_config" in options:
             return dict(options)
-        defaults: dict[str, Any] = {"do_sample": False, "pad_token_id": self._pad_token()}
+        defaults: dict[str, Any] = {"do_sample": False}
         config = self.generation_config
         if not {"max_new_tokens", "max_length"} & set(options) and not (config.max_new_tokens or config.max_length):
             defaults["max_new_tokens"] = MAX_NEW_TOKENS
