@@ -34,7 +34,7 @@ def register() -> None:
         each.register(VideoCaptionConfig, VideoCaptionForConditionalGeneration, exist_ok=True)
     AutoVideoProcessor.register(VideoCaptionConfig, VideoCaptionVideoProcessor, exist_ok=True)
     AutoProcessor.register(VideoCaptionConfig, VideoCaptionProcessor, exist_ok=True)
-    if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is not VideoCaptioningPipeline:
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK,
             pipeline_class=VideoCaptioningPipeline,

@@ -10,8 +10,10 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_vidcap.generation_vidcap import Forms, generate_including, repeat_clips
-from modeling_vidcap.playback_vidcap import play_backwards
 from processing.collator import VideoCaptionCollator
+
+from .adapters import CaptionAdapter
+from .adapters.base import GeneratedCaption, Inputs
 
 
 @dataclass
@@ -49,22 +51,28 @@ def caption_clips(
     clips: Iterable[dict[str, Any]] | torch.utils.data.Dataset,
     *,
     batch_size: int = 16,
-    backwards: bool = False,
+    change: Callable[[Inputs], Inputs] | None = None,
     progress: str | None = None,
     **generate_kwargs: Any,
 ) -> list[str]:
     """Captions clips by `generate`.
 
     Args:
+        model: The captioner, of this package or a [`CaptionAdapter`].
+        processor: Its processor; an adapter has its own.
         clips: Dicts of tensors without a batch axis, as a `ClipDataset` or the processor gives them; read one batch
             at a time.
-        backwards: Play each clip from its last frame to its first.
+        change: What is done to each batch first, such as `play_backwards`; an adapter's hold one clip then.
         progress: Text of a progress bar, which is shown on terminals only; none by default.
         generate_kwargs: For `model.generate`; what is not given comes from the model's generation config.
     """
 
+    if isinstance(model, CaptionAdapter):
+        generated = _generate(model, clips, batch_size, progress, change=change, **generate_kwargs)
+        return [model.decode(captions[0]) for captions in generated]
+
     def caption(inputs: dict[str, torch.Tensor]) -> list[str]:
-        tokens = model.generate(**(play_backwards(inputs) if backwards else inputs), **generate_kwargs)
+        tokens = model.generate(**(change(inputs) if change else inputs), **generate_kwargs)
         return [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
 
     return map_batches(caption, model, processor, clips, batch_size, progress)
@@ -89,6 +97,11 @@ def caption_clips_with_scores(
         with the length penalty), samples by their mean log-probability.
     """
     tokenizer = processor.tokenizer
+    if isinstance(model, CaptionAdapter):
+        model.check_options({"include": list(include)})
+        generated = _generate(model, clips, batch_size, None, scores=True, **generate_kwargs)
+        groups = [[_scored(model, caption) for caption in captions] for captions in generated]
+        return [_best_first(group) for group in groups] if generate_kwargs.get("do_sample") else groups
     sampled = generate_kwargs.get("do_sample", model.generation_config.do_sample)
 
     def caption(inputs: dict[str, torch.Tensor]) -> list[list[ScoredCaption]]:
@@ -115,11 +128,47 @@ def caption_clips_with_scores(
             for row, length in enumerate(lengths)
         ]
         groups = [captions[i * each : (i + 1) * each] for i in range(clips_in_batch)]
-        if sampled:
-            groups = [sorted(group, key=lambda one: -one.mean_log_probability) for group in groups]
-        return groups
+        return [_best_first(group) for group in groups] if sampled else groups
 
     return map_batches(caption, model, processor, clips, batch_size, None)
+
+
+def _best_first(captions: list[ScoredCaption]) -> list[ScoredCaption]:
+    return sorted(captions, key=lambda one: -one.mean_log_probability)
+
+
+def _scored(adapter: CaptionAdapter, caption: GeneratedCaption) -> ScoredCaption:
+    tokens = adapter.tokenizer.convert_ids_to_tokens(caption.ids.tolist())
+    assert caption.log_probabilities is not None
+    return ScoredCaption(adapter.decode(caption), tokens, caption.log_probabilities.tolist(), novelty=None)
+
+
+def _generate(
+    adapter: CaptionAdapter,
+    clips: Iterable[dict[str, Any]] | torch.utils.data.Dataset,
+    batch_size: int,
+    progress: str | None,
+    *,
+    change: Callable[[Inputs], Inputs] | None = None,
+    scores: bool = False,
+    **generate_kwargs: Any,
+) -> list[list[GeneratedCaption]]:
+    """What an adapter makes of clips, each of which is made ready as soon as it is read: frames of its own size take
+    far more memory than the model's inputs."""
+
+    def prepare(clip: dict[str, Any]) -> Inputs:
+        if change is not None:
+            batch = {name: value[None] for name, value in clip.items() if isinstance(value, torch.Tensor)}
+            clip = {name: value[0] for name, value in change(batch).items()}
+        return adapter.prepare(clip)
+
+    results: list[list[GeneratedCaption]] = []
+    items, total = _in_order(clips)
+    with tqdm(total=total, desc=progress, unit="clip", disable=True if progress is None else None) as bar:
+        for batch in _batches(map(prepare, items), batch_size):
+            results += adapter.generate(batch, scores=scores, **generate_kwargs)
+            bar.update(len(batch))
+    return results
 
 
 def token_forms(tokenizer: Any, text: str) -> list[list[int]]:
@@ -175,18 +224,22 @@ def map_batches(
     model.eval()
     collator = VideoCaptionCollator(processor)
     results: list[Any] = []
-    total: int | None = None
-    items: Any = clips
-    if isinstance(clips, Sized):
-        # By index, since a `torch.utils.data.Dataset` need not be iterable.
-        total = len(clips)
-        items = map(items.__getitem__, range(total))
+    items, total = _in_order(clips)
     # To tqdm, `None` means: only where there is a terminal.
     with tqdm(total=total, desc=progress, unit="clip", disable=True if progress is None else None) as bar:
         for batch in _batches(items, batch_size):
             results += function({name: value.to(model.device) for name, value in collator.videos(list(batch)).items()})
             bar.update(len(batch))
     return results
+
+
+def _in_order(clips: Any) -> tuple[Iterable[dict[str, Any]], int | None]:
+    """The clips one by one, and their number where it is known."""
+    if not isinstance(clips, Sized):
+        return clips, None
+    # By index, since a `torch.utils.data.Dataset` need not be iterable.
+    items: Any = clips
+    return map(items.__getitem__, range(len(clips))), len(clips)
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__
+from .adapters.options import add_family_options
 from .commands_cache import add_cache_command
 from .commands_compare import add_compare_command
 from .commands_data import add_data_commands
@@ -88,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     generation = _Parser(add_help=False)
     generation.add_argument("--num_beams", type=whole, metavar="N", help="beams of the search [the model's own]")
     generation.add_argument("--max_new_tokens", type=whole, metavar="N", help="longest caption [the model's own]")
+    add_family_options(generation)
 
     caption = commands.add_parser(
         "caption",

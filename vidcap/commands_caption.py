@@ -19,23 +19,20 @@ from modeling_vidcap.generation_vidcap import check_guidance, check_phrases, che
 from processing import VideoDecodeError, decode_video
 from processing.video_processing_vidcap import INTERPOLATIONS
 
+from .adapters import CaptionAdapter
+from .adapters.options import load_for_command
 from .backends import use_fast_backbone
 from .captioning import caption_clips_with_scores, token_forms
 from .files import write_atomically
-from .loading import load_captioner
 from .subtitles import FORMATS, CaptionedClip
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Captions `arguments.clips`; the status is 1 if one of them could not be read."""
-    model, processor = load_captioner(arguments.model, device=arguments.device)
-    use_fast_backbone(model, processor, arguments.backend)
-    video_processor = processor.video_processor
-    apply_reading_options(video_processor, arguments)
-    options = generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
+    model, processor, options = open_captioner(arguments)
     results = [CaptionedClip(clip) for clip in arguments.clips]
 
-    clips = readable_clips(results, video_processor, "captioning")
+    clips = readable_clips(results, processor.video_processor, "captioning")
     captions = caption_clips_with_scores(model, processor, clips, batch_size=arguments.batch_size, **options)
     read = [result for result in results if result.error is None]
     for result, found in zip(read, captions, strict=True):
@@ -54,6 +51,20 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             write_atomically(arguments.output, text)
     return 0 if len(read) == len(results) else 1
+
+
+def open_captioner(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    """The captioner and its processor, set to what the command line says, and the options of the search.
+
+    Raises:
+        ModelError: If it cannot be used.
+        ValueError: For what cannot work with this model, before any clip is read.
+    """
+    model, processor = load_for_command(arguments)
+    if not isinstance(model, CaptionAdapter):
+        use_fast_backbone(model, processor, arguments.backend)
+    apply_reading_options(processor.video_processor, arguments)
+    return model, processor, generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
 
 
 def apply_reading_options(video_processor: Any, arguments: argparse.Namespace) -> None:

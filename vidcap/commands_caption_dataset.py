@@ -17,11 +17,9 @@ from typing import Any
 from processing.datasets import load_clips
 from processing.sources import Columns, DatasetError
 
-from .backends import use_fast_backbone
 from .captioning import caption_clips_with_scores
-from .commands_caption import apply_reading_options, caption_options, generation_options, readable_clips
+from .commands_caption import open_captioner, readable_clips
 from .files import write_atomically
-from .loading import load_captioner
 from .subtitles import CaptionedClip
 
 FACTS = "captions.json"
@@ -32,13 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     columns = Columns(arguments.video_column, arguments.caption_column)
     rows = load_clips(arguments.dataset, arguments.split, columns=columns)
-    model, processor = load_captioner(arguments.model, device=arguments.device)
-    use_fast_backbone(model, processor, arguments.backend)
-    apply_reading_options(processor.video_processor, arguments)
-    options = generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
+    model, processor, options = open_captioner(arguments)
     folder, size = arguments.output, arguments.shard_size
     folder.mkdir(exist_ok=True)
-    check_facts(folder, {"split": arguments.split, "clips": len(rows), "shard_size": size, "model": arguments.model})
+    facts = {"split": arguments.split, "clips": len(rows), "shard_size": size, "model": arguments.model}
+    check_facts(folder, {**facts, "prompt": arguments.prompt})
 
     shards = range((len(rows) + size - 1) // size)
     mine = [shard for shard in shards if shard % world_size == rank]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 # What a file of captions leaves without a meaning: option -> its value where it was not given.
 _OF_MODELS = {
     "num_beams": None, "max_new_tokens": None, "num_frames": None, "feature_cache": None, "feature_cache_limit": None,
-    "skip_broken_clips": False, "device": "auto", "backend": "torch", "batch_size": 16, "controls": None, "control_clips": None,
+    "skip_broken_clips": False, "device": "auto", "backend": "torch", "batch_size": 16,
+    "controls": None, "control_clips": None, "prompt": None, "dtype": "auto",
 }  # fmt: skip
 
 
@@ -141,19 +142,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
     from processing.datasets import ClipDataset
+    from processing.feature_cache import ClipCache
 
+    from .adapters import CaptionAdapter
+    from .adapters.clips import UncachedClips
+    from .adapters.options import load_for_command
     from .clip_cache import open_clip_cache
     from .commands_caption import generation_options
     from .evaluation.controls import CONTROLS
     from .evaluation.evaluate import CONTROL_CLIPS, evaluate_model
-    from .loading import load_captioner
 
     split = arguments.split or "test"
     rows = load_rows(arguments, split)
     if arguments.limit is not None:
         rows = rows.select(range(min(arguments.limit, len(rows))))
     train_captions = read_train_captions(arguments)
-    model, processor = load_captioner(arguments.model, device=arguments.device)
+    model, processor = load_for_command(arguments)
     if arguments.num_frames is not None:
         processor.video_processor.num_frames = arguments.num_frames
 
@@ -162,13 +166,16 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
     def skip(file_name: str, reason: str) -> None:
         skipped.append({"file_name": file_name, "reason": reason})
 
-    cache = open_clip_cache(
-        model,
-        processor,
-        folder=arguments.feature_cache,
-        backend=arguments.backend,
-        limit=arguments.feature_cache_limit,
-    )
+    if isinstance(model, CaptionAdapter):
+        cache: ClipCache = UncachedClips(model.video_processor)
+    else:
+        cache = open_clip_cache(
+            model,
+            processor,
+            folder=arguments.feature_cache,
+            backend=arguments.backend,
+            limit=arguments.feature_cache_limit,
+        )
     clips = ClipDataset(rows, cache)
     clips = clips.prepare("reading clips", on_broken=skip if arguments.skip_broken_clips else None)
     evaluation = evaluate_model(

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_vidcap.saving_vidcap import check_weight_names
+
+from .adapters import FAMILIES, CaptionAdapter
 
 MODEL_TYPE = "vidcap"
 
@@ -41,38 +43,89 @@ def load_captioner(name: str | os.PathLike[str], *, device: str = "auto") -> tup
     Raises:
         ModelError: If it is missing, incomplete, damaged or of another type, or the device is not there.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("no CUDA device is usable; choose --device cpu")
+    device = _find_device(device)
     name = os.fspath(name)
     if is_path(name) or os.path.isdir(name):
         _check_folder(Path(name))
     config = _load("configuration", name, AutoConfig.from_pretrained)
-    _check_type(name, config)
+    _check_type(name, config.model_type)
     processor = _load("processor", name, AutoProcessor.from_pretrained)
-    model, info = _load("weights", name, AutoModel.from_pretrained, config=config, output_loading_info=True)
+    return _load_model(name, AutoModel, config=config).to(device), processor
+
+
+def load_any_captioner(name: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """Loads a captioner of any family.
+
+    Args:
+        name: A model folder, or a Hub id `user/name`; only an id touches the network.
+        device: As for [`load_captioner`].
+        dtype: Precision of another family's weights, such as `"bfloat16"`; `"auto"` is that of the checkpoint.
+
+    Returns:
+        A model of this package and its processor, or a [`CaptionAdapter`] in the place of both.
+
+    Raises:
+        ModelError: As by [`load_captioner`], or if there is no adapter for its type.
+    """
+    name = os.fspath(name)
+    if is_path(name) or os.path.isdir(name):
+        model_type = _read_type(Path(name))
+    else:
+        model_type = _load("configuration", name, AutoConfig.from_pretrained).model_type
+    if model_type == MODEL_TYPE:
+        if dtype != "auto":
+            raise ModelError(f"--dtype {dtype} is for models of other families: leave it out")
+        return load_captioner(name, device=device)
+    if model_type not in FAMILIES:
+        families = ", ".join(sorted(FAMILIES))
+        raise ModelError(f"{name}: a model of type {model_type!r}; one of type {MODEL_TYPE!r}, {families} is needed")
+    family = FAMILIES[model_type]
+    device = _find_device(device)
+    try:
+        processor = _load("processor", name, family.load_processor)
+        model = _load_model(name, family.auto_class, dtype=dtype, use_safetensors=True)
+        adapter: CaptionAdapter = family(model.to(device), processor)
+    except ModelError:
+        raise
+    except ValueError as error:  # an adapter's, which names model and reason
+        raise ModelError(str(error)) from error
+    return adapter, adapter
+
+
+def _find_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("no CUDA device is usable; choose --device cpu")
+    return device
+
+
+def _load_model(name: str, auto_class: Any, **kwargs: Any) -> Any:
+    model, info = _load("weights", name, auto_class.from_pretrained, output_loading_info=True, **kwargs)
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise ModelError(
             f"{name}: the weights do not fill the model; missing are {wrong[0]} and {len(wrong) - 1} more"
         )
-    return model.eval().to(device), processor
+    return model.eval()
 
 
-def _check_folder(folder: Path) -> None:
-    """What from_pretrained would report at length, or as a Hub id it could not find."""
+def _read_type(folder: Path) -> str | None:
+    """The model's type, and what from_pretrained would report at length, or as a Hub id it could not find."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; give the output folder of a training run, or a Hub id user/name")
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"{folder}: no config.json, so this is no model; give the output folder of a training run")
     try:
-        model_type = json.loads(config.read_bytes()).get("model_type")
+        return json.loads(config.read_bytes()).get("model_type")
     except (ValueError, AttributeError) as error:
         raise ModelError(f"{config}: damaged, it is not a JSON object") from error
-    if model_type != MODEL_TYPE:
-        raise ModelError(f"{folder}: a model of type {model_type!r}; one of type {MODEL_TYPE!r} is needed")
+
+
+def _check_folder(folder: Path) -> None:
+    """Whether a folder holds all of a model of this package."""
+    _check_type(str(folder), _read_type(folder))
     for file in ("processor_config.json", "tokenizer.json"):
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: no {file}; save the processor there too, by processor.save_pretrained")
@@ -86,9 +139,10 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder}: no model.safetensors; did training end before its first checkpoint?")
 
 
-def _check_type(name: str, config: PreTrainedConfig) -> None:
-    if config.model_type != MODEL_TYPE:
-        raise ModelError(f"{name}: a model of type {config.model_type!r}; one of type {MODEL_TYPE!r} is needed")
+def _check_type(name: str, model_type: str | None) -> None:
+    if model_type != MODEL_TYPE:
+        only = "; this one can caption and be evaluated only" if model_type in FAMILIES else ""
+        raise ModelError(f"{name}: a model of type {model_type!r}; one of type {MODEL_TYPE!r} is needed{only}")
 
 
 def _load(part: str, name: str, from_pretrained: Any, **kwargs: Any) -> Any:

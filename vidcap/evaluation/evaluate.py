@@ -15,8 +15,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modeling_vidcap.playback_vidcap import play_backwards
 from processing.datasets import ClipDataset
 
+from ..adapters import CaptionAdapter
 from ..captioning import caption_clips, embed_clips, embed_texts
 from ..doctor import stack_versions
 from .controls import CONTROLS, PERTURBED, evaluate_captions, other_clip_indices
@@ -40,8 +42,9 @@ class Evaluation:
     Args:
         report: `scores`, `controls`, `verdict`, perhaps `copies` and `by_kind` (see [`evaluate_captions`]),
             `grounding` (see [`ground_words`]), `retrieval` of a model that was trained with a contrastive loss (see
-            [`retrieval_scores`]), `per_clip`, `scoring` and `errors` (see [`add_details`]), `clips`,
-            `evaluation_seconds`, `peak_rss_mb`, `parameters`, `versions`.
+            [`retrieval_scores`]), `left_out` of a captioner of another family, with the reason for each part that it
+            cannot have, `per_clip`, `scoring` and `errors` (see [`add_details`]), `clips`, `evaluation_seconds`,
+            `peak_rss_mb`, `parameters`, `versions`.
         predictions: For each clip `file_name`, `hypothesis`, `references`, `backwards`, the caption of the clip
             played backwards (`None` if that was not asked for), `copied`, whether the hypothesis is a training caption
             (`None` if these are not known), `controls`, its captions with something else taken away, by name, `cider`
@@ -69,8 +72,8 @@ def evaluate_model(
     """Captions clips and scores the captions.
 
     Args:
-        model: The captioner.
-        processor: Its processor.
+        model: The captioner, of this package or a [`CaptionAdapter`].
+        processor: Its processor; an adapter is its own.
         clips: Clips that can all be read (see `ClipDataset.prepare`), with their captions.
         train_captions: Captions of the training clips; without them the control `most_frequent` and `copies` are left
             out.
@@ -91,9 +94,11 @@ def evaluate_model(
     hypotheses = caption_clips(model, processor, clips, progress="captions", **options)
     backwards = None
     if "reversed" in controls:
-        backwards = caption_clips(model, processor, clips, backwards=True, progress="backwards", **options)
+        backwards = caption_clips(model, processor, clips, change=play_backwards, progress="backwards", **options)
     sample = sorted(random.Random(0).sample(range(len(clips)), min(control_clips, len(clips))))
     names = [name for name in PERTURBED if name in controls and name != "reversed"]
+    if isinstance(model, CaptionAdapter):
+        names = [name for name in names if name != "no_video"]
     perturbed = caption_perturbed(model, processor, clips, sample, names, **options)
     report = evaluate_captions(
         hypotheses,
@@ -106,12 +111,19 @@ def evaluate_model(
         controls=controls,
     )
     logger.info(verdict_text(report["verdict"]).rstrip())
-    if "other_clip" in report["controls"]:
+    if isinstance(model, CaptionAdapter):
+        inside = f"{model.family} models do not show their inside"
+        report["left_out"] = {
+            "no_video": inside,
+            "grounding": inside,
+            "retrieval": f"{model.family} models do not compare clips with texts",
+        }
+    elif "other_clip" in report["controls"]:
         partners = other_clip_indices(references)
         report["grounding"] = ground_words(
             model, processor, clips, sample, [partners[clip] for clip in sample], batch_size=batch_size
         )
-    if model.config.contrastive_weight > 0:
+    if not isinstance(model, CaptionAdapter) and model.config.contrastive_weight > 0:
         _add_retrieval(report, model, processor, clips, batch_size)
     report |= {
         "clips": len(hypotheses),

@@ -15,7 +15,8 @@ from modeling_vidcap.playback_vidcap import play_backwards, real_frames, reorder
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset
 
-from ..captioning import map_batches
+from ..adapters import CaptionAdapter
+from ..captioning import caption_clips, map_batches
 
 Batch = dict[str, torch.Tensor]
 
@@ -91,13 +92,20 @@ def caption_perturbed(
     if not names:
         return {}
     generator = torch.Generator().manual_seed(seed)
-    collator = VideoCaptionCollator(processor)
     ways: dict[str, Callable[[Batch], Batch]] = {
         "one_frame": stand_still,
         "shuffled": lambda batch: shuffle_frames(batch, generator),
         "reversed": play_backwards,
         "first_half": cut_in_half,
     }
+    some = torch.utils.data.Subset(clips, indices)
+    if isinstance(model, CaptionAdapter):  # whose processors shape pixels, so that these are changed before
+        ways["black"] = lambda clip: show_instead(clip, torch.zeros_like(clip["pixel_values_videos"][0]))
+        ways["noise"] = lambda clip: show_instead(clip, _noise(clip["pixel_values_videos"][0].shape))
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": "controls", **generate_kwargs}
+        return {name: caption_clips(model, processor, some, change=ways[name], **options) for name in names}
+
+    collator = VideoCaptionCollator(processor)
     frames = {name: _artificial_frames(name, model, collator) for name in ("black", "noise") if name in names}
 
     def caption(inputs: Batch) -> list[tuple[str, ...]]:
@@ -116,7 +124,6 @@ def caption_perturbed(
             captions.append([text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)])
         return list(zip(*captions, strict=True))
 
-    some = torch.utils.data.Subset(clips, indices)
     rows = map_batches(caption, model, processor, some, batch_size, "controls")
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
@@ -128,8 +135,12 @@ def _artificial_frames(name: str, model: Any, collator: VideoCaptionCollator) ->
     size, count = video_processor.size, video_processor.num_frames
     pixels = torch.zeros(count, 3, size["height"], size["width"], dtype=torch.uint8)
     if name == "noise":
-        pixels = torch.randint(256, pixels.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        pixels = _noise(pixels.shape)
     clip = {"pixel_values_videos": pixels, "video_mask": torch.ones(count, dtype=torch.long)}
     normalised = collator.videos([clip])["pixel_values_videos"].to(model.device, model.dtype)
     model.eval()
     return (normalised if model.config.encodes_clips else model.model.encoder.backbone(normalised))[0]
+
+
+def _noise(shape: torch.Size) -> torch.Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

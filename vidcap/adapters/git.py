@@ -1,0 +1,33 @@
+"""GIT (https://arxiv.org/abs/2205.14100), its checkpoints for video such as microsoft/git-base-vatex."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .base import CaptionAdapter
+
+
+class GitAdapter(CaptionAdapter):
+    """`GitForCausalLM`: a decoder that reads the patches of a few frames, each marked by its place."""
+
+    family = "GIT"
+
+    def __init__(self, model: Any, processor: Any):
+        if model.config.num_image_with_embedding is None:
+            raise ValueError(
+                f"{model.name_or_path or 'this model'} is a GIT model of still images (its config has no "
+                "num_image_with_embedding): take one of videos, such as microsoft/git-base-vatex"
+            )
+        super().__init__(model, processor)
+
+    @property
+    def fixed_frames(self) -> int:
+        """One for each embedding of a place in time."""
+        return self.config.num_image_with_embedding
+
+    def inputs(self, frames: torch.Tensor, times: torch.Tensor, prompt: str | None) -> Mapping[str, Any]:
+        """`pixel_values` `(1, T, 3, H, W)` and the token that captions begin with."""
+        pixels = self.processor.image_processor(list(frames), return_tensors="pt")["pixel_values"]  # (T, 3, H, W)
+        start = torch.tensor([[self.tokenizer.cls_token_id]])
+        return {"pixel_values": pixels[None], "input_ids": start, "attention_mask": torch.ones_like(start)}

@@ -1,0 +1,56 @@
+"""A video encoder and a language model in one `VisionEncoderDecoderModel`, such as TimeSformer with GPT-2.
+
+Such models have no processor class: an image or video processor and a tokenizer lie side by side in their repository,
+or are passed one by one.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor
+
+from .base import CaptionAdapter, SeparateProcessor
+
+
+class VisionEncoderDecoderAdapter(CaptionAdapter):
+    """Any encoder that takes `pixel_values` of clips `(B, T, 3, H, W)`: TimeSformer, ViViT, VideoMAE."""
+
+    family = "VisionEncoderDecoder"
+
+    def __init__(self, model: Any, processor: Any):
+        encoder = model.config.encoder
+        if "num_frames" not in encoder.to_dict():
+            raise ValueError(
+                f"{model.name_or_path or 'this model'}: its encoder, of type {encoder.model_type}, sees single "
+                "images: take a model with a video encoder (timesformer, vivit, videomae)"
+            )
+        super().__init__(model, processor)
+
+    @property
+    def fixed_frames(self) -> int:
+        """As the encoder's embeddings of time."""
+        return self.config.encoder.num_frames
+
+    @classmethod
+    def load_processor(cls, name: str, **kwargs: Any) -> SeparateProcessor:
+        """Loads tokenizer and image processor, or video processor, from the same place."""
+        tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        try:
+            return SeparateProcessor(tokenizer, AutoImageProcessor.from_pretrained(name, **kwargs))
+        except (OSError, ValueError) as error:
+            try:
+                return SeparateProcessor(tokenizer, video_processor=AutoVideoProcessor.from_pretrained(name, **kwargs))
+            except (OSError, ValueError):
+                raise OSError(
+                    f"{name} holds no image or video processor: save the encoder's there, by save_pretrained, or pass "
+                    "image_processor= to the pipeline"
+                ) from error
+
+    def inputs(self, frames: torch.Tensor, times: torch.Tensor, prompt: str | None) -> Mapping[str, Any]:
+        """`pixel_values` `(1, T, 3, H, W)`."""
+        if self.processor.image_processor is not None:
+            pixels = self.processor.image_processor(list(frames), return_tensors="pt")["pixel_values"]
+            # Processors of clips give a batch of one clip, those of images a batch of frames.
+            return {"pixel_values": pixels if pixels.ndim == 5 else pixels[None]}
+        return {"pixel_values": self.processor.video_processor([frames], return_tensors="pt")["pixel_values"]}
