@@ -83,6 +83,14 @@ def test_equals_meteor_with_the_same_stages():
     assert corpus == pytest.approx(CORPUS, abs=1e-12)
 
 
+def test_ties_are_broken_as_in_meteor():
+    """Which of equal words are matched decides the chunks; the scores are METEOR 1.5's."""
+    hypotheses = words("dogs the dogs man the dogs the and", "man dogs man the dog man a the", "dog dogs and the the")
+    references = words("and man dog man", "dog man man man dog dog", "dog dog the dog man")
+    _, clips = meteor(hypotheses, [[reference] for reference in references])
+    assert clips == pytest.approx([0.2377123365177603, 0.351341659000847, 0.20895681193899904], abs=1e-12)
+
+
 def test_by_hand(wordnet):
     # Four matches in two chunks, "a big" and "car ran": one of a function word, two of synonyms.
     [hypothesis], [reference] = words("a big car ran"), words("a large red auto ran")
