@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptioningPipeline
 from modeling_vidcap.saving_vidcap import check_weight_names
@@ -201,7 +202,8 @@ def verify_export(
     if found["missing"]:
         raise ExportError(f"{directory}: the weights do not fit the model: {', '.join(found['missing'][:5])}")
     if model is None and processor is None:
-        expected, there = probe(str(directory), trust_remote_code=False, parts=parts), "with it"
+        with _no_progress_bars():
+            expected, there = probe(str(directory), trust_remote_code=False, parts=parts), "with it"
     else:
         expected, there = measure(model, processor), "in memory"
     for key in ("classes", "tokens", "captions"):
@@ -248,6 +250,18 @@ def push_to_hub(
     """
     directory = verify_export(directory, **verification)
     return upload_model(directory, repo_id, UPLOADED, private=private, token=token, commit=commit, force=force)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """So that a failure stays one line."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _exported(directory: str | os.PathLike[str], *, complete: bool = True) -> Path:

@@ -27,6 +27,7 @@ from transformers import (
 TASK: Any = "video-captioning"  # transformers' types list its own tasks only
 PACKAGES = ("hub_card", "modeling_vidcap", "processing", "train_hf", "vidcap")
 PARTS = ("model", "processor")
+MAX_NEW_TOKENS = 20
 
 
 class NotInstalled(MetaPathFinder):
@@ -80,7 +81,8 @@ def probe(
     if model is not None and processor is not None:
         captioner = pipeline(TASK, model=source, **options)
         loaded.append(captioner)
-        found["captions"] = [outputs[0]["generated_text"] for outputs in captioner(synthetic_clips())]
+        captions = captioner(synthetic_clips(), max_new_tokens=MAX_NEW_TOKENS)
+        found["captions"] = [outputs[0]["generated_text"] for outputs in captions]
     return {**found, "classes": [type(each).__name__ for each in loaded]}
 
 
@@ -111,7 +113,9 @@ def measure(model: Any = None, processor: Any = None) -> dict[str, Any]:
         start = torch.full((2, 1), config.decoder_start_token_id, device=model.device)
         found["logits"] = model(**inputs, decoder_input_ids=start).logits[:, 0, :256].float().flatten().tolist()
         if processor is not None:
-            found["captions"] = processor.post_process_generation(model.generate(**inputs))
+            found["captions"] = processor.post_process_generation(
+                model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
+            )
     model.train(training)
     return found
 
