@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         **generation_options(arguments),
     )
+    for name, reason in evaluation.report.get("left_out", {}).items():
+        print(f"vidcap: note: {name} is left out: {reason}", file=sys.stderr)
     report = {
         **evaluation.report,
         "model": str(arguments.model),
