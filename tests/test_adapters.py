@@ -144,6 +144,13 @@ def test_a_caption_ends_at_its_first_end_token() -> None:
     assert adapter._end_tokens() == [3] and adapter._pad_token() == 0
 
 
+def test_the_parts_of_a_processor_may_be_passed_one_by_one() -> None:
+    processor, model = tiny_family("timesformer")
+    whole = pipeline("video-captioning", model=model, processor=processor)
+    parts = {"tokenizer": processor.tokenizer, "image_processor": processor.image_processor}
+    assert pipeline("video-captioning", model=model, **parts)(CLIPS, **WORDS) == whole(CLIPS, **WORDS)
+
+
 def test_chat_models_hear_the_prompt_and_see_frames_by_their_processors_rate() -> None:
     adapter = adapter_of("smolvlm")
     long, short = read(adapter, [tiny_clip(0, frames=100), tiny_clip(0, frames=50)])  # 4 s and 2 s
@@ -322,7 +329,7 @@ def test_a_large_models_captions_teach_a_small_one(git: Path, data: Path, tmp_pa
     assert words <= set(student.processor.tokenizer.get_vocab())
 
 
-def test_evaluation_scores_them_and_says_what_is_left_out(git: Path, data: Path, tmp_path: Path) -> None:
+def test_evaluation_scores_them_and_says_what_is_left_out(git: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
     (data / "test" / "broken.mp4").write_bytes(b"nothing")
     with (data / "test" / "metadata.jsonl").open("a") as lines:
         lines.write(json.dumps({"file_name": "broken.mp4", "caption": "a dog"}) + "\n")
@@ -332,6 +339,7 @@ def test_evaluation_scores_them_and_says_what_is_left_out(git: Path, data: Path,
     predictions = tmp_path / "p.jsonl"
     options = ["--skip_broken_clips", "--predictions", str(predictions), "--max_new_tokens", "6"]
     assert main([*arguments, *options]) == 0
+    assert "note: retrieval is left out: GIT models do not" in capsys.readouterr().err
     found = json.loads(report.read_text())
     assert found["clips"] == 4 and len(found["skipped_clips"]) == 1 and found["parameters"] > 0
     assert set(found["controls"]) == set(CONTROLS) - {"no_video"}
@@ -359,7 +367,7 @@ class BlipAdapter(CaptionAdapter):
 
 
 def test_a_family_of_ones_own_is_a_class_and_an_entry(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> None:
-    page = Path("docs/captioners.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "captioners.md").read_text()
     assert inspect.getsource(BlipAdapter) in page  # what is documented is what is tested
     processor, model = tiny_blip()
     with pytest.raises(ValueError, match="a model of type blip"):

@@ -189,6 +189,8 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
         control_clips=arguments.control_clips or CONTROL_CLIPS,
         **generation_options(arguments),
     )
+    for name, reason in evaluation.report.get("left_out", {}).items():
+        print(f"vidcap: note: {name} is left out: {reason}", file=sys.stderr)
     if cache.limit is not None:
         cache.limit.trim()
     files = sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])

