@@ -96,7 +96,7 @@ class Bench:
             return
         output = self.folder / kind
         parts = ["benchmarks/train_baseline.py", kind, *self.common, "--output_dir", str(output)]
-        self.command(*parts, log=output.with_suffix(".log"), threads=os.cpu_count() or 1)
+        self.command(*parts, log=self.folder / f"{kind}.log", threads=os.cpu_count() or 1)
         self.results[kind] = json.loads((output / "result.json").read_text())
         self.save()
 
@@ -110,7 +110,7 @@ class Bench:
         if trial := run.split == "validation":
             options += ["--num_beams", "1"]
         threads = 1 if not torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // self.jobs)
-        log = output.with_suffix(".log")
+        log = self.folder / f"{run.name}.log"
         if run.model != OURS:
             if not (output / "result.json").is_file():
                 parts = ["benchmarks/train_baseline.py", run.model, *options, "--test_split", run.split]
@@ -153,7 +153,9 @@ class Bench:
 
 
 def best_rates(bench: Bench, rates: list[str], minutes: float) -> dict[str, str]:
-    """The learning rate of each trained model that scores best on the validation split."""
+    """The learning rate of each trained model that scores best on the validation split; one rate needs no trial."""
+    if len(rates) == 1:
+        return dict.fromkeys((OURS, *KINDS), rates[0])
     trials = {model: [Run(model, "validation", rate, 0, minutes) for rate in rates] for model in (OURS, *KINDS)}
     bench.run_all([run for runs in trials.values() for run in runs])
     return {

@@ -30,9 +30,8 @@ from modeling_vidcap.training_arguments import (
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.collator import VideoCaptionCollator
-from processing.datasets import ClipDataset, load_clips
-from processing.sources import Columns
-from train_hf import build, choose_precision, load_training_rows
+from processing.datasets import ClipDataset
+from train_hf import build, choose_precision
 from vidcap.captioning import caption_clips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import most_frequent_caption, score_captions
@@ -40,6 +39,7 @@ from vidcap.evaluation.baseline_models import KINDS, make_baseline
 from vidcap.evaluation.baselines import nearest_neighbours, pool_features
 from vidcap.evaluation.bootstrap import scores_per_clip
 from vidcap.files import write_atomically
+from vidcap.training_data import load_training_data
 
 UNTRAINED = ("most_frequent", "nearest_neighbour")
 
@@ -61,8 +61,10 @@ def run(
     assert args.output_dir is not None  # transformers sets a default
     set_seed(args.seed)
     args.muon, args.loss_warmup, args.word_dropout_warmup = False, 0.0, 0.0  # parts of ours alone
-    train_rows, validation_rows = load_training_rows(data, args)
-    captions = [caption for each in train_rows["captions"] for caption in each]
+    sources = load_training_data(data, args)
+    if sources.test is None:
+        raise ValueError(f"--test_split {data.test_split}: there is none to caption; name another")
+    captions = [caption for each in sources.captions() for caption in each]
     processor, ours = build(model_args, captions, [], given)
     if data.streaming or not keeps_features(ours.config):
         raise ValueError(
@@ -76,10 +78,10 @@ def run(
     augmentation = ClipAugmentation.from_parts(data.augment)
     if pool > ours.config.num_frames:
         augmentation = dataclasses.replace(augmentation, num_frames=ours.config.num_frames)
-    validation = ClipDataset(validation_rows, cache).prepare("validation clips")
-    clips = ClipDataset(train_rows, cache.with_frames(pool), augmentation=augmentation).prepare("training clips")
-    rows = load_clips(data.dataset, data.test_split, columns=Columns(data.video_column, data.caption_column))
-    test = ClipDataset(rows, cache).prepare("test clips")
+    validation = ClipDataset(sources.validation, cache).prepare("validation clips")
+    clips = ClipDataset(sources.train, cache.with_frames(pool), augmentation=augmentation, mixture=sources.mixture)
+    clips = clips.prepare("training clips")
+    test = ClipDataset(sources.test, cache).prepare("test clips")
 
     result: dict[str, Any] = {"ours_parameters": ours.num_parameters(only_trainable=True)}
     if kind == "most_frequent":

@@ -279,12 +279,12 @@ def test_the_benchmark_repeats_nothing_and_its_figures_are_right(tmp_path, monke
 @pytest.mark.slow
 def test_the_whole_benchmark_survives_a_kill(folder, tmp_path):
     command = [sys.executable, "benchmarks/baselines.py", str(folder), "--folder", str(tmp_path / "runs")]
-    command += ["--max_train_minutes", "0.05", "--seeds", "0", "1", "--learning_rates", "1e-3", "3e-3", "--jobs", "2"]
+    command += ["--max_train_minutes", "0.05", "--seeds", "0", "--learning_rates", "1e-3", "3e-3", "--jobs", "2"]
     command += [*SMALL, "--use_cpu", "True", "--report_to", "none"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     results = tmp_path / "runs" / "results.json"
     killed = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
-    while killed.poll() is None and not (results.is_file() and len(json.loads(results.read_text())) >= 4):
+    while killed.poll() is None and not (results.is_file() and len(json.loads(results.read_text())) >= 3):
         time.sleep(0.2)
     os.killpg(killed.pid, 9)
     killed.wait()
