@@ -54,7 +54,7 @@ from processing.streams import StreamedClips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.bootstrap import scores_per_clip
-from vidcap.evaluation.evaluate import evaluate_model, peak_rss_mb
+from vidcap.evaluation.evaluate import coverage_of, evaluate_model, peak_rss_mb
 from vidcap.evaluation.report import plot_history, write_report
 from vidcap.evaluation.reward import CiderReward
 from vidcap.loading import load_captioner
@@ -210,7 +210,7 @@ def train(
     if sources.test is not None:
         test = ClipDataset(sources.test, cache).prepare("test clips", on_broken=on_broken)
         evaluation = evaluate_model(model, processor, test, train_captions=captions)
-        report |= evaluation.report
+        report |= evaluation.report | {"coverage": coverage_of(sources.test, test)}
         examples = evaluation.examples
     else:
         logger.info(f"no {data.test_split} split: the report holds no scores")

@@ -229,6 +229,7 @@ def test_training_leaves_a_model_that_loads_and_a_report(trained, folder):
     assert set(report["scores"]) >= {"cider", "bleu4", "rougeL", "exact", "distinct"}
     assert set(report["controls"]) == {"other_clip", "reversed", "most_frequent"}
     assert report["parameters"] == model.num_parameters() and report["skipped_clips"] == []
+    assert set(report["coverage"].values()) == {report["clips"]}
     for name in ("report.html", "training_curve.png", "training_log.jsonl", "README.md", "model.safetensors"):
         assert (trained / name).stat().st_size > 0
     assert not list(trained.glob("*.bin"))

@@ -150,7 +150,7 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
     from .clip_cache import open_clip_cache
     from .commands_caption import generation_options
     from .evaluation.controls import CONTROLS
-    from .evaluation.evaluate import CONTROL_CLIPS, evaluate_model
+    from .evaluation.evaluate import CONTROL_CLIPS, coverage_of, evaluate_model
 
     split = arguments.split or "test"
     rows = load_rows(arguments, split)
@@ -193,10 +193,8 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
         print(f"vidcap: note: {name} is left out: {reason}", file=sys.stderr)
     if cache.limit is not None:
         cache.limit.trim()
-    files = sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])
-    found = max(files, len(clips))  # clips whose features are kept need no file
     evaluation.report |= {
-        "coverage": {"asked": len(rows), "found": found, "decoded": len(clips), "scored": len(clips)},
+        "coverage": coverage_of(rows, clips),
         "model": str(arguments.model),
         "dataset": str(arguments.dataset),
         "split": split,

@@ -7,6 +7,7 @@ times as long as the captions themselves.
 """
 
 import logging
+import os
 import random
 import resource
 import sys
@@ -154,6 +155,18 @@ def evaluate_model(
         max_clip_frames=video_processor.max_clip_frames,
     )
     return Evaluation(report, predictions, examples)
+
+
+def coverage_of(rows: Any, clips: ClipDataset) -> dict[str, int]:
+    """How many clips a score was asked for, and rests on.
+
+    Args:
+        rows: All clips of the split.
+        clips: Those of them that could be read.
+    """
+    files = sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])
+    found = max(files, len(clips))  # clips whose features are kept need no file
+    return {"asked": len(rows), "found": found, "decoded": len(clips), "scored": len(clips)}
 
 
 def clip_seconds(clips: ClipDataset) -> list[float]:
