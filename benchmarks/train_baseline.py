@@ -12,6 +12,7 @@ after an interruption are those of `train_hf.py`; the optimiser is AdamW. `DIR/p
 
 import dataclasses
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -139,6 +140,9 @@ def main(argv: list[str]) -> int:
         print(f"train_baseline.py: error: name a baseline first: {', '.join((*UNTRAINED, *KINDS))}", file=sys.stderr)
         return 2
     data, model_args, args, given = parse(argv[1:])
+    logging.basicConfig(format="%(message)s")
+    for name in ("vidcap", "modeling_vidcap"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         run(argv[0], data, model_args, args, given)
     except (ValueError, OSError) as error:
