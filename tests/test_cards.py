@@ -99,10 +99,13 @@ def test_no_text_becomes_markup(text: str) -> None:
     assert not [token for token in tokens(card) if token.type.startswith(("html", "link"))]
     images = [token.attrs["src"] for token in tokens(card) if token.type == "image"]
     assert images == ["samples/clip-1.gif"]
-    # A renderer shows the text itself, in its code span.
+    # A renderer shows the text itself, in its code span or its cell.
     shown = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     if shown:
         assert sum(token.content == shown for token in tokens(card) if token.type == "code_inline") >= 5
+        blocks = MARKDOWN.parse(ModelCard(card).text)
+        cells = [blocks[index + 1].children for index, token in enumerate(blocks) if token.type == "td_open"]
+        assert ["".join(part.content for part in cell) for cell in cells].count(shown) == 2  # name and licence
 
     data = ModelCard(card).data
     assert set(data.to_dict()) == set(ModelCard(usual).data.to_dict())
