@@ -55,9 +55,12 @@ from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.bootstrap import scores_per_clip
 from vidcap.evaluation.evaluate import coverage_of, evaluate_model, peak_rss_mb
+from vidcap.evaluation.examples import sample_clips
 from vidcap.evaluation.report import plot_history, write_report
 from vidcap.evaluation.reward import CiderReward
+from vidcap.evaluation.words import word_facts
 from vidcap.loading import load_captioner
+from vidcap.run_facts import run_facts
 from vidcap.training_data import load_training_data, public_name, public_names
 
 logger = logging.getLogger("vidcap")
@@ -207,11 +210,12 @@ def train(
 
     report: dict[str, Any] = {"train_seconds": trained - (started if args.max_train_minutes else training_started)}
     examples: list[Any] = []
+    predictions: list[Any] = []
     if sources.test is not None:
         test = ClipDataset(sources.test, cache).prepare("test clips", on_broken=on_broken)
         evaluation = evaluate_model(model, processor, test, train_captions=captions)
         report |= evaluation.report | {"coverage": coverage_of(sources.test, test)}
-        examples = evaluation.examples
+        examples, predictions = evaluation.examples, evaluation.predictions
     else:
         logger.info(f"no {data.test_split} split: the report holds no scores")
     history = trainer.state.log_history
@@ -222,6 +226,7 @@ def train(
         "parameters": model.num_parameters(),
         "skipped_clips": skipped,
         "data_sets": sources.facts(),
+        "words": word_facts(captions, predictions, report.get("grounding")),
         "arguments": {
             **dataclasses.asdict(data),
             "dataset": public_names(data.dataset),
@@ -236,7 +241,9 @@ def train(
             **chosen(args),
         },
     }
-    directory = export_model(model, processor, args.output_dir, facts=report)
+    report |= run_facts(given, report["arguments"], processes=args.world_size)
+    samples, pictures = sample_clips(examples)
+    directory = export_model(model, processor, args.output_dir, facts=report | {"samples": samples}, samples=pictures)
     write_report(directory, report, examples=examples, history=history)
     plot_history(history, directory / "training_curve.png")
     (directory / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))

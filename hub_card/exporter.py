@@ -32,7 +32,7 @@ from modeling_vidcap.saving_vidcap import check_weight_names
 from processing import VideoCaptionProcessor
 
 from . import probe as probe_module
-from .card import model_card
+from .card import model_card, name_card
 from .probe import PARTS, measure, probe
 from .upload import upload_model
 
@@ -63,7 +63,7 @@ def export_model(
     directory: str | os.PathLike[str],
     *,
     facts: Mapping[str, Any] | None = None,
-    samples: Mapping[str, str | os.PathLike[str]] | None = None,
+    samples: Mapping[str, str | os.PathLike[str] | bytes] | None = None,
     max_shard_size: int | str = "50GB",
 ) -> Path:
     """
@@ -76,7 +76,8 @@ def export_model(
         processor ([`VideoCaptionProcessor`]): its processor.
         directory (`str` or `os.PathLike`): the folder, created where needed.
         facts (`Mapping`, *optional*): what the card may tell, see [`model_card`].
-        samples (`Mapping`, *optional*): clips to show (GIF, MP4, WebP), by the names that they get under `samples/`.
+        samples (`Mapping`, *optional*): clips to show (GIF, MP4, WebP), files or their bytes, by the names that they
+            get under `samples/`.
         max_shard_size (`int` or `str`, defaults to `"50GB"`): larger weights are split into files of this size.
 
     Returns:
@@ -101,15 +102,19 @@ def export_model(
         folder = Path(name)
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
-        (folder / "README.md").write_text(model_card({**known_facts(model), **(facts or {})}), encoding="utf-8")
-        for sample, path in (samples or {}).items():
+        known = {"name": directory.resolve().name, **known_facts(model)}
+        (folder / "README.md").write_text(model_card({**known, **(facts or {})}), encoding="utf-8")
+        for sample, content in (samples or {}).items():
             if (
                 not any(Path(sample).match(f"*.{each}") for each in ("gif", "mp4", "webp"))
                 or Path(sample).name != sample
             ):
                 raise ExportError(f"{sample!r} is no name for a sample clip: name.gif, name.mp4 or name.webp is one")
             (folder / SAMPLES).mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / SAMPLES / sample)
+            if isinstance(content, bytes):
+                (folder / SAMPLES / sample).write_bytes(content)
+            else:
+                shutil.copyfile(content, folder / SAMPLES / sample)
         written = {path.name for path in folder.iterdir()}
         # The configuration comes last: without it, nothing takes the folder for a model.
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG_NAME):
@@ -231,8 +236,7 @@ def push_to_hub(
 ) -> str:
     """
     Uploads an exported folder as one commit once it has passed [`verify_export`]; checkpoints, pickles and whatever
-    else no model needs stay behind.
-
+    else no model needs stay behind. The snippets of a card that was written before the model had a name get `repo_id`.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
@@ -249,7 +253,11 @@ def push_to_hub(
         `ValueError`, `PushError`: see [`upload_model`].
     """
     directory = verify_export(directory, **verification)
-    return upload_model(directory, repo_id, UPLOADED, private=private, token=token, commit=commit, force=force)
+    card = directory / "README.md"
+    # Its snippets get the name that the model has from here on; the folder stays as it is.
+    named = {card.name: name_card(card.read_bytes(), repo_id)} if card.is_file() else {}
+    access: Any = {"private": private, "token": token, "commit": commit, "force": force}
+    return upload_model(directory, repo_id, UPLOADED, contents=named, **access)
 
 
 @contextmanager

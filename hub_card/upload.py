@@ -61,6 +61,7 @@ def upload_model(
     commit: Mapping[str, Any] | None = None,
     force: bool = False,
     complete: bool = True,
+    contents: Mapping[str, bytes] | None = None,
 ) -> str:
     """
     Uploads files of a folder as one commit.
@@ -78,6 +79,7 @@ def upload_model(
             `create_pr`, `commit_message`, `commit_description`.
         force (`bool`, *optional*): put the model also into a repository that holds something else.
         complete (`bool`, *optional*): the folder is a whole model. Of a part, only its weights replace others.
+        contents (`Mapping`, *optional*): what to upload in place of what a file of the folder holds, by its path.
 
     Returns:
         `str`: the address of the repository.
@@ -95,7 +97,7 @@ def upload_model(
     waits = () if commit.get("create_pr") else WAITS
     for attempt in itertools.count():
         try:
-            return _upload(api, Path(directory), repo_id, patterns, private, commit, force, complete)
+            return _upload(api, Path(directory), repo_id, patterns, private, commit, force, complete, contents or {})
         except PushError:
             raise
         except (OSError, RuntimeError, httpx2.HTTPError) as error:
@@ -120,6 +122,7 @@ def _upload(
     commit: Mapping[str, Any],
     force: bool,
     complete: bool,
+    contents: Mapping[str, bytes],
 ) -> str:
     url = api.create_repo(repo_id, private=private, exist_ok=True)
     revision = commit.get("revision")
@@ -140,7 +143,7 @@ def _upload(
     api.create_commit(
         url.repo_id,
         operations=[
-            *(CommitOperationAdd(name, directory / name) for name in names),
+            *(CommitOperationAdd(name, contents.get(name, directory / name)) for name in names),
             *(CommitOperationDelete(name) for name in leftover),
         ],
         parent_commit=info.sha,

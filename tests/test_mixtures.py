@@ -234,7 +234,9 @@ def test_what_is_used_of_each_is_said_and_told_in_report_and_card(sources, strea
     ]  # fmt: skip
     assert report["clips"] == 2 and str(Path(sources[0]).parent) not in json.dumps(report)
     card = (tmp_path / "m" / "README.md").read_text()
-    assert "- data: folder (0.5 of the clips), shards (0.25 of the clips), clips.csv (0.25 of the clips)" in card
+    counts = [f" {count} |" if streaming == "False" else "" for count in (12, 9, 5)]
+    assert f"| folder | 0.5 |{counts[0]} 3 | 2 |\n| shards | 0.25 |{counts[1]} 2 | 0 |\n" in card
+    assert f"| clips.csv | 0.25 |{counts[2]} 0 | 0 |\n" in card
     assert "shards (weight 1.0)" in (tmp_path / "m" / "report.html").read_text()
 
 
@@ -248,7 +250,7 @@ def test_a_recipe_names_several_and_without_validation_each_gives_up_a_share(sou
 
 def test_card_of_hub_data_sets():
     card = model_card({"arguments": {"dataset": ["me/a", "b"], "dataset_weights": [3, 1]}})
-    assert "datasets:\n- me/a\n" in card and "me/a (0.75 of the clips), b (0.25 of the clips)" in card
+    assert "datasets:\n- me/a\n" in card and "| me/a | 0.75 |\n| b | 0.25 |\n" in card
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from processing import VideoDecodeError, decode_video
 # As in setup.cfg.
 NEEDED = (
     "av",
+    "filelock",
+    "httpx2",
     "huggingface-hub",
     "jinja2",
     "numpy",

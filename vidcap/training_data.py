@@ -15,6 +15,8 @@ from processing.datasets import SOURCE_COLUMN, has_split, join_sources, load_cli
 from processing.mixtures import Mixture
 from processing.sources import Columns, DatasetError
 
+from .data.cards import origin
+
 logger = logging.getLogger("vidcap")
 SHUFFLE_BUFFER = 1000  # rows, of all streams together
 STREAM_SAMPLE = 20_000  # captions read ahead for the tokenizer when the data are streamed
@@ -47,7 +49,11 @@ class TrainingData:
         return [row["captions"] for row in itertools.chain(*parts)]
 
     def facts(self) -> list[dict[str, Any]]:
-        """For the report: name, weight and numbers of clips of each data set, as far as they are known."""
+        """For the report: what [`counts`] and the data set's own card and manifest tell ([`origin`])."""
+        return [{**counts, **origin(name)} for name, counts in zip(self.arguments.dataset, self.counts(), strict=True)]
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Name, weight and numbers of clips of each data set, as far as they are known."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         counts = {split: count_sources(rows, self.mixture) for split, rows in splits.items()}
         weights = self.arguments.dataset_weights
@@ -106,7 +112,7 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
     found = TrainingData(data, train, rows, tested, mixture)
     if mixture is not None:
         whole = sum(mixture.weights or (1.0,))
-        for number, facts in enumerate(found.facts()):
+        for number, facts in enumerate(found.counts()):
             share_of = f"{mixture.weights[number] / whole:.1%} of the training clips; " if mixture.weights else ""
             counts = [f"{facts[split]:,} {split}" for split in ("train", "validation", "test") if split in facts]
             logger.info(f"{data.dataset[number]}: {share_of}clips: {', '.join(counts)}")

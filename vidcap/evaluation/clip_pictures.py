@@ -14,6 +14,7 @@ from ..files import write_bytes_atomically
 
 _FRAMES_SHOWN = 8
 _ANIMATION_FRAMES, _ANIMATION_SIDE = 16, 160
+_GIF_COLOURS = 64
 _SHORTEST_FRAME, _LONGEST_FRAME = 40, 1000  # milliseconds
 _DEFAULT_FRAME = 125
 
@@ -31,6 +32,7 @@ class ReportExample:
         score: The caption's CIDEr, times 100.
         seconds: How long the frames last together, for playing them.
         controls: The captions under controls, by the control's name.
+        draw: Its place in a random order of all clips: those that come first are a fair sample.
     """
 
     file_name: str
@@ -41,6 +43,7 @@ class ReportExample:
     score: float | None = None
     seconds: float | None = None
     controls: dict[str, str] = field(default_factory=dict)
+    draw: int = 0
 
 
 def contact_sheet(examples: Sequence[ReportExample], path: str | os.PathLike[str], *, columns: int = 1) -> None:
@@ -95,21 +98,51 @@ def draw_strip(example: ReportExample, *, height: int) -> Image.Image:
 
 def encode_animation(example: ReportExample) -> bytes | None:
     """The clip as an animated WebP of at most 16 frames and 160 pixels a side; `None` for a clip of one frame."""
-    frames = _frames(example, _ANIMATION_FRAMES)
-    if len(frames) == 1:
+    pictures = _pictures(example, _ANIMATION_SIDE)
+    if len(pictures) == 1:
         return None
-    pictures = [Image.fromarray(frame) for frame in frames]
-    for picture in pictures:
-        picture.thumbnail((_ANIMATION_SIDE, _ANIMATION_SIDE))
-    duration = _DEFAULT_FRAME
-    if example.seconds:
-        duration = min(max(round(1000 * example.seconds / len(frames)), _SHORTEST_FRAME), _LONGEST_FRAME)
+    duration = _frame_duration(example, len(pictures))
     buffer = io.BytesIO()
     # Equal frames would be merged, and with all of them equal no animation be left, without `minimize_size=False`.
     pictures[0].save(
         buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=duration, loop=0, quality=60, method=4
     )
     return buffer.getvalue()
+
+
+def encode_gif(example: ReportExample, *, most_bytes: int = 100_000) -> bytes:
+    """The clip as a GIF of at most 16 frames; of 160 pixels a side, or fewer where it would be too large.
+
+    Args:
+        example: The clip.
+        most_bytes: That are allowed.
+
+    Raises:
+        ValueError: Not even 32 pixels a side fit.
+    """
+    for side in (_ANIMATION_SIDE, 128, 96, 64, 32):
+        pictures = [picture.quantize(_GIF_COLOURS) for picture in _pictures(example, side)]
+        duration = _frame_duration(example, len(pictures))
+        buffer = io.BytesIO()
+        pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+        if buffer.tell() <= most_bytes:
+            return buffer.getvalue()
+    raise ValueError(f"{example.file_name}: no GIF of it fits into {most_bytes} bytes; allow more")
+
+
+def _pictures(example: ReportExample, side: int) -> list[Image.Image]:
+    """The frames of an animation, fitted into a square."""
+    pictures = [Image.fromarray(frame) for frame in _frames(example, _ANIMATION_FRAMES)]
+    for picture in pictures:
+        picture.thumbnail((side, side))
+    return pictures
+
+
+def _frame_duration(example: ReportExample, count: int) -> int:
+    """Milliseconds for each of `count` frames."""
+    if not example.seconds:
+        return _DEFAULT_FRAME
+    return min(max(round(1000 * example.seconds / count), _SHORTEST_FRAME), _LONGEST_FRAME)
 
 
 def _frames(example: ReportExample, count: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from processing import VideoDecodeError, decode_video
 
+from .clip_pictures import encode_gif
 from .details import control_captions
 from .report import ReportExample
 
@@ -25,11 +26,34 @@ def choose_examples(predictions: Sequence[dict[str, Any]], *, seed: int = 0) -> 
         predictions: With `cider`, see `add_details`.
         seed: Of the draw.
     """
-    drawn = random.Random(seed).sample(range(len(predictions)), len(predictions))
+    drawn = _random_order(len(predictions), seed)
     by_score = sorted(drawn, key=lambda index: predictions[index]["cider"])
     chosen = dict.fromkeys([*by_score[:WORST], *by_score[::-1][:BEST]])
     others = [index for index in drawn if index not in chosen][:DRAWN]
     return [*chosen, *others]
+
+
+def _random_order(count: int, seed: int) -> list[int]:
+    return random.Random(seed).sample(range(count), count)
+
+
+def sample_clips(examples: Sequence[ReportExample], count: int = 4) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """A fair sample of a report's examples, neither its best nor its worst, for a model's card.
+
+    Args:
+        examples: From [`load_examples`].
+        count: How many, at most 16: so many of the random order are always among the examples.
+
+    Returns:
+        `file`, `hypothesis`, `references` and `exact` of each clip; and the GIFs, at most 100 kB each, by `file`.
+    """
+    shown = sorted(examples, key=lambda example: example.draw)[: min(count, DRAWN)]
+    files = {f"clip-{number}.gif": encode_gif(example) for number, example in enumerate(shown, start=1)}
+    texts = [
+        {"file": file, "hypothesis": each.hypothesis, "references": each.references, "exact": each.exact}
+        for file, each in zip(files, shown, strict=True)
+    ]
+    return texts, files
 
 
 def load_examples(
@@ -50,6 +74,7 @@ def load_examples(
     """
     limits = {"max_frame_pixels": max_frame_pixels, "max_clip_frames": max_clip_frames}
     examples = []
+    place = {index: draw for draw, index in enumerate(_random_order(len(predictions), 0))}
     for index in choose_examples(predictions):
         line = predictions[index]
         try:
@@ -73,6 +98,7 @@ def load_examples(
                 score=line["cider"],
                 seconds=float(clip.duration),
                 controls=control_captions(line),
+                draw=place[index],
             )
         )
     return examples
