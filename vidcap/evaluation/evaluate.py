@@ -133,6 +133,8 @@ def evaluate_model(
         "parameters": model.num_parameters(),
         "versions": stack_versions(),
     }
+    if absent := len(rows) - _files(rows):
+        report["clips_without_file"] = absent  # captioned from the cache; the page cannot show them
     copied = find_copies(hypotheses, train_captions) if train_captions else None
     place = {clip: index for index, clip in enumerate(sample)}
     predictions = [
@@ -164,9 +166,13 @@ def coverage_of(rows: Any, clips: ClipDataset) -> dict[str, int]:
         rows: All clips of the split.
         clips: Those of them that could be read.
     """
-    files = sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])
-    found = max(files, len(clips))  # clips whose features are kept need no file
+    found = max(_files(rows), len(clips))  # clips whose features are kept need no file
     return {"asked": len(rows), "found": found, "decoded": len(clips), "scored": len(clips)}
+
+
+def _files(rows: Any) -> int:
+    """How many clips can be read anew."""
+    return sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])
 
 
 def clip_seconds(clips: ClipDataset) -> list[float]:
