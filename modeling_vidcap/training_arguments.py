@@ -1,6 +1,7 @@
 """What a training run can be told: about its data, about the model, about training itself. The command line and a
 YAML file of the same names."""
 
+import os
 import sysconfig
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
@@ -322,6 +323,9 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
                 f"--muon is for matrices beside AdamW, and --optim is {self.optim}: leave one of them out"
             )
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        # Where there are no GPUs, accelerate would take the processes of a launcher for runs that know nothing of each
+        # other, and they would write over each other's checkpoints.
+        self.use_cpu = self.use_cpu or ("LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
         super().__post_init__()
 
     @property

@@ -3,9 +3,11 @@
 import dataclasses
 
 import pytest
+import torch
+from transformers import Seq2SeqTrainingArguments
 
 from modeling_vidcap import VideoCaptionConfig
-from modeling_vidcap.training_arguments import RECIPES, parse
+from modeling_vidcap.training_arguments import RECIPES, VideoCaptionTrainingArguments, parse
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -34,3 +36,15 @@ def test_a_preset_on_the_command_line_goes_before_that_of_a_recipe(tmp_path):
     assert {"dataset", "preset", "hidden_size", "text_layers"} <= larger[3] and "num_beams" not in larger[3]
     with pytest.raises(SystemExit):
         parse([str(recipe), "--pre", "25m"])
+
+
+@pytest.mark.parametrize(("launched", "accelerator", "on_cpu"), [(1, 0, True), (1, 1, False), (0, 0, False)])
+def test_processes_of_a_launcher_find_each_other_without_gpus(monkeypatch, launched, accelerator, on_cpu):
+    monkeypatch.setattr(
+        Seq2SeqTrainingArguments, "__post_init__", lambda self: None
+    )  # which would wait for the others
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: bool(accelerator))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if launched:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+    assert VideoCaptionTrainingArguments(output_dir="x").use_cpu == on_cpu

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from huggingface_hub import ModelCard, constants, metadata_load
+from datasets import load_dataset
+from huggingface_hub import DatasetCard, ModelCard, constants, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -18,9 +19,13 @@ from PIL import Image
 
 from hub_card import model_card
 from hub_card.card import name_card
+from modeling_vidcap.training_arguments import parse
 from tests.hub_server import HubServer
+from tests.media import shades, write_video
+from tests.snippets import find_snippets, run
 from vidcap import run_facts as run_facts_file
-from vidcap.data.cards import origin
+from vidcap.cli import main
+from vidcap.data.cards import WRITTEN, origin
 from vidcap.evaluation.clip_pictures import ReportExample
 from vidcap.evaluation.examples import sample_clips
 from vidcap.evaluation.words import word_facts
@@ -245,8 +250,11 @@ def test_what_the_captions_are_made_of() -> None:
 
 def test_the_recipe_and_the_machine() -> None:
     arguments = {"dataset": "clips", "seed": 3, "hidden_size": 32, "hub_model_id": "me/x", "report_to": "none"}
-    facts = run_facts({"seed", "dataset", "hub_model_id", "report_to", "output_dir"}, arguments, processes=2)
-    assert facts["recipe"] == {"dataset": "clips", "seed": 3}
+    arguments["fsdp_config"] = "/home/me/fsdp.json"
+    facts = run_facts(
+        {"seed", "dataset", "hub_model_id", "report_to", "output_dir", "fsdp_config"}, arguments, processes=2
+    )
+    assert facts["recipe"] == {"dataset": "clips", "fsdp_config": "fsdp.json", "seed": 3}
     assert facts["hardware"]["processes"] == 2 and facts["hardware"]["cpu_count"] >= 1 and facts["hardware"]["cpu"]
 
 
@@ -288,3 +296,57 @@ def test_what_a_data_set_tells_of_itself(tmp_path: Path, caplog: pytest.LogCaptu
     assert origin("nobody/no-clips") == {}  # offline
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert "nobody/no-clips: its card cannot be read" in caplog.text
+
+
+def msrvtt(folder: Path) -> Path:
+    """Annotations of five clips: one of them stands still, one is not there, one has a caption of nothing."""
+    (folder / "clips").mkdir()
+    videos, sentences = [], []
+    for number, split in enumerate(("train", "train", "validate", "train", "test")):
+        if number != 3:
+            frames = [*shades(9)[number:], *shades(2)] if number != 1 else shades(1) * 8
+            write_video(folder / f"clips/video{number}.mp4", frames)
+        facts = {"video_id": f"video{number}", "split": split, "start time": 0.0, "end time": 1.0}
+        videos.append({"id": number, **facts})
+        caption = "  " if number == 4 else "a <b>grey</b> frame  |\n# <script>"
+        sentences.append({"sen_id": number, "video_id": f"video{number}", "caption": caption})
+    path = folder / "annotations.json"
+    path.write_text(json.dumps({"videos": videos, "sentences": sentences}))
+    return path
+
+
+@pytest.mark.parametrize("form", ["parquet", "webdataset", "folder"])
+def test_the_card_of_a_prepared_data_set(
+    form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = msrvtt(tmp_path)
+    output = tmp_path / "my | <b>clips"
+    command = ["data", "prepare", str(annotations), "--format", "msrvtt", "--clips", str(tmp_path / "clips")]
+    command += ["--output", str(output), "--shards", form]
+    assert main([*command, "--license", "cc-by-4.0"]) == 0
+    card = DatasetCard.load(output / "README.md")
+    assert card.data.license == "cc-by-4.0" and card.data.pretty_name == output.name
+    assert card.data.size_categories == "n<1K" and card.data.task_categories == ["video-text-to-text"]
+    blocks = MARKDOWN.parse(card.text)
+    assert [each.content for each in blocks if each.type == "html_block"] == [WRITTEN + "\n"]
+    cells = [blocks[index + 1].content for index, token in enumerate(blocks) if token.type == "td_open"]
+    assert cells[:8] == ["train", "1", "3", "33.3%", "validation", "1", "1", "100.0%"]
+    assert {"still", "missing", "no\\_caption"} <= set(cells)
+    assert "2 of 5 captions are left" in card.text
+
+    rows = load_dataset(str(output))
+    assert {split: len(each) for split, each in rows.items()} == {"train": 1, "validation": 1}
+    monkeypatch.chdir(tmp_path)
+    [snippet] = [each.text for each in find_snippets(card.text, "") if each.language == "python"]
+    said = run("python", snippet.replace('"FOLDER_OR_HUB_ID"', repr(str(output))))
+    assert said.status == 0 and "num_rows: 1" in said.output
+    [training] = [each for each in find_snippets(card.text, "") if each.is_training]
+    assert parse(training.argv[2:])[0].dataset == ["FOLDER_OR_HUB_ID"]
+    assert origin(str(output)) == {"license": "cc-by-4.0", "annotated": 5, "kept": 2}
+
+    before = card.content
+    assert main([*command, "--license", "cc-by-4.0"]) == 0 and DatasetCard.load(output / "README.md").content == before
+    assert main(command) == 0 and DatasetCard.load(output / "README.md").data.license is None
+    (output / "README.md").write_text("# Mine\n")
+    assert main(command) == 0 and (output / "README.md").read_text() == "# Mine\n"
+    assert "README.md: not written by this command, and left as it is" in caplog.text

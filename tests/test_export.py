@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor, pipeline
 
 import vidcap
 from hub_card import ExportError, export_model, model_card, verify_export
-from hub_card.exporter import code_files
+from hub_card.exporter import _without_autocast, code_files
 from hub_card.probe import measure, probe, synthetic_clip
 from modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptioningPipeline
 from processing import VideoCaptionProcessor
@@ -105,6 +107,19 @@ def test_a_folder_that_does_not_load_is_found_out(exported: Path) -> None:
         verify_export(exported, model=tiny_model(), processor=tiny_processor(), trust_remote_code=True)
     with pytest.raises(ExportError, match="has no .*model.safetensors"):
         verify_export(exported.parent)
+
+
+def test_a_model_that_was_trained_in_16_bits_is_compared_without_them() -> None:
+    model, processor = tiny_model(), tiny_processor()
+    plain = measure(model, processor)["logits"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    trained = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    rounded = measure(trained, processor)["logits"]
+    assert max(abs(a - b) for a, b in zip(plain, rounded, strict=True)) > 1e-3
+    with _without_autocast(trained):
+        assert measure(trained, processor)["logits"] == plain
+    assert measure(trained, processor)["logits"] == rounded
 
 
 def test_an_export_over_an_older_one(exported: Path) -> None:

@@ -32,9 +32,9 @@ def add_data_commands(commands: Any, parser_class: type[argparse.ArgumentParser]
         "prepare",
         help="published annotations and their clips -> a data set",
         description="Turn a published caption file and its clips into a data set: find or fetch each clip, check that "
-        "it can be read and moves, clean the captions, and write shards, manifest.json (counts and hashes) and "
-        "refused.jsonl (what was left out, and why). The same command again goes on where it stopped, and fetches "
-        "what is missing.",
+        "it can be read and moves, clean the captions, and write shards, manifest.json (counts and hashes), "
+        "refused.jsonl (what was left out, and why) and a card. The same command again goes on where it "
+        "stopped, and fetches what is missing.",
     )
     prepare.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="the caption file, as published")
     prepare.add_argument("--format", required=True, choices=tuple(READERS), help="what kind of file it is")
@@ -73,6 +73,7 @@ def add_data_commands(commands: Any, parser_class: type[argparse.ArgumentParser]
         default="parquet",
         help="folder: SPLIT/metadata.jsonl beside its clips [parquet]",
     )
+    shards.add_argument("--license", metavar="ID", help="for its card, as the Hub writes it: cc-by-4.0")
     shards.add_argument("--shard_mb", type=whole, metavar="N", help="most megabytes of clips in a shard [256]")
 
     fetching = prepare.add_argument_group("fetching")
@@ -114,6 +115,7 @@ def _run_prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
         shard_bytes=_given(arguments, "shard_mb", 256) << 20,
         workers=arguments.workers,
         fetch=fetch,
+        license=arguments.license,
     )
     manifest = prepare(arguments.annotations, arguments.output_folder, options)
     print(describe_manifest(manifest, arguments.output_folder))

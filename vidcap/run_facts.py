@@ -36,9 +36,9 @@ def run_facts(given: Collection[str], arguments: Mapping[str, Any], *, processes
         `recipe` (the given options), `versions`, `hardware` and, where it is known, `commit` of the code.
     """
     recipe = {
-        name: arguments[name]
+        name: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
         for name in sorted(given)
-        if arguments.get(name) is not None and name not in NOT_OF_THE_RECIPE and not name.startswith("hub_")
+        if (value := arguments.get(name)) is not None and name not in NOT_OF_THE_RECIPE and not name.startswith("hub_")
     }
     commit = code_commit()
     return {

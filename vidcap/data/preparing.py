@@ -18,6 +18,7 @@ from typing import Any
 
 from ..files import write_atomically
 from .annotations import STILL_FORMATS, Annotation, read_annotations, read_split_lists
+from .cards import MANIFEST, write_card
 from .checking import Check, ClipFolder, Task, check_all, file_name_of, find_clip
 from .cleaning import CaptionCleaner, drop_repeated
 from .fetching import FetchOptions, fetch_all
@@ -60,6 +61,7 @@ class PrepareOptions:
         shard_bytes: Most bytes of clips in a shard.
         workers: Clips decoded at once.
         fetch: How to fetch what `clips` lacks; None fetches nothing.
+        license: Of the data set, for its card.
     """
 
     format: str
@@ -73,6 +75,7 @@ class PrepareOptions:
     shard_bytes: int = 256 << 20
     workers: int = 1
     fetch: FetchOptions | None = field(default_factory=FetchOptions)
+    license: str | None = None
 
 
 @dataclass
@@ -146,7 +149,8 @@ def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[st
             for item, clip in zip(kept, clips, strict=True)
         ],
     }
-    write_atomically(output / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_card(output, manifest, REASONS, options.license)
     return manifest
 
 
@@ -247,7 +251,7 @@ def _write(clips: Sequence[Clip], output: Path, options: PrepareOptions) -> dict
     content = [(clip.split, clip.file_name, clip.sha256, clip.captions) for clip in clips]
     settings = {"form": options.shards, "shard_bytes": options.shard_bytes}
     fingerprint = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()
-    path = output / "manifest.json"
+    path = output / MANIFEST
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     shards = earlier.get("shards", [])
     if earlier.get("fingerprint") != fingerprint or not are_intact(shards, clips, output, options.shards):
