@@ -182,7 +182,7 @@ def train(
         args.bf16 = manifest["bf16"]
         args.mixed_precision = "bf16" if args.bf16 else args.mixed_precision
     else:
-        choose_precision(args, model, eval_collator, validation)
+        choose_precision(args, given, model, eval_collator, validation)
     trainer = VideoCaptionTrainer(
         model=model,
         args=args,
@@ -414,10 +414,15 @@ def fit_novelty(model: Any, collator: VideoCaptionCollator, training: Any, valid
 
 
 def choose_precision(
-    args: VideoCaptionTrainingArguments, model: Any, collator: VideoCaptionCollator, clips: ClipDataset
+    args: VideoCaptionTrainingArguments,
+    given: set[str],
+    model: Any,
+    collator: VideoCaptionCollator,
+    clips: ClipDataset,
 ) -> None:
-    """Turns on bf16 autocast where a training step is faster with it, unless a precision was asked for."""
-    if args.bf16 or args.fp16 or "ACCELERATE_MIXED_PRECISION" in os.environ:
+    """Turns on bf16 autocast where a training step is faster with it, unless a precision is among the options given
+    (`--bf16 False` is one) or set by accelerate."""
+    if {"bf16", "fp16"} & given or "ACCELERATE_MIXED_PRECISION" in os.environ:
         return
     size = args.per_device_train_batch_size
     batch = collator([clips[index % len(clips)] for index in range(size)])

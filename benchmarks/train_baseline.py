@@ -100,7 +100,7 @@ def run(
         settings = run_settings(args, vars(data) | vars(model_args) | {"kind": kind}, captions)
         resume = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, settings)
         eval_collator = VideoCaptionCollator(processor, max_length=ours.config.max_position_embeddings)
-        choose_precision(args, model, eval_collator, validation)
+        choose_precision(args, given, model, eval_collator, validation)
         trainer = BaselineTrainer(
             model=model,
             args=args,

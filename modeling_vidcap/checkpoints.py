@@ -33,8 +33,8 @@ STAGING, LEAVING = ".checkpoint-being-written", ".checkpoint-being-removed"
 NAME = re.compile(r"checkpoint-(\d+)")
 # Arguments that make no difference to the weights.
 INDIFFERENT = re.compile(
-    "output_dir|resume_from_checkpoint|feature_cache|feature_cache_limit|decoding_workers|disable_tqdm|bf16|mixed_precision|run_name|"
-    "(hub|push|report|log|save|dataloader|trackio|ddp|torch_compile|local_rank).*"
+    "output_dir|resume_from_checkpoint|decoding_workers|disable_tqdm|bf16|mixed_precision|run_name|"
+    "(feature_cache|hub|push|report|log|save|dataloader|trackio|ddp|torch_compile|local_rank).*"
 )
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+import train_hf
 from modeling_vidcap.precision import faster_in_bf16
+from vidcap.demo_data import generate_demo_data
 
 CPU = torch.device("cpu")
 
@@ -41,3 +43,19 @@ def _rank_answer(rank: int, folder: str) -> None:
 def test_ranks_that_measure_differently_take_the_same_precision(tmp_path):
     mp.spawn(_rank_answer, args=(str(tmp_path),), nprocs=2)
     assert [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)] == [(False, False)] * 2
+
+
+def test_a_precision_that_was_asked_for_is_not_tried(tmp_path, monkeypatch, caplog):
+    generate_demo_data(tmp_path / "clips", train=4, validation=2, test=0, size=32)
+    monkeypatch.setattr(train_hf, "faster_in_bf16", lambda *arguments: True)
+    command = [
+        *("--dataset", str(tmp_path / "clips"), "--output_dir", str(tmp_path / "m"), "--test_split", "none"),
+        *("--feature_cache", str(tmp_path / "cache"), "--decoding_workers", "1", "--use_cpu", "True"),
+        *"--backbone cnn --image_size 32 --num_frames 4 --hidden_size 32 --intermediate_size 64".split(),
+        *"--num_attention_heads 2 --max_steps 1 --per_device_train_batch_size 2 --max_caption_length 16".split(),
+        *"--save_strategy no --eval_strategy no --load_best_model_at_end False".split(),
+    ]
+    assert train_hf.main([*command, "--bf16", "False"]) == 0
+    assert "precision of training" not in caplog.text
+    assert train_hf.main(command) == 0
+    assert "precision of training: bf16 autocast" in caplog.text
