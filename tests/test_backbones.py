@@ -253,7 +253,8 @@ def test_what_cannot_work_is_refused_by_name(tmp_path: Path) -> None:
         load_backbone(str(tmp_path / "no-such-folder"))
 
 
-@pytest.mark.parametrize("family", ["vit", pytest.param("timesformer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["vit", "timesformer"])
 def test_an_exported_captioner_needs_no_package(family: str, tmp_path: Path) -> None:
     model = captioner(save_backbone(family, tmp_path))
     verify_export(export_model(model, tiny_processor(), tmp_path / "captioner"))

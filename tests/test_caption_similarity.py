@@ -109,6 +109,7 @@ def test_clip_score_by_the_captioner_itself():
     assert each.shape == (2,) and np.all((each >= 0) & (each <= 2.5))
 
 
+@pytest.mark.slow
 def test_evaluate_loads_similarity_and_diversity_offline(sentence_model, tmp_path):
     pytest.importorskip("evaluate")
     pairs = [

@@ -31,6 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow  # tests/test_loading.py asks the same of each class
 def test_a_process_without_the_package_says_the_same(exported: Path) -> None:
     verify_export(exported)
     # What `verify_export` compares with is what the model in memory says, and differs from clip to clip.

@@ -168,7 +168,7 @@ def command(sources, output: Path, *options: str) -> list[str]:
 WEIGHTS = ("--dataset_weights", "2", "1", "1")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["map-style", pytest.param("streaming", marks=pytest.mark.slow)])
 def test_an_interrupted_run_of_a_mixture_goes_on_to_the_same_weights(sources, kind, tmp_path, monkeypatch, caplog):
     options = [*WEIGHTS, *SMALL, "--max_steps", "14", *KINDS[kind]]
     assert train_hf.main(command(sources, tmp_path / "whole", *options)) == 0

@@ -221,6 +221,7 @@ if not trust:  # what goes to the Hub: the files next to the settings
 """
 
 
+@pytest.mark.slow  # tests/test_loading.py loads them in every way, with a model
 def test_saved_and_loaded_in_clean_processes(processor, clip, tmp_path):
     processor.save_pretrained(tmp_path / "saved")
     expected = dict(processor(videos=clip, text=["a circle"], return_tensors="pt"))
