@@ -28,7 +28,7 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptioningPipeline
-from modeling_vidcap.saving_vidcap import check_weight_names
+from modeling_vidcap.saving_vidcap import CHECKSUMS, check_checksums, check_weight_names
 from processing import VideoCaptionProcessor
 
 from . import probe as probe_module
@@ -42,7 +42,7 @@ PART_CLASSES = {
 }
 CODE_SUFFIX = "_vidcap.py"
 SAMPLES = "samples"  # the folder of sample clips
-WEIGHTS = ("model.safetensors", "model-*.safetensors", SAFE_WEIGHTS_INDEX_NAME)
+WEIGHTS = ("model.safetensors", "model-*.safetensors", SAFE_WEIGHTS_INDEX_NAME, CHECKSUMS)
 # All that is ever uploaded; whatever else lies in a folder stays there.
 UPLOADED = (
     *("config.json", "generation_config.json", PROCESSOR_NAME, "video_preprocessor_config.json", *WEIGHTS),
@@ -305,6 +305,10 @@ def _exported(directory: str | os.PathLike[str], *, complete: bool = True) -> Pa
                 pass
         except (SafetensorError, OSError) as error:
             raise ExportError(f"{path} is damaged ({error}): run export_model again") from error
+    try:
+        check_checksums(directory)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     for name in (CONFIG_NAME, PROCESSOR_NAME, TOKENIZER_CONFIG_FILE):
         for reference in _references(directory / name):
             module, _, _ = reference.partition(".")

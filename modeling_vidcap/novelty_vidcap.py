@@ -48,14 +48,22 @@ class VideoCaptionNovelty(nn.Module):
         Raises:
             ValueError: If there are fewer than 2 training clips or no validation clip.
         """
-        known, held_out = torch.cat(list(training)), torch.cat(list(validation))
-        if len(known) < 2 or not len(held_out):
-            raise ValueError(f"{len(known)} training and {len(held_out)} validation clips: 2 and 1 are needed")
-        covariance = known.T.cov().double()
+        size = len(self.mean)
+        count, total, covariance = 0, torch.zeros(size).double(), torch.zeros(size, size).double()
+        for summaries in training:  # summed up as they come, so that memory does not grow with the number of clips
+            summaries = summaries.double()
+            count += len(summaries)
+            total += summaries.sum(dim=0)
+            covariance.addmm_(summaries.T, summaries)
+        held_out = torch.cat(list(validation) or [self.mean[None][:0]])
+        if count < 2 or not len(held_out):
+            raise ValueError(f"{count} training and {len(held_out)} validation clips: 2 and 1 are needed")
+        mean = total / count
+        covariance.addr_(mean, mean, alpha=-count).div_(count - 1)
         variance = covariance.diagonal().mean().clamp(min=1e-12)
-        covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * variance * torch.eye(len(covariance))
-        self.mean.copy_(known.mean(dim=0))
-        self.precision.copy_(torch.linalg.inv(covariance) / len(covariance))
+        covariance.mul_(1 - SHRINKAGE).diagonal().add_(SHRINKAGE * variance)
+        self.mean.copy_(mean)
+        self.precision.copy_(torch.linalg.inv(covariance) / size)
         self.limit.fill_(1.0)
         self.limit.copy_(self(held_out.to(self.mean.device)).quantile(CALIBRATION_QUANTILE).clamp(min=1e-6))
 

@@ -5,17 +5,22 @@ refers to no code but that beside it; weights are read from safetensors and noth
 and the proof that a folder loads, which are the installed package's part.
 """
 
+import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 
+CHECKSUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 TASK = "video-captioning"
 MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText")
+# Which options of `from_pretrained` say where a file is.
+WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def check_weight_names(folder: str | os.PathLike[str]) -> None:
@@ -36,6 +41,46 @@ def check_weight_names(folder: str | os.PathLike[str]) -> None:
             raise ValueError(f"{path}: names {name!r}, which is no safetensors file beside it; take another model")
 
 
+def write_checksums(folder: str | os.PathLike[str]) -> None:
+    """Writes down what the weights in a folder are, so that a damaged or changed file is told from what was saved."""
+    sums = [f"{_digest(path)}  {path.name}\n" for path in sorted(Path(folder).glob("model*.safetensors"))]
+    Path(folder, CHECKSUMS).write_text("".join(sums), encoding="ascii")
+
+
+def check_checksums(name: str | os.PathLike[str], **where: Any) -> None:
+    """
+    Compares the weights of a model with what was written down when they were saved, if anything was.
+
+    Args:
+        name (`str` or `os.PathLike`): a folder, or the id of a repository whose weights are in the cache.
+        where: `revision`, `subfolder`, `cache_dir`, `token` and the like, as for `from_pretrained`.
+
+    Raises:
+        ValueError: If a file is not the one that was saved.
+    """
+    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    path = cached_file(name, CHECKSUMS, **where, **optional)
+    if path is None:
+        return  # a model of 0.1.0, or one that another program wrote
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        found = re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+\.safetensors)", line)
+        if found is None:
+            raise ValueError(f"{path}: damaged, {line[:80]!r} names no weights; save or download the model again")
+        # What was just loaded lies in the cache. Weights of another form (`variant`) may not.
+        cached = {**where, **optional, "local_files_only": True, "force_download": False}
+        weights = cached_file(name, found[2], **cached)
+        if weights is not None and _digest(Path(weights)) != found[1]:
+            raise ValueError(
+                f"{weights}: not what was saved, its SHA-256 is another than in {CHECKSUMS}; download the model "
+                f"again, or remove {CHECKSUMS} if the change was meant"
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class VideoCaptionSaving(PreTrainedModel):
     """How all models of this family are saved and loaded."""
 
@@ -43,17 +88,22 @@ class VideoCaptionSaving(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from safetensors only: a pickle in their place is refused.
+        """As in transformers, from safetensors only: a pickle in their place is refused, and so are changed weights.
 
         Raises:
-            ValueError: If `use_safetensors=False` asks for pickles, or the index of the shards leads elsewhere.
+            ValueError: If `use_safetensors=False` asks for pickles, the index of the shards leads elsewhere, or the
+                weights are not those that were saved.
             OSError: If there are no safetensors.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("use_safetensors=False: this model is read from safetensors only; leave it out")
         folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
         check_weight_names(folder)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, "use_safetensors": True})
+        where = {name: kwargs[name] for name in WHERE if kwargs.get(name) is not None}
+        model = super().from_pretrained(pretrained_model_name_or_path, *args, **{**kwargs, "use_safetensors": True})
+        if pretrained_model_name_or_path is not None:
+            check_checksums(pretrained_model_name_or_path, **where)
+        return model
 
     def save_pretrained(
         self,
@@ -73,6 +123,7 @@ class VideoCaptionSaving(PreTrainedModel):
             path = Path(save_directory, CONFIG_NAME)
             config = {**json.loads(path.read_text(encoding="utf-8")), **self._code_references()}
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            write_checksums(save_directory)
         if push_to_hub:
             repo_id = hub.pop("repo_id", Path(save_directory).name)
             self.push_to_hub(repo_id, token=kwargs.get("token"), **hub)
@@ -90,4 +141,4 @@ def _reference(each: type) -> str:
     return f"{each.__module__.rpartition('.')[2]}.{each.__name__}"
 
 
-__all__ = ["TASK", "VideoCaptionSaving", "check_weight_names"]
+__all__ = ["CHECKSUMS", "TASK", "VideoCaptionSaving", "check_weight_names", "write_checksums"]

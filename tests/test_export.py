@@ -52,6 +52,7 @@ def test_the_folder_holds_all_that_is_needed_and_no_pickle(exported: Path) -> No
     configurations = {"config.json", "generation_config.json", "processor_config.json"}
     assert names == code | configurations | {
         "model.safetensors",
+        "SHA256SUMS",
         "tokenizer.json",
         "tokenizer_config.json",
         "README.md",

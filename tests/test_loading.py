@@ -30,7 +30,7 @@ from tests.tiny import tiny_model, tiny_processor
 STATES = ("imported", "installed", "absent")
 FILES = {
     *("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("model.safetensors", "README.md"),
+    *("model.safetensors", "SHA256SUMS", "README.md"),
     *(path.name for path in code_files()),
 }
 

@@ -1,9 +1,12 @@
 """Folders made to do harm, or damaged: refused in one line, and nothing in them runs."""
 
 import ast
+import hashlib
 import json
 import pickle
+import shutil
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +222,47 @@ def test_damaged_weights(exported: Path) -> None:
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
     refused(exported, "weights cannot be loaded")
+    (exported / "SHA256SUMS").unlink()  # as another program might have written it
     state = tiny_model().state_dict()
     save_file({key: state[key].contiguous() for key in state if key not in (name, "lm_head.weight")}, path)
     with pytest.raises(ModelError, match=f"missing are {name}"):
         load_captioner(exported)
+
+
+def flip_a_weight(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
+def test_weights_that_are_not_those_that_were_saved(exported: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "models--tester--captioner"
+    shutil.copytree(exported, cache / "snapshots" / ("0" * 40))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0" * 40)
+    load = partial(AutoModel.from_pretrained, "tester/captioner", cache_dir=cache.parent)
+    load()
+    for path in (exported, cache / "snapshots" / ("0" * 40)):
+        flip_a_weight(path / "model.safetensors")
+    refused(exported, "model.safetensors: not what was saved", error=ValueError)
+    with pytest.raises(ValueError, match="remove SHA256SUMS if the change was meant"):
+        load()
+    (exported / "SHA256SUMS").unlink()
+    load_captioner(exported)
+    for line in ("", f"{'0' * 64}  ../model.safetensors", "<html>"):
+        (exported / "SHA256SUMS").write_text(line + "\n")
+        refused(exported, "names no weights", error=ValueError)
+
+
+def test_the_sums_are_those_of_every_shard(exported: Path) -> None:
+    export_model(tiny_model(), tiny_processor(), exported, max_shard_size="50KB")
+    names = sorted(path.name for path in exported.glob("model-*.safetensors"))
+    assert len(names) > 1
+    lines = [line.split() for line in (exported / "SHA256SUMS").read_text().splitlines()]
+    assert lines == [[hashlib.sha256((exported / name).read_bytes()).hexdigest(), name] for name in names]
+    load_captioner(exported)
+    flip_a_weight(exported / names[-1])
+    refused(exported, f"{names[-1]}: not what was saved", error=ValueError)
 
 
 @pytest.mark.parametrize("elsewhere", ["../stolen.safetensors", "/etc/stolen.safetensors", "a/b.safetensors", "x.bin"])
