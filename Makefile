@@ -34,9 +34,10 @@ browser:
 	  chromium chromium-driver; } >/dev/null || echo "chromium could not be installed: the test in a browser is skipped"; \
 	else echo "no chromedriver: the test in a browser is skipped"; fi
 
-# One thread a process: small models on few cores lose far more to waiting threads than they gain.
+# One thread a process: small models on few cores lose far more to waiting threads than they gain. A process for each core, up to
+# eight; the tests of a file share their models, and so a process.
 test: $(READY) browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
