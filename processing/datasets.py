@@ -16,14 +16,16 @@ from typing import Any
 
 import datasets
 import torch
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from .augmentation import ClipAugmentation
 from .feature_cache import ClipCache
+from .hub_files import OwnFiles, own_name
 from .mixtures import Mixture
 from .sources import (
     BUILDERS,
     GUESSED,
+    HUB,
     Columns,
     DatasetError,
     caption_row,
@@ -57,7 +59,7 @@ def load_clips(
     Args:
         dataset: A local folder, one of the files of `sources.py`, or a Hub id; only an id touches the network.
         split: Its name, `train`, `validation` or `test`.
-        streaming: Return an `IterableDataset`.
+        streaming: Return an `IterableDataset`. Its clips may be files on the Hub, see [`fetched`].
         columns: Names of columns that are not to be guessed; the folder form has fixed ones, beside those to keep.
 
     Raises:
@@ -86,7 +88,7 @@ def load_clips(
         raise DatasetError(
             f"{dataset}: neither a local folder nor a Hub data set within reach ({one_line(error)})"
         ) from error
-    return to_common_form(rows, str(dataset), columns=columns)
+    return to_common_form(rows, str(dataset), columns=columns, check=OwnFiles(str(dataset)).check)
 
 
 def has_split(dataset: str | Path, split: str) -> bool:
@@ -113,19 +115,19 @@ def _load_hub_folder(
 ) -> datasets.Dataset | datasets.IterableDataset:
     """A Hub repository in the folder form above; `datasets` itself would leave out its GIF and WebP files."""
     if not streaming:
-        folder = snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*")
-        return load_clips(folder, split, columns=columns)
-    metadata = Path(hf_hub_download(dataset, f"{split}/metadata.jsonl", repo_type="dataset"))
-    rows = datasets.Dataset.from_list(list(_read_metadata(metadata.parents[1], split, columns.others)))
-
-    def fetch(row: dict[str, Any]) -> dict[str, Any]:
-        path = f"datasets/{dataset}/{split}/{row['file_name']}"
-        return {"video": {"path": None, "bytes": HfFileSystem().read_bytes(path)}}
-
-    return rows.to_iterable_dataset().map(fetch)
+        folder = Path(snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*"))
+        return datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others, hub=str(folder))))
+    folder = Path(hf_hub_download(dataset, f"{split}/metadata.jsonl", repo_type="dataset")).parents[1]
+    hub = f"{HUB}datasets/{dataset}@{folder.name}"  # of the same commit as the metadata
+    return datasets.Dataset.from_list(
+        list(_read_metadata(folder, split, columns.others, hub=hub))
+    ).to_iterable_dataset()
 
 
-def _read_metadata(folder: Path, split: str, others: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+def _read_metadata(
+    folder: Path, split: str, others: tuple[str, ...] = (), *, hub: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split; `hub` is where a data set of the Hub has its files, and must have all that it names."""
     path = folder / split / "metadata.jsonl"
     if not path.is_file():
         found = sorted(str(each.relative_to(folder)) for each in folder.glob("*/metadata.jsonl"))
@@ -146,7 +148,9 @@ def _read_metadata(folder: Path, split: str, others: tuple[str, ...] = ()) -> It
             if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
                 raise DatasetError(f'{where}: no "file_name"')
             row = caption_row(record, where, others=others)
-            row["video"] = {"path": str(path.parent / record["file_name"]), "bytes": None}
+            name = record["file_name"]
+            clip = str(path.parent / name) if hub is None else f"{hub}/{split}/{own_name(name, where)}"
+            row["video"] = {"path": clip, "bytes": None}
             count += 1
             yield row
     if not count:

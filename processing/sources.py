@@ -8,6 +8,7 @@ place of a folder. Columns are recognised by name and type, said in the log, and
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ VIDEO_COLUMNS = ("video", "mp4", "gif", "webm", "mkv", "mov", "avi", "webp", "pn
 PATH_COLUMNS = ("path", "video_path", "file", "filename", "file_name")
 OPTIONAL_COLUMNS = ("caption_reversed", "kind")
 TABLES = (".csv", ".tsv", ".jsonl")
+HUB = "hf://"  # how the paths of files begin that are there
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".parquet": "parquet", ".tar": "webdataset"}
 
 
@@ -91,7 +93,14 @@ def load_files(files: list[Path], *, streaming: bool, columns: Columns) -> Any:
         raise DatasetError(f"{files[0]}: {one_line(error.__cause__ or error)}") from error
 
 
-def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | None = None) -> Any:
+def to_common_form(
+    rows: Any,
+    name: str,
+    *,
+    columns: Columns,
+    folder: Path | None = None,
+    check: Callable[[str, str], str] | None = None,
+) -> Any:
     """Rows as `processing.datasets` describes them, from rows with a video and a caption column.
 
     Args:
@@ -99,6 +108,7 @@ def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | Non
         name: What errors call it.
         columns: Those that are given.
         folder: Where files named by relative paths are.
+        check: Given a path and its place, returns the path to read, or raises a DatasetError.
 
     Raises:
         DatasetError: If no column of clips or captions is found, or a row has none.
@@ -122,6 +132,12 @@ def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | Non
             fields = {**{k: v for k, v in fields.items() if k not in CAPTION_COLUMNS}, "captions": record[caption]}
         row = caption_row(fields, where, others=columns.others)
         row["video"] = _clip(record[video], folder, where)
+        if row["video"]["bytes"] is None:
+            path = row["video"]["path"]
+            if check is not None:
+                row["video"]["path"] = check(path, where)
+            elif path.startswith(HUB):
+                raise DatasetError(f"{where}: {path} is a file of the Hub: name that data set itself, by its id")
         row["file_name"] = row["file_name"] or record.get("__key__") or row["video"]["path"] or f"row {index}"
         return row
 

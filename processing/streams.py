@@ -1,8 +1,9 @@
 """A stream of rows -> clips as tensors, without end, in an order that a resumed run finds again.
 
-Rows are read one after the other by one thread and decoded ahead by several, a bounded number at a time, so that
-memory stays the same however long the stream is. Which clip comes when depends on the seed alone, neither on threads
-nor on how long any of them takes. Gives up: reading several shards of one rank at once.
+Rows are read one after the other by one thread, and clips fetched (where they are files on the Hub) and decoded ahead
+by several, a bounded number at a time, so that memory stays the same however long the stream is. Which clip comes when
+depends on the seed alone, neither on threads nor on how long any of them takes. Gives up: reading several shards of
+one rank at once.
 """
 
 import itertools
@@ -18,6 +19,7 @@ import torch
 
 from .augmentation import ClipAugmentation
 from .epochs import seed_of
+from .hub_files import fetched
 from .mixtures import MixedStreams, Mixture, Read
 from .sources import DatasetError
 from .video_io_vidcap import VideoDecodeError
@@ -100,7 +102,7 @@ class StreamedClips(torch.utils.data.IterableDataset):
 
     def _decode(self, read: Future) -> dict[str, Any]:
         found: Read = read.result()
-        tensors = self.processor.video_processor(found.row["video"], **self.options)
+        tensors = self.processor.video_processor(fetched(found.row["video"]), **self.options)
         clip = {name: value[0] for name, value in tensors.items()}
         seed = seed_of(self.seed, found.epoch, found.number, found.source)
         clip |= {"captions": found.row["captions"], "file_name": found.row["file_name"], "seed": seed}

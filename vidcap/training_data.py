@@ -12,6 +12,7 @@ import datasets
 
 from modeling_vidcap.training_arguments import DataArguments, VideoCaptionTrainingArguments
 from processing.datasets import SOURCE_COLUMN, has_split, join_sources, load_clips, split_off_validation
+from processing.hub_files import fetched
 from processing.mixtures import Mixture
 from processing.sources import Columns, DatasetError
 
@@ -94,7 +95,8 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
             )
         share = -(-data.max_validation_clips // len(present))
         validation = [
-            None if each is None else datasets.Dataset.from_list(list(each.take(share))) for each in validation
+            None if each is None else datasets.Dataset.from_list([_with_clip(row) for row in each.take(share)])
+            for each in validation
         ]
         buffer = max(1, SHUFFLE_BUFFER // len(train))
         train = [each.shuffle(seed=args.seed, buffer_size=buffer, max_buffer_input_shards=1) for each in train]
@@ -156,6 +158,11 @@ def _load_where_present(data: DataArguments, split: str, *, stream: bool | None 
         _load(data, number, split, stream=stream) if has_split(name, split) else None
         for number, name in enumerate(data.dataset)
     ]
+
+
+def _with_clip(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a stream to keep."""
+    return {**row, "video": fetched(row["video"])}
 
 
 def _split_off(name: str, rows: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
