@@ -28,11 +28,13 @@ from .sources import (
     HUB,
     Columns,
     DatasetError,
+    caption_columns,
     caption_row,
     find_files,
     load_files,
     one_line,
     split_of_file,
+    to_captions,
     to_common_form,
 )
 
@@ -52,7 +54,12 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 
 
 def load_clips(
-    dataset: str | Path, split: str, *, streaming: bool = False, columns: Columns = GUESSED
+    dataset: str | Path,
+    split: str,
+    *,
+    streaming: bool = False,
+    columns: Columns = GUESSED,
+    captions_only: bool = False,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Loads one split as rows of the form above.
 
@@ -61,18 +68,26 @@ def load_clips(
         split: Its name, `train`, `validation` or `test`.
         streaming: Return an `IterableDataset`. Its clips may be files on the Hub, see [`fetched`].
         columns: Names of columns that are not to be guessed; the folder form has fixed ones, beside those to keep.
+        captions_only: Of a stream: rows with nothing but `captions`, in the same order also after the same shuffle.
+            No clip is fetched or, in Parquet, read; tars are passed over.
 
     Raises:
         DatasetError: If the folder, the split, a metadata line or a caption is missing or broken.
     """
+    if captions_only:
+        return _open(dataset, split, streaming=True, columns=columns, captions_only=True).select_columns(["captions"])
+    return _open(dataset, split, streaming=streaming, columns=columns)
+
+
+def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns, captions_only: bool = False) -> Any:
     folder = Path(dataset)
     if folder.is_dir():
         if not (folder / split / "metadata.jsonl").is_file() and (files := find_files(folder, split)):
-            return load_files(files, streaming=streaming, columns=columns)
+            return load_files(files, streaming=streaming, columns=columns, captions_only=captions_only)
         rows = datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others)))
         return rows.to_iterable_dataset() if streaming else rows
     if files := find_files(folder, split):
-        return load_files(files, streaming=streaming, columns=columns)
+        return load_files(files, streaming=streaming, columns=columns, captions_only=captions_only)
     if folder.is_file() and folder.suffix in BUILDERS:
         raise DatasetError(f"{dataset}: of a file of this name the split is {split_of_file(folder)}, not {split}")
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
@@ -84,10 +99,17 @@ def load_clips(
         if _is_hub_folder(str(dataset), split):
             return _load_hub_folder(str(dataset), split, streaming=streaming, columns=columns)
         rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
+        if captions_only and rows.info.builder_name == "parquet":
+            wanted = caption_columns(list(rows.column_names), columns, str(dataset))
+            rows = datasets.load_dataset(str(dataset), split=split, streaming=True, columns=wanted)
+    except DatasetError:
+        raise
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         raise DatasetError(
             f"{dataset}: neither a local folder nor a Hub data set within reach ({one_line(error)})"
         ) from error
+    if captions_only:
+        return to_captions(rows, str(dataset), columns=columns)
     return to_common_form(rows, str(dataset), columns=columns, check=OwnFiles(str(dataset)).check)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from pyarrow.parquet import read_schema
 
 logger = logging.getLogger("vidcap")
 CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence", "txt")
@@ -68,15 +69,20 @@ def split_of_file(file: Path, split: str = "train") -> str:
     return beginning if beginning in (split, "validation", "test") else "train"
 
 
-def load_files(files: list[Path], *, streaming: bool, columns: Columns) -> Any:
+def load_files(files: list[Path], *, streaming: bool, columns: Columns, captions_only: bool = False) -> Any:
     """Rows of the common form from a table or shards, see [`find_files`]; shards of a stream stay shards.
+
+    Args:
+        captions_only: Of a stream: leave the clips out, and in Parquet unread.
 
     Raises:
         DatasetError: If they cannot be read, or lack a column.
     """
     suffix = files[0].suffix
-    options = {"delimiter": "\t"} if suffix == ".tsv" else {}
+    options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
     try:
+        if captions_only and suffix == ".parquet":
+            options["columns"] = caption_columns(read_schema(files[0]).names, columns, str(files[0]))
         rows = datasets.load_dataset(
             BUILDERS[suffix],
             data_files={"rows": [str(path) for path in files]},
@@ -84,6 +90,8 @@ def load_files(files: list[Path], *, streaming: bool, columns: Columns) -> Any:
             streaming=streaming and suffix not in TABLES,
             **options,
         )
+        if captions_only and suffix not in TABLES:
+            return to_captions(rows, str(files[0]), columns=columns)
         rows = to_common_form(rows, str(files[0]), columns=columns, folder=files[0].parent)
         # A table names clips and holds none: it is read at once.
         return rows.to_iterable_dataset() if streaming and suffix in TABLES else rows
@@ -116,9 +124,7 @@ def to_common_form(
     names = list(rows.column_names or next(iter(rows)))
     features = rows.features or {}
     video = _pick(columns.video, names, _video_columns(names, features), name, "video_column", "clips")
-    inner = "json" in names and columns.caption is None and not any(each in names for each in CAPTION_COLUMNS)
-    candidates = ["json"] if inner else [each for each in CAPTION_COLUMNS if each in names]
-    caption = _pick(columns.caption, names, candidates, name, "caption_column", "captions")
+    caption = caption_column(names, columns, name)
     logger.info(f"{name}: clips from column {video!r}, captions from {caption!r}")
     if isinstance(features.get(video), datasets.Video | datasets.Image):
         rows = rows.cast_column(video, type(features[video])(decode=False))
@@ -127,10 +133,7 @@ def to_common_form(
 
     def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
         where = f"{name}, row {index}"
-        fields = {**record, **(record["json"] if inner else {})}
-        if not inner and caption != "captions":
-            fields = {**{k: v for k, v in fields.items() if k not in CAPTION_COLUMNS}, "captions": record[caption]}
-        row = caption_row(fields, where, others=columns.others)
+        row = caption_row(_fields(record, caption, columns), where, others=columns.others)
         row["video"] = _clip(record[video], folder, where)
         if row["video"]["bytes"] is None:
             path = row["video"]["path"]
@@ -142,6 +145,44 @@ def to_common_form(
         return row
 
     return rows.map(convert, with_indices=True, remove_columns=[each for each in names if each != "video"])
+
+
+def to_captions(rows: datasets.IterableDataset, name: str, *, columns: Columns) -> datasets.IterableDataset:
+    """The `captions` alone of the rows that [`to_common_form`] makes, in their order; no clip is looked at."""
+    names = list(rows.column_names or next(iter(rows)))
+    caption = caption_column(names, columns, name)
+
+    def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
+        return {"captions": caption_row(_fields(record, caption, columns), f"{name}, row {index}")["captions"]}
+
+    return rows.decode(False).map(
+        convert, with_indices=True, remove_columns=[each for each in names if each != "captions"]
+    )
+
+
+def caption_column(names: list[str], columns: Columns, name: str) -> str:
+    """Which of the columns holds the captions; `json`, if they are inside of that.
+
+    Raises:
+        DatasetError: If none is recognised.
+    """
+    found = [each for each in CAPTION_COLUMNS if each in names] or [each for each in ("json",) if each in names]
+    return _pick(columns.caption, names, found, name, "caption_column", "captions")
+
+
+def caption_columns(names: list[str], columns: Columns, name: str) -> list[str]:
+    """What has to be read for [`to_captions`]: a row without a value in the first column may have one in another."""
+    caption = caption_column(names, columns, name)
+    return [each for each in names if each == caption or each in CAPTION_COLUMNS]
+
+
+def _fields(record: dict[str, Any], caption: str, columns: Columns) -> dict[str, Any]:
+    """What is known of a clip, its captions under a name of `CAPTION_COLUMNS` that comes first."""
+    if caption == "json" and columns.caption is None:
+        return {**record, **record["json"]}
+    if caption == "captions":
+        return record
+    return {**{k: v for k, v in record.items() if k not in CAPTION_COLUMNS}, "captions": record[caption]}
 
 
 def caption_row(record: dict[str, Any], where: str, *, others: tuple[str, ...] = ()) -> dict[str, Any]:

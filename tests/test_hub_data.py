@@ -14,6 +14,7 @@ import pytest
 from processing.datasets import load_clips
 from processing.hub_files import own_name
 from processing.sources import DatasetError
+from processing.streams import AHEAD
 from tests.hub_server import HubServer
 from tests.media import shades, write_video
 
@@ -38,6 +39,25 @@ for name in sys.argv[2:]:
         except ValueError as error:
             found[f"{name} {streaming}"] = f"{type(error).__name__}: {error}"
 print(json.dumps(found))
+"""
+
+STREAM = """
+import itertools, json, sys
+from huggingface_hub import HfApi
+from modeling_vidcap.training_arguments import DataArguments, VideoCaptionTrainingArguments
+from processing.streams import StreamedClips
+from tests.tiny import tiny_processor
+from vidcap.training_data import load_training_data
+
+HfApi().create_repo("tester/clips", repo_type="dataset")
+HfApi().upload_folder(repo_id="tester/clips", repo_type="dataset", folder_path=sys.argv[1])
+args = VideoCaptionTrainingArguments(output_dir=sys.argv[2], max_steps=1, use_cpu=True)
+data = load_training_data(DataArguments(dataset=["tester/clips"], streaming=True, max_validation_clips=2), args)
+captions = [caption for (caption,) in data.captions()]
+clips = StreamedClips(data.train, tiny_processor(), workers=1)
+clips.position = [[0, 10, 10]]
+rest = [clip["captions"][0] for clip in itertools.islice(clips, 2)]
+print(json.dumps([captions, rest]))
 """
 
 
@@ -115,3 +135,28 @@ def test_a_local_data_set_fetches_nothing_from_the_hub(tmp_path: Path) -> None:
     for streaming in (False, True):
         with pytest.raises(DatasetError, match="row 0: hf://datasets/me/private/a.mp4 is a file of the Hub"):
             list(load_clips(tmp_path, "train", streaming=streaming))
+
+
+def test_a_stream_fetches_a_clip_when_it_is_needed(tmp_path: Path) -> None:
+    """Neither for captions, nor to fill the shuffle buffer, nor to come back to where reading stopped."""
+    for split, count in (("train", 30), ("validation", 3)):
+        (tmp_path / "clips" / split).mkdir(parents=True)
+        rows = []
+        for number in range(count):
+            write_video(tmp_path / "clips" / split / f"{number}.mp4", shades(2))
+            rows.append(json.dumps({"file_name": f"{number}.mp4", "caption": f"{split} {number}"}))
+        (tmp_path / "clips" / split / "metadata.jsonl").write_text("\n".join(rows))
+    with HubServer() as hub:
+        run = subprocess.run(
+            [sys.executable, "-c", STREAM, str(tmp_path / "clips"), str(tmp_path / "m")],
+            cwd=ROOT, env=hub.environment(tmp_path / "home"), capture_output=True, text=True,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        gets = [each.split("/resolve/")[1] for each in hub.requests if each.startswith("GET ") and "/resolve/" in each]
+    captions, rest = json.loads(run.stdout.splitlines()[-1])
+    assert set(captions) == {f"train {number}" for number in range(30)}
+    assert rest == captions[10:12]  # which are sampled in the order of the stream
+    fetched = {
+        split: [each for each in gets if f"/{split}/" in each and ".mp4" in each] for split in ("train", "validation")
+    }
+    assert len(fetched["validation"]) == 2 and 2 <= len(fetched["train"]) <= 2 + AHEAD

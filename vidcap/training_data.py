@@ -33,6 +33,7 @@ class TrainingData:
         validation: The rows to choose the best checkpoint by.
         test: The rows to score at the end, of every data set that has some.
         mixture: Names and weights, where there are several data sets.
+        texts: Of streams: the captions of `train` alone, for each data set in the same order.
     """
 
     arguments: DataArguments
@@ -40,13 +41,13 @@ class TrainingData:
     validation: datasets.Dataset
     test: datasets.Dataset | None
     mixture: Mixture | None
+    texts: list[datasets.IterableDataset] | None = None
 
     def captions(self) -> list[list[str]]:
         """The captions of each training clip; of streams, those of the first ones."""
-        streams = self.train if isinstance(self.train, list) else [self.train]
-        parts = [each.select_columns(["captions"]) for each in streams]
-        if self.arguments.streaming:
-            parts = [each.take(STREAM_SAMPLE // len(parts)) for each in parts]
+        if self.texts is None:
+            return list(self.train["captions"])
+        parts = [each.take(STREAM_SAMPLE // len(self.texts)) for each in self.texts]
         return [row["captions"] for row in itertools.chain(*parts)]
 
     def facts(self) -> list[dict[str, Any]]:
@@ -86,6 +87,7 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
         weights = tuple(data.dataset_weights) if data.dataset_weights is not None else None
         mixture = Mixture(tuple(data.dataset), weights)
     train: Any = [_load(data, number, data.train_split) for number in range(len(data.dataset))]
+    texts = None
     validation = _load_where_present(data, data.validation_split)
     present = [each for each in validation if each is not None]
     if data.streaming:
@@ -98,8 +100,13 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
             None if each is None else datasets.Dataset.from_list([_with_clip(row) for row in each.take(share)])
             for each in validation
         ]
-        buffer = max(1, SHUFFLE_BUFFER // len(train))
-        train = [each.shuffle(seed=args.seed, buffer_size=buffer, max_buffer_input_shards=1) for each in train]
+        texts = [_load(data, number, data.train_split, captions_only=True) for number in range(len(train))]
+        shuffled = {
+            "seed": args.seed,
+            "buffer_size": max(1, SHUFFLE_BUFFER // len(train)),
+            "max_buffer_input_shards": 1,
+        }
+        train, texts = ([each.shuffle(**shuffled) for each in streams] for streams in (train, texts))
     else:
         if not present:
             parts = [_split_off(name, rows, args.seed) for name, rows in zip(data.dataset, train, strict=True)]
@@ -111,7 +118,7 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
         rows = rows.shuffle(seed=args.seed).select(range(data.max_validation_clips))
     test = _load_where_present(data, data.test_split, stream=False)
     tested = None if all(each is None for each in test) else _join(test, mixture)
-    found = TrainingData(data, train, rows, tested, mixture)
+    found = TrainingData(data, train, rows, tested, mixture, texts)
     if mixture is not None:
         whole = sum(mixture.weights or (1.0,))
         for number, facts in enumerate(found.counts()):
@@ -142,7 +149,9 @@ def public_names(sources: list[str]) -> str | list[str | None] | None:
     return names if len(names) > 1 else names[0]
 
 
-def _load(data: DataArguments, number: int, split: str, *, stream: bool | None = None) -> Any:
+def _load(
+    data: DataArguments, number: int, split: str, *, stream: bool | None = None, captions_only: bool = False
+) -> Any:
     """The rows of a split of one of the data sets."""
     video, caption = (
         None if each is None else each[number if len(each) > 1 else 0]
@@ -150,7 +159,7 @@ def _load(data: DataArguments, number: int, split: str, *, stream: bool | None =
     )
     columns = Columns(video, caption)
     streaming = data.streaming if stream is None else stream
-    return load_clips(data.dataset[number], split, streaming=streaming, columns=columns)
+    return load_clips(data.dataset[number], split, streaming=streaming, columns=columns, captions_only=captions_only)
 
 
 def _load_where_present(data: DataArguments, split: str, *, stream: bool | None = None) -> list[Any]:
