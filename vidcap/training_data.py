@@ -2,10 +2,8 @@
 
 import itertools
 import logging
-import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -17,6 +15,7 @@ from processing.mixtures import Mixture
 from processing.sources import Columns, DatasetError
 
 from .data.cards import origin
+from .files import public_name
 
 logger = logging.getLogger("vidcap")
 SHUFFLE_BUFFER = 1000  # rows, of all streams together
@@ -136,11 +135,6 @@ def count_sources(rows: Any, mixture: Mixture | None) -> list[int] | None:
         return [0 if rows is None else len(rows)]
     counts = Counter([] if rows is None else rows[SOURCE_COLUMN])
     return [counts[number] for number in range(len(mixture.names))]
-
-
-def public_name(source: str | None) -> str | None:
-    """A Hub id as it is; of a local folder its name only, since reports are shared."""
-    return Path(source).resolve().name if source is not None and os.path.exists(source) else source
 
 
 def public_names(sources: list[str]) -> str | list[str | None] | None:
