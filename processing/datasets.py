@@ -16,21 +16,25 @@ from typing import Any
 
 import datasets
 import torch
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from .augmentation import ClipAugmentation
 from .feature_cache import ClipCache
+from .hub_files import OwnFiles, own_name
 from .mixtures import Mixture
 from .sources import (
     BUILDERS,
     GUESSED,
+    HUB,
     Columns,
     DatasetError,
+    caption_columns,
     caption_row,
     find_files,
     load_files,
     one_line,
     split_of_file,
+    to_captions,
     to_common_form,
 )
 
@@ -50,27 +54,40 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 
 
 def load_clips(
-    dataset: str | Path, split: str, *, streaming: bool = False, columns: Columns = GUESSED
+    dataset: str | Path,
+    split: str,
+    *,
+    streaming: bool = False,
+    columns: Columns = GUESSED,
+    captions_only: bool = False,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Loads one split as rows of the form above.
 
     Args:
         dataset: A local folder, one of the files of `sources.py`, or a Hub id; only an id touches the network.
         split: Its name, `train`, `validation` or `test`.
-        streaming: Return an `IterableDataset`.
+        streaming: Return an `IterableDataset`. Its clips may be files on the Hub, see [`fetched`].
         columns: Names of columns that are not to be guessed; the folder form has fixed ones, beside those to keep.
+        captions_only: Of a stream: rows with nothing but `captions`, in the same order also after the same shuffle.
+            No clip is fetched or, in Parquet, read; tars are passed over.
 
     Raises:
         DatasetError: If the folder, the split, a metadata line or a caption is missing or broken.
     """
+    if captions_only:
+        return _open(dataset, split, streaming=True, columns=columns, captions_only=True).select_columns(["captions"])
+    return _open(dataset, split, streaming=streaming, columns=columns)
+
+
+def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns, captions_only: bool = False) -> Any:
     folder = Path(dataset)
     if folder.is_dir():
         if not (folder / split / "metadata.jsonl").is_file() and (files := find_files(folder, split)):
-            return load_files(files, streaming=streaming, columns=columns)
+            return load_files(files, streaming=streaming, columns=columns, captions_only=captions_only)
         rows = datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others)))
         return rows.to_iterable_dataset() if streaming else rows
     if files := find_files(folder, split):
-        return load_files(files, streaming=streaming, columns=columns)
+        return load_files(files, streaming=streaming, columns=columns, captions_only=captions_only)
     if folder.is_file() and folder.suffix in BUILDERS:
         raise DatasetError(f"{dataset}: of a file of this name the split is {split_of_file(folder)}, not {split}")
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
@@ -82,11 +99,18 @@ def load_clips(
         if _is_hub_folder(str(dataset), split):
             return _load_hub_folder(str(dataset), split, streaming=streaming, columns=columns)
         rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
+        if captions_only and rows.info.builder_name == "parquet":
+            wanted = caption_columns(list(rows.column_names), columns, str(dataset))
+            rows = datasets.load_dataset(str(dataset), split=split, streaming=True, columns=wanted)
+    except DatasetError:
+        raise
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         raise DatasetError(
             f"{dataset}: neither a local folder nor a Hub data set within reach ({one_line(error)})"
         ) from error
-    return to_common_form(rows, str(dataset), columns=columns)
+    if captions_only:
+        return to_captions(rows, str(dataset), columns=columns)
+    return to_common_form(rows, str(dataset), columns=columns, check=OwnFiles(str(dataset)).check)
 
 
 def has_split(dataset: str | Path, split: str) -> bool:
@@ -113,19 +137,19 @@ def _load_hub_folder(
 ) -> datasets.Dataset | datasets.IterableDataset:
     """A Hub repository in the folder form above; `datasets` itself would leave out its GIF and WebP files."""
     if not streaming:
-        folder = snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*")
-        return load_clips(folder, split, columns=columns)
-    metadata = Path(hf_hub_download(dataset, f"{split}/metadata.jsonl", repo_type="dataset"))
-    rows = datasets.Dataset.from_list(list(_read_metadata(metadata.parents[1], split, columns.others)))
-
-    def fetch(row: dict[str, Any]) -> dict[str, Any]:
-        path = f"datasets/{dataset}/{split}/{row['file_name']}"
-        return {"video": {"path": None, "bytes": HfFileSystem().read_bytes(path)}}
-
-    return rows.to_iterable_dataset().map(fetch)
+        folder = Path(snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*"))
+        return datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others, hub=str(folder))))
+    folder = Path(hf_hub_download(dataset, f"{split}/metadata.jsonl", repo_type="dataset")).parents[1]
+    hub = f"{HUB}datasets/{dataset}@{folder.name}"  # of the same commit as the metadata
+    return datasets.Dataset.from_list(
+        list(_read_metadata(folder, split, columns.others, hub=hub))
+    ).to_iterable_dataset()
 
 
-def _read_metadata(folder: Path, split: str, others: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+def _read_metadata(
+    folder: Path, split: str, others: tuple[str, ...] = (), *, hub: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split; `hub` is where a data set of the Hub has its files, and must have all that it names."""
     path = folder / split / "metadata.jsonl"
     if not path.is_file():
         found = sorted(str(each.relative_to(folder)) for each in folder.glob("*/metadata.jsonl"))
@@ -146,7 +170,9 @@ def _read_metadata(folder: Path, split: str, others: tuple[str, ...] = ()) -> It
             if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
                 raise DatasetError(f'{where}: no "file_name"')
             row = caption_row(record, where, others=others)
-            row["video"] = {"path": str(path.parent / record["file_name"]), "bytes": None}
+            name = record["file_name"]
+            clip = str(path.parent / name) if hub is None else f"{hub}/{split}/{own_name(name, where)}"
+            row["video"] = {"path": clip, "bytes": None}
             count += 1
             yield row
     if not count:

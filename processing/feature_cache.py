@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .cache_names import Known, captions_hash, find_clips, name_of, write_names
 from .cache_upkeep import SUFFIX, UNFINISHED, Claim, Limit
-from .video_io_vidcap import VideoDecodeError
+from .video_io_vidcap import VideoDecodeError, check_regular, frame_files
 
 logger = logging.getLogger("vidcap")
 SETTINGS = "settings.json"
@@ -38,22 +38,26 @@ def default_cache_folder() -> Path:
 
 
 def content_hash(clip: Clip) -> str:
-    """SHA-256 of the clip's bytes.
+    """SHA-256 of the clip's bytes; of a folder of images, of their names and hashes, frame by frame.
 
     Raises:
-        VideoDecodeError: If the file cannot be opened.
+        VideoDecodeError: If it cannot be read, or is neither a file nor a folder of images.
     """
-    digest = hashlib.sha256()
     if clip["bytes"] is not None:
-        digest.update(clip["bytes"])
-        return digest.hexdigest()
+        return hashlib.sha256(clip["bytes"]).hexdigest()
     try:
-        with open(clip["path"], "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        if os.path.isdir(clip["path"]):
+            frames = [[path.name, _file_hash(path)] for path in frame_files(clip["path"])]
+            return hashlib.sha256(json.dumps(frames).encode()).hexdigest()
+        return _file_hash(clip["path"])
     except OSError as error:
         raise VideoDecodeError(str(clip["path"]), error.strerror or str(error)) from error
-    return digest.hexdigest()
+
+
+def _file_hash(path: str | Path) -> str:
+    check_regular(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_hash(module: torch.nn.Module) -> str:

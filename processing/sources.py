@@ -8,11 +8,13 @@ place of a folder. Columns are recognised by name and type, said in the log, and
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+from pyarrow.parquet import read_schema
 
 logger = logging.getLogger("vidcap")
 CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence", "txt")
@@ -20,6 +22,7 @@ VIDEO_COLUMNS = ("video", "mp4", "gif", "webm", "mkv", "mov", "avi", "webp", "pn
 PATH_COLUMNS = ("path", "video_path", "file", "filename", "file_name")
 OPTIONAL_COLUMNS = ("caption_reversed", "kind")
 TABLES = (".csv", ".tsv", ".jsonl")
+HUB = "hf://"  # how the paths of files begin that are there
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".parquet": "parquet", ".tar": "webdataset"}
 
 
@@ -66,15 +69,20 @@ def split_of_file(file: Path, split: str = "train") -> str:
     return beginning if beginning in (split, "validation", "test") else "train"
 
 
-def load_files(files: list[Path], *, streaming: bool, columns: Columns) -> Any:
+def load_files(files: list[Path], *, streaming: bool, columns: Columns, captions_only: bool = False) -> Any:
     """Rows of the common form from a table or shards, see [`find_files`]; shards of a stream stay shards.
+
+    Args:
+        captions_only: Of a stream: leave the clips out, and in Parquet unread.
 
     Raises:
         DatasetError: If they cannot be read, or lack a column.
     """
     suffix = files[0].suffix
-    options = {"delimiter": "\t"} if suffix == ".tsv" else {}
+    options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
     try:
+        if captions_only and suffix == ".parquet":
+            options["columns"] = caption_columns(read_schema(files[0]).names, columns, str(files[0]))
         rows = datasets.load_dataset(
             BUILDERS[suffix],
             data_files={"rows": [str(path) for path in files]},
@@ -82,6 +90,8 @@ def load_files(files: list[Path], *, streaming: bool, columns: Columns) -> Any:
             streaming=streaming and suffix not in TABLES,
             **options,
         )
+        if captions_only and suffix not in TABLES:
+            return to_captions(rows, str(files[0]), columns=columns)
         rows = to_common_form(rows, str(files[0]), columns=columns, folder=files[0].parent)
         # A table names clips and holds none: it is read at once.
         return rows.to_iterable_dataset() if streaming and suffix in TABLES else rows
@@ -91,7 +101,14 @@ def load_files(files: list[Path], *, streaming: bool, columns: Columns) -> Any:
         raise DatasetError(f"{files[0]}: {one_line(error.__cause__ or error)}") from error
 
 
-def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | None = None) -> Any:
+def to_common_form(
+    rows: Any,
+    name: str,
+    *,
+    columns: Columns,
+    folder: Path | None = None,
+    check: Callable[[str, str], str] | None = None,
+) -> Any:
     """Rows as `processing.datasets` describes them, from rows with a video and a caption column.
 
     Args:
@@ -99,6 +116,7 @@ def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | Non
         name: What errors call it.
         columns: Those that are given.
         folder: Where files named by relative paths are.
+        check: Given a path and its place, returns the path to read, or raises a DatasetError.
 
     Raises:
         DatasetError: If no column of clips or captions is found, or a row has none.
@@ -106,9 +124,7 @@ def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | Non
     names = list(rows.column_names or next(iter(rows)))
     features = rows.features or {}
     video = _pick(columns.video, names, _video_columns(names, features), name, "video_column", "clips")
-    inner = "json" in names and columns.caption is None and not any(each in names for each in CAPTION_COLUMNS)
-    candidates = ["json"] if inner else [each for each in CAPTION_COLUMNS if each in names]
-    caption = _pick(columns.caption, names, candidates, name, "caption_column", "captions")
+    caption = caption_column(names, columns, name)
     logger.info(f"{name}: clips from column {video!r}, captions from {caption!r}")
     if isinstance(features.get(video), datasets.Video | datasets.Image):
         rows = rows.cast_column(video, type(features[video])(decode=False))
@@ -117,15 +133,56 @@ def to_common_form(rows: Any, name: str, *, columns: Columns, folder: Path | Non
 
     def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
         where = f"{name}, row {index}"
-        fields = {**record, **(record["json"] if inner else {})}
-        if not inner and caption != "captions":
-            fields = {**{k: v for k, v in fields.items() if k not in CAPTION_COLUMNS}, "captions": record[caption]}
-        row = caption_row(fields, where, others=columns.others)
+        row = caption_row(_fields(record, caption, columns), where, others=columns.others)
         row["video"] = _clip(record[video], folder, where)
+        if row["video"]["bytes"] is None:
+            path = row["video"]["path"]
+            if check is not None:
+                row["video"]["path"] = check(path, where)
+            elif path.startswith(HUB):
+                raise DatasetError(f"{where}: {path} is a file of the Hub: name that data set itself, by its id")
         row["file_name"] = row["file_name"] or record.get("__key__") or row["video"]["path"] or f"row {index}"
         return row
 
     return rows.map(convert, with_indices=True, remove_columns=[each for each in names if each != "video"])
+
+
+def to_captions(rows: datasets.IterableDataset, name: str, *, columns: Columns) -> datasets.IterableDataset:
+    """The `captions` alone of the rows that [`to_common_form`] makes, in their order; no clip is looked at."""
+    names = list(rows.column_names or next(iter(rows)))
+    caption = caption_column(names, columns, name)
+
+    def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
+        return {"captions": caption_row(_fields(record, caption, columns), f"{name}, row {index}")["captions"]}
+
+    return rows.decode(False).map(
+        convert, with_indices=True, remove_columns=[each for each in names if each != "captions"]
+    )
+
+
+def caption_column(names: list[str], columns: Columns, name: str) -> str:
+    """Which of the columns holds the captions; `json`, if they are inside of that.
+
+    Raises:
+        DatasetError: If none is recognised.
+    """
+    found = [each for each in CAPTION_COLUMNS if each in names] or [each for each in ("json",) if each in names]
+    return _pick(columns.caption, names, found, name, "caption_column", "captions")
+
+
+def caption_columns(names: list[str], columns: Columns, name: str) -> list[str]:
+    """What has to be read for [`to_captions`]: a row without a value in the first column may have one in another."""
+    caption = caption_column(names, columns, name)
+    return [each for each in names if each == caption or each in CAPTION_COLUMNS]
+
+
+def _fields(record: dict[str, Any], caption: str, columns: Columns) -> dict[str, Any]:
+    """What is known of a clip, its captions under a name of `CAPTION_COLUMNS` that comes first."""
+    if caption == "json" and columns.caption is None:
+        return {**record, **record["json"]}
+    if caption == "captions":
+        return record
+    return {**{k: v for k, v in record.items() if k not in CAPTION_COLUMNS}, "captions": record[caption]}
 
 
 def caption_row(record: dict[str, Any], where: str, *, others: tuple[str, ...] = ()) -> dict[str, Any]:

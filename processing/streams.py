@@ -1,8 +1,9 @@
 """A stream of rows -> clips as tensors, without end, in an order that a resumed run finds again.
 
-Rows are read one after the other by one thread and decoded ahead by several, a bounded number at a time, so that
-memory stays the same however long the stream is. Which clip comes when depends on the seed alone, neither on threads
-nor on how long any of them takes. Gives up: reading several shards of one rank at once.
+Rows are read one after the other by one thread, and clips fetched (where they are files on the Hub) and decoded ahead
+by several, a bounded number at a time, so that memory stays the same however long the stream is. Which clip comes when
+depends on the seed alone, neither on threads nor on how long any of them takes. Gives up: reading several shards of
+one rank at once.
 """
 
 import itertools
@@ -17,7 +18,10 @@ import datasets
 import torch
 
 from .augmentation import ClipAugmentation
+from .cache_names import captions_hash
 from .epochs import seed_of
+from .feature_cache import content_hash
+from .hub_files import fetched
 from .mixtures import MixedStreams, Mixture, Read
 from .sources import DatasetError
 from .video_io_vidcap import VideoDecodeError
@@ -37,11 +41,14 @@ class StreamedClips(torch.utils.data.IterableDataset):
         processor: Decodes.
         num_frames: Frames to take of each clip; by default the processor's.
         workers: Threads that decode; by default one a core.
-        on_broken: Called with file name and reason of each clip that cannot be read, which is then left out. Without
-            it the first one stops the run.
+        on_broken: Called with file name and reason of each clip that cannot be read, the first time that it comes;
+            it is left out each time. Without it the first one stops the run.
         augmentation: For training: applied to each clip.
         seed: Of what is drawn for each clip.
         mixture: Names and weights of several streams.
+
+    Raises:
+        DatasetError: While it is read: if a whole pass of a source holds no clip that can be read.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class StreamedClips(torch.utils.data.IterableDataset):
         self.augmentation = augmentation
         self.seed = seed
         self.position: Sequence[Sequence[int]] = self.streams.start()  # where to begin
+        self._broken: set[tuple[int, str, str]] = set()  # what has been reported
 
     def split(self, rank: int, world_size: int) -> None:
         """Keeps what is one rank's, see [`MixedStreams`]."""
@@ -78,6 +86,7 @@ class StreamedClips(torch.utils.data.IterableDataset):
         reader = ThreadPoolExecutor(1, thread_name_prefix="rows")
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decoder")
         rows, waiting = self.streams.read(self.position), deque[tuple[Future, Future]]()
+        fruitless: dict[int, int] = {}  # by source the pass that has given nothing from its beginning on
         try:
             while True:
                 while len(waiting) < AHEAD * self.workers:
@@ -89,18 +98,38 @@ class StreamedClips(torch.utils.data.IterableDataset):
                 except StillRunning as error:
                     raise DatasetError(f"the stream has stalled: no clip for {STALLED} seconds") from error
                 except VideoDecodeError as error:
-                    if self.on_broken is None:
-                        raise
-                    self.on_broken(read.result().row["file_name"], str(error))
+                    found: Read = read.result()
+                    if fruitless.get(found.source, found.epoch) != found.epoch:
+                        raise DatasetError(
+                            f"{self._name(found.source)}no clip can be read, such as {error}"
+                        ) from error
+                    if found.number == 0:
+                        fruitless[found.source] = found.epoch
+                    self._report(found, error)
                     continue
+                fruitless.pop(read.result().source, None)
                 yield clip
         finally:
             for executor in (reader, pool):
                 executor.shutdown(wait=False, cancel_futures=True)
 
+    def _name(self, source: int) -> str:
+        return f"{self.streams.mixture.names[source]}: " if self.streams.mixture is not None else ""
+
+    def _report(self, found: Read, error: VideoDecodeError) -> None:
+        if self.on_broken is None:
+            raise error
+        # Rows have no numbers that stay theirs: shards come in another order in each pass.
+        video = found.row["video"]
+        content = video["path"] if video["bytes"] is None else content_hash(video)
+        key = (found.source, content, captions_hash(found.row["captions"]))
+        if key not in self._broken:
+            self._broken.add(key)
+            self.on_broken(found.row["file_name"], str(error))
+
     def _decode(self, read: Future) -> dict[str, Any]:
         found: Read = read.result()
-        tensors = self.processor.video_processor(found.row["video"], **self.options)
+        tensors = self.processor.video_processor(fetched(found.row["video"]), **self.options)
         clip = {name: value[0] for name, value in tensors.items()}
         seed = seed_of(self.seed, found.epoch, found.number, found.source)
         clip |= {"captions": found.row["captions"], "file_name": found.row["file_name"], "seed": seed}

@@ -164,8 +164,28 @@ def _decode_path(path: str, name: str, options: DecodeOptions) -> VideoFrames:
         raise VideoDecodeError(name, f"{scheme[0]} is not fetched; open it yourself and pass the file object or bytes")
     if os.path.isdir(path):
         return _decode_folder(path, name, options)
+    check_regular(path)
     with open(path, "rb") as file:
         return _decode_file(file, name, options)
+
+
+def check_regular(path: str | Path) -> None:
+    """Raises a [`VideoDecodeError`] for what is there but is no file: a device may have no end, a pipe no writer."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise VideoDecodeError(str(path), "neither a regular file nor a folder of images")
+
+
+def frame_files(folder: str) -> list[Path]:
+    """The images in a folder, one a frame, in natural order: `frame2` before `frame10`.
+
+    Raises:
+        `VideoDecodeError`: if there are none.
+    """
+    paths = [path for path in Path(folder).iterdir() if path.suffix.lower() in FRAME_SUFFIXES]
+    paths = [path for path in paths if not path.name.startswith(".")]
+    if not paths:
+        raise VideoDecodeError(folder, f"the folder holds no images ({', '.join(FRAME_SUFFIXES)})")
+    return sorted(paths, key=_natural_order)
 
 
 def _decode_file(file: IO[bytes], name: str, options: DecodeOptions) -> VideoFrames:
@@ -220,16 +240,13 @@ def _download(url: str, file: IO[bytes], options: DecodeOptions) -> None:
 
 
 def _decode_folder(folder: str, name: str, options: DecodeOptions) -> VideoFrames:
-    """Reads a folder of images, one a frame, in natural order: `frame2` before `frame10`."""
-    paths = [path for path in Path(folder).iterdir() if path.suffix.lower() in FRAME_SUFFIXES]
-    paths = [path for path in paths if not path.name.startswith(".")]
-    if not paths:
-        raise VideoDecodeError(name, f"the folder holds no images ({', '.join(FRAME_SUFFIXES)})")
+    """Reads a folder of images."""
+    paths = frame_files(folder)
     options.check_length(len(paths), name)
-    paths.sort(key=_natural_order)
 
     def read(indices: list[int]) -> Iterator[torch.Tensor]:
         for index in indices:
+            check_regular(paths[index])
             with paths[index].open("rb") as file:
                 yield read_image_file(file, str(paths[index]), replace(options, num_frames=1)).frames[0]
 

@@ -1,7 +1,9 @@
 """`vidcap caption --dataset`: each clip once, by any number of processes, in shards that train a model."""
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +14,8 @@ import pytest
 import train_hf
 from processing.datasets import load_clips
 from tests.tiny import tiny_model, tiny_processor
+from vidcap import commands_caption_dataset
+from vidcap.captioning import caption_clips_with_scores
 from vidcap.cli import main
 from vidcap.demo_data import generate_demo_data
 
@@ -120,6 +124,67 @@ def test_what_cannot_be_read_is_listed_and_another_run_is_not_mixed_in(folder, m
     assert len(load_clips(tmp_path / "c", "train")) == 1
     assert main(command(folder, model, tmp_path / "c")) == 1
     assert "holds captions of another run (clips 2, now 11)" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def done(folder, model, tmp_path_factory):
+    """Complete captions."""
+    path = tmp_path_factory.mktemp("done") / "c"
+    assert main(command(folder, model, path, "--num_beams", "2")) == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "differs"),
+    [
+        (["--captions", "2"], "captions 1, now 2"),
+        (["--num_beams", "3"], "num_beams 2, now 3"),
+        (["--max_new_tokens", "5"], "max_new_tokens 6, now 5"),
+        (["--ban", "cat"], "ban [], now ['cat']"),
+        (["--include", "dog"], "include [], now ['dog']"),
+        (["--length_penalty", "2"], "length_penalty None, now 2.0"),
+        (["--num_frames", "3"], "num_frames None, now 3"),
+        (["--max_clip_frames", "9999"], "max_clip_frames None, now 9999"),
+        (["--caption_column", "text"], "caption_column None, now 'text'"),
+        (["--shard_size", "3"], "shard_size 2, now 3"),
+    ],
+)
+def test_captions_made_otherwise_are_not_mixed_in(folder, model, done, capsys, options, differs):
+    assert main(command(folder, model, done, "--num_beams", "2", *options)) == 1
+    assert f"{done} holds captions of another run ({differs}); name another --output" in capsys.readouterr().err
+
+
+def test_another_data_set_or_model_of_the_same_size_and_names_is_not_mixed_in(folder, model, done, tmp_path, capsys):
+    generate_demo_data(tmp_path / "clips", train=CLIPS, validation=1, test=0, size=32, seed=5)
+    assert main(command(tmp_path / "clips", model, done, "--num_beams", "2")) == 1
+    assert "holds captions of another run (dataset '" in capsys.readouterr().err
+    other = tmp_path / model.name
+    tiny_model(seed=3, initializer_range=0.1).save_pretrained(other)
+    tiny_processor().save_pretrained(other)
+    assert main(command(folder, other, done, "--num_beams", "2")) == 1
+    assert "holds captions of another run (weights '" in capsys.readouterr().err
+    shutil.copytree(folder, tmp_path / "moved" / "clips")
+    shutil.copytree(model, tmp_path / "moved" / model.name)
+    assert main(command(tmp_path / "moved" / "clips", tmp_path / "moved" / model.name, done, "--num_beams", "2")) == 0
+    facts = (done / "captions.json").read_text()
+    assert str(folder.parent) not in facts and str(model.parent) not in facts
+
+
+def test_clips_without_a_word_are_not_unreadable(folder, model, tmp_path, capsys, monkeypatch):
+    def without_some(*args, **options):
+        found = caption_clips_with_scores(*args, **options)
+        found[0] = [dataclasses.replace(each, text="") for each in found[0]]  # of each shard
+        return found
+
+    monkeypatch.setattr(commands_caption_dataset, "caption_clips_with_scores", without_some)
+    for _ in range(2):  # the second time all is done
+        assert main(command(folder, model, tmp_path / "c")) == 0
+        error = capsys.readouterr().err
+        assert f"for 6 clips the model wrote no word; see {tmp_path / 'c' / 'wordless'}" in error
+        assert "could not be read" not in error
+    names = [json.loads(path.read_text())["file_name"] for path in (tmp_path / "c" / "wordless").glob("*.jsonl")]
+    assert len(names) == 6 and not (tmp_path / "c" / "unreadable").exists()
+    assert len(captions(tmp_path / "c")) == CLIPS - 6 and not set(names) & set(captions(tmp_path / "c"))
 
 
 @pytest.mark.parametrize(

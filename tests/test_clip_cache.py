@@ -1,10 +1,13 @@
 """The cache of a frozen backbone's features: what shares it, and how they are computed fast."""
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from modeling_vidcap import backbones_vidcap, feature_maps_vidcap
 from modeling_vidcap.pretrained_backbones import OWN, load_backbone
 from tests.test_backbones import save_backbone
 from tests.tiny import tiny_model, tiny_processor
@@ -23,6 +26,47 @@ def test_features_of_another_backbone_or_histogram_have_another_cache(tmp_path):
     folders = [open_clip_cache(model, processor, folder=tmp_path).folder for model in models]
     assert len(set(folders)) == len(models)
     assert open_clip_cache(models[0], processor, folder=tmp_path).folder == folders[0]
+
+
+def test_features_of_other_stages_of_the_same_weights_have_another_cache(tmp_path):
+    source, processor = save_backbone("dinov2", tmp_path), tiny_processor()
+    folders = []
+    for stages in (None, [0], [1], [2], [1, 2], [2, 1]):
+        loaded = load_backbone(source, grid=2, stages=stages, frozen=True)
+        model = tiny_model(**loaded.settings)
+        loaded.fill(model.model.encoder.backbone)
+        cache = open_clip_cache(model, processor, folder=tmp_path / "cache")
+        folders.append(cache.folder)
+    assert len(set(folders)) == len(folders)
+
+
+def test_whatever_shapes_the_features_is_in_the_name_of_their_cache(tmp_path):
+    """Each setting of a config that the backbone looks at, by changing it; a new one fails here until it is listed."""
+    processor = tiny_processor()
+
+    def folder(**changes) -> Path:
+        model = tiny_model(**{"freeze_backbone": True, **changes})
+        return open_clip_cache(model, processor, folder=tmp_path).folder
+
+    read = set(re.findall(r"config\.(\w+)", inspect.getsource(backbones_vidcap)))
+    read |= set(re.findall(r"config\.(\w+)", inspect.getsource(feature_maps_vidcap.frame_maps)))
+    changes: dict[str, dict] = {
+        "feature_grid": {"feature_grid": 3},
+        "thumbnail_size": {"thumbnail_size": 2},
+        "color_bins": {"color_bins": 2},
+        "image_mean": {"image_mean": [0.4, 0.5, 0.5]},
+        "image_std": {"image_std": [0.4, 0.5, 0.5]},
+        "grayscale_backbone": {"grayscale_backbone": True},
+        "cnn_hidden_sizes": {"cnn_hidden_sizes": [8, 8, 16]},
+    }
+    elsewhere = {
+        "backbone_config", "backbone_stages",  # the test above, and the one before it
+        "own_backbone", "encodes_clips", "frame_stride", "check_frames",  # of clip encoders, whose pixels are kept
+        "freeze_backbone", "trained_backbone_stages",  # which decide whether there are features to keep
+    }  # fmt: skip
+    assert read - elsewhere == set(changes)
+    found = [folder(), *(folder(**each) for each in changes.values())]
+    assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize("family", ["efficientnet_lite0", "resnet", "vit"])

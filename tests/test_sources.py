@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet
 import pytest
 
 import train_hf
@@ -102,6 +103,50 @@ def test_every_form_gives_the_same_rows(plain, tmp_path, form, streaming):
     assert all(row["file_name"] and len(row["captions"]) == (2 if form == "webdataset" else 1) for row in rows)
     decoded = tiny_processor()(videos=[row["video"] for row in rows])
     assert len(decoded["pixel_values_videos"]) == len(rows)
+
+
+def as_folder(plain: Path, folder: Path) -> None:
+    folder.rmdir()
+    folder.symlink_to(plain)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "folder"])
+def test_captions_alone_come_in_the_order_of_the_clips(plain, tmp_path, form):
+    data = tmp_path / "data"
+    data.mkdir()
+    (FORMS | {"folder": as_folder})[form](plain, data)
+    clips, captions = load_clips(data, "train", streaming=True), load_clips(data, "train", captions_only=True)
+    assert captions.column_names in (["captions"], None) and captions.num_shards == clips.num_shards
+    for seed in (1, 2):
+        both = [each.shuffle(seed=seed, buffer_size=3, max_buffer_input_shards=1) for each in (clips, captions)]
+        found = [[row["captions"] for row in each] for each in both]
+        assert found[0] == found[1] and all(set(row) == {"captions"} for row in both[1])
+
+
+def test_captions_of_parquet_are_read_without_the_clips(plain, tmp_path):
+    as_parquet(plain, tmp_path)
+    expected = [row["captions"] for row in load_clips(tmp_path, "train", streaming=True)]
+    for path in tmp_path.glob("data/train-*.parquet"):  # what stands where the clips were is no Parquet any more
+        group = pyarrow.parquet.ParquetFile(path).metadata.row_group(0)
+        columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+        clips = columns["video.bytes"]
+        start = min(offset for offset in (clips.data_page_offset, clips.dictionary_page_offset) if offset)
+        content = bytearray(path.read_bytes())
+        content[start : start + clips.total_compressed_size] = b"\xff" * clips.total_compressed_size
+        path.write_bytes(content)
+    with pytest.raises(OSError):
+        list(load_clips(tmp_path, "train", streaming=True))
+    assert [row["captions"] for row in load_clips(tmp_path, "train", captions_only=True)] == expected
+
+
+def test_captions_alone_are_those_of_the_column_that_is_given(plain, tmp_path):
+    rows = [{"video": {"bytes": b"x", "path": None}, "text": "a dog", "says": f"a cat {i}"} for i in range(3)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
+    for column, expected in ((None, [["a dog"]] * 3), ("says", [[f"a cat {i}"] for i in range(3)])):
+        found = load_clips(tmp_path, "train", captions_only=True, columns=Columns(None, column))
+        assert [row["captions"] for row in found] == expected
+    with pytest.raises(DatasetError, match="no column 'x' .--caption_column.; there are video, text, says"):
+        load_clips(tmp_path, "train", captions_only=True, columns=Columns(None, "x"))
 
 
 def test_shards_of_a_stream_stay_shards(plain, tmp_path):

@@ -51,6 +51,8 @@ def open_clip_cache(
         "grayscale": config.grayscale_backbone,
         "backbone": _architecture(config.backbone_config) if config.backbone_config else None,
     }
+    if config.backbone_config and config.backbone_config.model_type != "timm_backbone":  # which has them in its config
+        settings["stages"] = config.backbone_stages
     return ClipCache(
         folder,
         processor.video_processor,

@@ -3,10 +3,12 @@
 A shard holds the captions of clips that follow one another in the data set, appears when it is complete, and is made
 by one process: with `torchrun` they deal the shards out among them. So each clip is captioned exactly once, also where
 the command was interrupted and given again, with as many processes or others. Clips on disk are named by their path
-relative to the shards; clips that come as bytes are stored with their captions, as Parquet.
+relative to the shards; clips that come as bytes are stored with their captions, as Parquet. What the captions are of
+and how they were made is written down, so that those of another run are not mixed in.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -19,10 +21,16 @@ from processing.sources import Columns, DatasetError
 
 from .captioning import caption_clips_with_scores
 from .commands_caption import open_captioner, readable_clips
-from .files import write_atomically
+from .files import public_name, write_atomically
 from .subtitles import CaptionedClip
 
 FACTS = "captions.json"
+UNREADABLE, WORDLESS = "unreadable", "wordless"  # folders of lists of clips that have no caption
+OPTIONS = (  # what decides on the captions beside data set and model, or on which file they are in
+    *("split", "shard_size", "video_column", "caption_column", "num_frames", "max_frame_pixels", "max_clip_frames"),
+    *("captions", "num_beams", "max_new_tokens", "sample", "temperature", "top_p", "length_penalty"),
+    *("similarity_weight", "guidance_scale", "ban", "include", "prompt", "dtype"),
+)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,8 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, processor, options = open_captioner(arguments)
     folder, size = arguments.output, arguments.shard_size
     folder.mkdir(exist_ok=True)
-    facts = {"split": arguments.split, "clips": len(rows), "shard_size": size, "model": arguments.model}
-    check_facts(folder, {**facts, "prompt": arguments.prompt})
+    check_facts(folder, run_facts(arguments, rows))
 
     shards = range((len(rows) + size - 1) // size)
     mine = [shard for shard in shards if shard % world_size == rank]
@@ -48,12 +55,48 @@ def run(arguments: argparse.Namespace) -> int:
         captions = caption_clips_with_scores(model, processor, clips, batch_size=arguments.batch_size, **options)
         for result, found in zip([each for each in results if each.error is None], captions, strict=True):
             result.captions = [each for each in found if each.text]
-            result.error = None if result.captions else "the model wrote no word"
         write_shard(folder, names[shard], results)
-    unreadable = sum(len(path.read_text().splitlines()) for path in folder.glob("unreadable/*.jsonl"))
+    unreadable, wordless = (
+        sum(len(path.read_text().splitlines()) for path in (folder / kind).glob("*.jsonl"))
+        for kind in (UNREADABLE, WORDLESS)
+    )
     if rank == 0 and unreadable:
-        print(f"vidcap: {unreadable} clips could not be read; see {folder / 'unreadable'}", file=sys.stderr)
+        print(f"vidcap: {unreadable} clips could not be read; see {folder / UNREADABLE}", file=sys.stderr)
+    if rank == 0 and wordless:
+        print(f"vidcap: for {wordless} clips the model wrote no word; see {folder / WORDLESS}", file=sys.stderr)
     return 1 if unreadable else 0
+
+
+def run_facts(arguments: argparse.Namespace, rows: Any) -> dict[str, Any]:
+    """What the shards are of, without a path of this machine: data set and model are told by names and hashes, so
+    that they may be moved but not changed."""
+    return {
+        "clips": len(rows),
+        "dataset": _hash_of_rows(rows),
+        "model": public_name(arguments.model),
+        "weights": _hash_of_model(arguments.model),
+        **{name: getattr(arguments, name) for name in OPTIONS},
+    }
+
+
+def _hash_of_rows(rows: Any) -> str:
+    """Of names and captions: names alone, such as `0001.mp4`, are those of many data sets."""
+    digest = hashlib.sha256()
+    for row in rows.select_columns(["file_name", "captions"]):
+        digest.update(json.dumps([Path(row["file_name"]).name, row["captions"]]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _hash_of_model(model: str) -> str | None:
+    """Of the weights and configs in a folder; a Hub id says what it means."""
+    if not os.path.isdir(model):
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(each for each in Path(model).iterdir() if each.suffix in (".json", ".safetensors")):
+        if path.name.endswith(("config.json", ".safetensors")):
+            with path.open("rb") as file:
+                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return digest.hexdigest()[:16]
 
 
 def check_facts(folder: Path, facts: dict[str, Any]) -> None:
@@ -76,11 +119,14 @@ def check_facts(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def write_shard(folder: Path, name: str, results: Sequence[CaptionedClip]) -> None:
-    """The captions of a shard, the clips that could not be read, and at last the mark that it is done."""
-    rows = [_row(result, folder) for result in results if result.error is None]
-    if broken := [{"file_name": each.file, "reason": each.error} for each in results if each.error is not None]:
-        (folder / "unreadable").mkdir(exist_ok=True)
-        write_atomically(folder / "unreadable" / f"{name}.jsonl", _lines(broken))
+    """The captions of a shard, the clips that have none, and at last the mark that it is done."""
+    rows = [_row(result, folder) for result in results if result.captions]
+    broken = [{"file_name": each.file, "reason": each.error} for each in results if each.error is not None]
+    silent = [{"file_name": each.file} for each in results if each.error is None and not each.captions]
+    for kind, without in ((UNREADABLE, broken), (WORDLESS, silent)):
+        if without:
+            (folder / kind).mkdir(exist_ok=True)
+            write_atomically(folder / kind / f"{name}.jsonl", _lines(without))
     if rows and "video" in rows[0]:
         import datasets
 

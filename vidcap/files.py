@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and what others may be told of them."""
 
 import os
 import tempfile
@@ -22,3 +22,8 @@ def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> None
         unfinished = Path(scratch) / path.name
         unfinished.write_bytes(content)
         os.replace(unfinished, path)
+
+
+def public_name(source: str | None) -> str | None:
+    """A Hub id as it is; of a local file or folder its name only, since reports are shared."""
+    return Path(source).resolve().name if source is not None and os.path.exists(source) else source

@@ -2,20 +2,20 @@
 
 import itertools
 import logging
-import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
 
 from modeling_vidcap.training_arguments import DataArguments, VideoCaptionTrainingArguments
 from processing.datasets import SOURCE_COLUMN, has_split, join_sources, load_clips, split_off_validation
+from processing.hub_files import fetched
 from processing.mixtures import Mixture
 from processing.sources import Columns, DatasetError
 
 from .data.cards import origin
+from .files import public_name
 
 logger = logging.getLogger("vidcap")
 SHUFFLE_BUFFER = 1000  # rows, of all streams together
@@ -32,6 +32,7 @@ class TrainingData:
         validation: The rows to choose the best checkpoint by.
         test: The rows to score at the end, of every data set that has some.
         mixture: Names and weights, where there are several data sets.
+        texts: Of streams: the captions of `train` alone, for each data set in the same order.
     """
 
     arguments: DataArguments
@@ -39,13 +40,13 @@ class TrainingData:
     validation: datasets.Dataset
     test: datasets.Dataset | None
     mixture: Mixture | None
+    texts: list[datasets.IterableDataset] | None = None
 
     def captions(self) -> list[list[str]]:
         """The captions of each training clip; of streams, those of the first ones."""
-        streams = self.train if isinstance(self.train, list) else [self.train]
-        parts = [each.select_columns(["captions"]) for each in streams]
-        if self.arguments.streaming:
-            parts = [each.take(STREAM_SAMPLE // len(parts)) for each in parts]
+        if self.texts is None:
+            return list(self.train["captions"])
+        parts = [each.take(STREAM_SAMPLE // len(self.texts)) for each in self.texts]
         return [row["captions"] for row in itertools.chain(*parts)]
 
     def facts(self) -> list[dict[str, Any]]:
@@ -85,6 +86,7 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
         weights = tuple(data.dataset_weights) if data.dataset_weights is not None else None
         mixture = Mixture(tuple(data.dataset), weights)
     train: Any = [_load(data, number, data.train_split) for number in range(len(data.dataset))]
+    texts = None
     validation = _load_where_present(data, data.validation_split)
     present = [each for each in validation if each is not None]
     if data.streaming:
@@ -94,10 +96,16 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
             )
         share = -(-data.max_validation_clips // len(present))
         validation = [
-            None if each is None else datasets.Dataset.from_list(list(each.take(share))) for each in validation
+            None if each is None else datasets.Dataset.from_list([_with_clip(row) for row in each.take(share)])
+            for each in validation
         ]
-        buffer = max(1, SHUFFLE_BUFFER // len(train))
-        train = [each.shuffle(seed=args.seed, buffer_size=buffer, max_buffer_input_shards=1) for each in train]
+        texts = [_load(data, number, data.train_split, captions_only=True) for number in range(len(train))]
+        shuffled = {
+            "seed": args.seed,
+            "buffer_size": max(1, SHUFFLE_BUFFER // len(train)),
+            "max_buffer_input_shards": 1,
+        }
+        train, texts = ([each.shuffle(**shuffled) for each in streams] for streams in (train, texts))
     else:
         if not present:
             parts = [_split_off(name, rows, args.seed) for name, rows in zip(data.dataset, train, strict=True)]
@@ -109,7 +117,7 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
         rows = rows.shuffle(seed=args.seed).select(range(data.max_validation_clips))
     test = _load_where_present(data, data.test_split, stream=False)
     tested = None if all(each is None for each in test) else _join(test, mixture)
-    found = TrainingData(data, train, rows, tested, mixture)
+    found = TrainingData(data, train, rows, tested, mixture, texts)
     if mixture is not None:
         whole = sum(mixture.weights or (1.0,))
         for number, facts in enumerate(found.counts()):
@@ -129,18 +137,15 @@ def count_sources(rows: Any, mixture: Mixture | None) -> list[int] | None:
     return [counts[number] for number in range(len(mixture.names))]
 
 
-def public_name(source: str | None) -> str | None:
-    """A Hub id as it is; of a local folder its name only, since reports are shared."""
-    return Path(source).resolve().name if source is not None and os.path.exists(source) else source
-
-
 def public_names(sources: list[str]) -> str | list[str | None] | None:
     """The names of data sets for the report: a single one stands alone."""
     names = [public_name(source) for source in sources]
     return names if len(names) > 1 else names[0]
 
 
-def _load(data: DataArguments, number: int, split: str, *, stream: bool | None = None) -> Any:
+def _load(
+    data: DataArguments, number: int, split: str, *, stream: bool | None = None, captions_only: bool = False
+) -> Any:
     """The rows of a split of one of the data sets."""
     video, caption = (
         None if each is None else each[number if len(each) > 1 else 0]
@@ -148,7 +153,7 @@ def _load(data: DataArguments, number: int, split: str, *, stream: bool | None =
     )
     columns = Columns(video, caption)
     streaming = data.streaming if stream is None else stream
-    return load_clips(data.dataset[number], split, streaming=streaming, columns=columns)
+    return load_clips(data.dataset[number], split, streaming=streaming, columns=columns, captions_only=captions_only)
 
 
 def _load_where_present(data: DataArguments, split: str, *, stream: bool | None = None) -> list[Any]:
@@ -156,6 +161,11 @@ def _load_where_present(data: DataArguments, split: str, *, stream: bool | None 
         _load(data, number, split, stream=stream) if has_split(name, split) else None
         for number, name in enumerate(data.dataset)
     ]
+
+
+def _with_clip(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a stream to keep."""
+    return {**row, "video": fetched(row["video"])}
 
 
 def _split_off(name: str, rows: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
