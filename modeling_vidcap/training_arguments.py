@@ -315,7 +315,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         if self.max_train_minutes is not None:
             if self.max_train_minutes <= 0:
                 raise ValueError(f"--max_train_minutes {self.max_train_minutes} must be above 0")
-            self.num_train_epochs = 1_000_000.0  # the clock ends the run
+            if self.max_steps <= 0:
+                self.max_steps = 1_000_000_000  # the clock ends the run, be it on a stream
             self.eval_strategy = "steps"
             self.eval_steps = 1_000_000_000
         if self.muon and not self._optimizes_by_adamw:

@@ -214,8 +214,12 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             self.stream_position = self.train_dataset.position = json.loads(path.read_text())
         if self.budget is not None and (budget := manifest.get("budget")):
             self.budget.resume(budget["steps"], budget["spent"])
-            if budget["steps"] == manifest["step"]:
-                self.args.max_steps = manifest["step"]  # it had come to its end
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if self.state.global_step >= self.state.max_steps or self.progress >= 1:
+            self.control.should_training_stop = True  # resumed at its end, where the Trainer would make one more step
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Linear warm-up and cosine to zero over steps or, with a budget, over time."""

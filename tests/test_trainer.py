@@ -104,6 +104,18 @@ def test_resumed_training_equals_uninterrupted(tmp_path, processor, clips, muon)
         assert torch.equal(one, other), name
 
 
+@pytest.mark.parametrize("budget", [{}, {"max_train_minutes": 60, "processor_time": True}])
+def test_a_run_that_came_to_its_end_makes_no_step_more(tmp_path, processor, clips, budget):
+    options = {"per_device_train_batch_size": 2, "max_steps": 3, "save_strategy": "steps", "save_steps": 3, **budget}
+    whole = make_trainer(tmp_path, processor, clips, **options)
+    whole.train()
+    again = make_trainer(tmp_path, processor, clips, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert again.state.global_step == whole.state.global_step == 3
+    for (name, one), other in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
 def _rank_loss(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
