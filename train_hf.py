@@ -30,6 +30,7 @@ from transformers import GenerationConfig, set_seed
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
+from modeling_vidcap.command_line import parse
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.lora import add_lora, merge_lora
 from modeling_vidcap.precision import faster_in_bf16
@@ -37,13 +38,7 @@ from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
 from modeling_vidcap.self_critical import SelfCriticalLoss
 from modeling_vidcap.text_warmup import read_corpus, warm_up_text
-from modeling_vidcap.training_arguments import (
-    DataArguments,
-    ModelArguments,
-    VideoCaptionTrainingArguments,
-    chosen,
-    parse,
-)
+from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments, chosen
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.captions import load_tokenizer, train_tokenizer

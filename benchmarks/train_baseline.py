@@ -22,12 +22,8 @@ import torch
 from transformers import Seq2SeqTrainer, set_seed
 
 from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, run_settings
-from modeling_vidcap.training_arguments import (
-    DataArguments,
-    ModelArguments,
-    VideoCaptionTrainingArguments,
-    parse,
-)
+from modeling_vidcap.command_line import parse
+from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.collator import VideoCaptionCollator

@@ -7,7 +7,8 @@ import torch
 from transformers import Seq2SeqTrainingArguments
 
 from modeling_vidcap import VideoCaptionConfig
-from modeling_vidcap.training_arguments import RECIPES, VideoCaptionTrainingArguments, parse
+from modeling_vidcap.command_line import RECIPES, parse
+from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
