@@ -12,6 +12,7 @@ from .averaging import check_decay
 from .data_arguments import SourceArguments
 from .precision import cpu_computes_in_bf16
 from .presets import PRESETS
+from .schedules import check_schedule
 
 
 @dataclass
@@ -219,6 +220,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     )
     max_grad_norm: float = 1.0
     num_train_epochs: float = 60.0
+    lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.05
     logging_steps: float = 50
     logging_first_step: bool = True  # so that the shortest run has a curve
@@ -309,6 +311,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
                 raise ValueError(f"--max_train_minutes {self.max_train_minutes} must be above 0")
             if self.max_steps <= 0:
                 self.max_steps = 1_000_000_000  # the clock ends the run, be it on a stream
+            check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs)
             self.eval_strategy = "steps"
             self.eval_steps = 1_000_000_000
         if self.muon and not self._optimizes_by_adamw:

@@ -4,7 +4,6 @@ and checkpoints with which an interrupted run goes on bit for bit."""
 import copy
 import json
 import logging
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from .averaging import AveragedTrainerMixin
 from .checkpoints import SafeCheckpointsMixin, SaveEvery, read_manifest
 from .optimizers import MuonAdamW, muon_groups
 from .pretrained_decoder_vidcap import pretrained_parameters
+from .schedules import rate_over_time
 from .self_critical import SelfCriticalLoss
 from .time_budget import BudgetBar, TimeBudget
 from .training_arguments import VideoCaptionTrainingArguments
@@ -222,18 +222,11 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             super()._run_epoch(*args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """Linear warm-up and cosine to zero over steps or, with a budget, over time."""
+        """The Trainer's over steps or, with a budget, over time."""
         if self.budget is None:
-            self.args.lr_scheduler_type = "cosine"
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            budget, warmup = self.budget, min(self.args.warmup_steps, 0.5)
-
-            def factor(step: int) -> float:
-                # Before the first step ends no time has passed; a rate of zero would waste that step.
-                progress = max(budget.progress_at(step), 1e-3)
-                return min(1.0, progress / max(warmup, 1e-9)) * 0.5 * (1 + math.cos(math.pi * progress))
-
+            factor = rate_over_time(self.args.lr_scheduler_type, self.args.warmup_steps, self.budget)
             chosen: Any = optimizer or self.optimizer
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
             self._created_lr_scheduler = True

@@ -45,6 +45,61 @@ def test_word_dropout_grows(tmp_path, processor, clips, monkeypatch, warmup, rat
     assert found[:5] == pytest.approx(rates) and found[5] == pytest.approx(0.3)
 
 
+RATES = {
+    ("cosine", 0.0): [1, 0.75, 0.25, 0],
+    ("cosine", 2): [0, 0.5, 1, 0],
+    ("linear", 0.0): [1, 2 / 3, 1 / 3],
+    ("constant", 0.5): [1, 1, 1],
+    ("constant_with_warmup", 2): [0, 0.5, 1],
+}
+OVER_TIME = {
+    ("cosine", 0.5): [0.002, 0.854 * 0.5, 0.5, 0.146, 0],
+    ("cosine", 2): [0.5, 0.854, 0.5, 0.146, 0],
+    ("linear", 0.0): [1, 0.75, 0.5, 0.25, 0],
+    ("linear", 0.8): [0.001 / 0.8, 0.75 * 0.25 / 0.8, 0.5 * 0.5 / 0.8, 0.25 * 0.75 / 0.8, 0],
+    ("constant", 0.5): [1, 1, 1, 1, 1],
+    ("constant_with_warmup", 4): [0.25, 0.5, 0.75, 1, 1],
+}
+
+
+@pytest.mark.parametrize(("kind", "warmup"), RATES)
+def test_the_schedule_is_the_one_asked_for(tmp_path, processor, clips, kind, warmup):
+    options = {"lr_scheduler_type": kind, "warmup_steps": warmup, "max_steps": 3, "learning_rate": 1.0}
+    trainer = make_trainer(tmp_path, processor, clips, muon=False, **options)
+    trainer.create_optimizer_and_scheduler(3)
+    rates = []
+    for _ in RATES[kind, warmup]:
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step(), trainer.lr_scheduler.step()
+    assert rates == pytest.approx(RATES[kind, warmup])
+
+
+@pytest.mark.parametrize(("kind", "warmup"), OVER_TIME)
+def test_a_schedule_over_time_is_the_one_asked_for(tmp_path, processor, clips, kind, warmup):
+    options = {"lr_scheduler_type": kind, "warmup_steps": warmup, "learning_rate": 1.0, "max_train_minutes": 1}
+    trainer = make_trainer(tmp_path, processor, clips, muon=False, **options)
+    trainer.budget.steps = 4
+    trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
+    rates = []
+    for _ in range(5):
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+        trainer.optimizer.step(), trainer.lr_scheduler.step()
+    assert rates == pytest.approx(OVER_TIME[kind, warmup], abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr_scheduler_type": "polynomial"}, "--lr_scheduler_type polynomial needs the number of steps"),
+        ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "--lr_scheduler_kwargs {'num_cycles': 2} are not heeded"),
+    ],
+)
+def test_a_schedule_that_needs_the_number_of_steps_is_refused_beside_a_time(options, message):
+    assert VideoCaptionTrainingArguments(**options)
+    with pytest.raises(ValueError, match=message):
+        VideoCaptionTrainingArguments(max_train_minutes=1, **options)
+
+
 def test_weight_decay_spares_norms_biases_and_tables(tmp_path, processor, clips):
     options = {"spatial_tokens": True, "caption_queries": 2, "temporal_pyramid": 1, "time_positions": "learned"}
     trainer = make_trainer(tmp_path, processor, clips, model=tiny_model(**options))
