@@ -186,7 +186,6 @@ def train(
         data_collator=collator,
         eval_collator=eval_collator,
         processing_class=processor,
-        references=validation.rows["captions"],
         score=score_captions,
         score_clips=scores_per_clip,
         self_critical=self_critical,

@@ -105,7 +105,6 @@ def run(
             data_collator=dataclasses.replace(eval_collator, draw=True),
             eval_collator=eval_collator,
             processing_class=processor,
-            references=validation.rows["captions"],
             score=score_captions,
             score_clips=scores_per_clip,
             settings=settings,

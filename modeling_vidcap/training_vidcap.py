@@ -1,12 +1,11 @@
 """`Seq2SeqTrainer` for captioners: evaluation by caption scores, a budget of time, loss parts in the log, and batches
 and checkpoints with which an interrupted run goes on bit for bit."""
 
-import copy
 import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import EarlyStoppingCallback, EvalPrediction, ProgressCallback, Seq2SeqTrainer
+from transformers import EarlyStoppingCallback, ProgressCallback, Seq2SeqTrainer
 from transformers.trainer_utils import has_length
 
 from hub_card.sharing import push_captioner
@@ -24,6 +23,7 @@ from processing.mixtures import MixedEpochBatches
 from processing.streams import StreamBatches, StreamedClips
 
 from .averaging import AveragedTrainerMixin
+from .caption_evaluation import CaptionEvaluationMixin
 from .checkpoints import SafeCheckpointsMixin, SaveEvery, read_manifest
 from .optimizers import MuonAdamW, muon_groups
 from .pretrained_decoder_vidcap import pretrained_parameters
@@ -35,40 +35,6 @@ from .training_arguments import VideoCaptionTrainingArguments
 logger = logging.getLogger(__name__)
 # At which language models are usually fine-tuned, and low-rank matrices beside them.
 DECODER_LEARNING_RATE, LORA_LEARNING_RATE = 5e-5, 5e-4
-
-
-class CaptionScores:
-    """`compute_metrics` of the Trainer: decodes what was generated and scores it against all references.
-
-    Attributes:
-        standard_errors: Of the scores returned last, those that are means over the clips.
-    """
-
-    def __init__(
-        self,
-        processor: Any,
-        references: Sequence[Sequence[str]],
-        score: Callable[..., dict[str, float]],
-        score_clips: Callable[..., dict[str, Any]],
-    ):
-        self.processor = processor
-        self.references = references
-        self.score = score
-        self.score_clips = score_clips
-        self.standard_errors: dict[str, float] = {}
-
-    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        pad = self.processor.tokenizer.pad_token_id
-        tokens = torch.as_tensor(prediction.predictions)
-        captions = self.processor.batch_decode(tokens.masked_fill(tokens < 0, pad), skip_special_tokens=True)
-        captions = [caption.strip() for caption in captions]
-        scores = self.score(captions, self.references)
-        for name, values in self.score_clips(captions, self.references).items():
-            self.standard_errors[name] = float(torch.as_tensor(values).std(correction=0)) / len(captions) ** 0.5
-        logger.info("validation: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
-        for caption, references in list(zip(captions, self.references, strict=True))[:3]:
-            logger.info(f"  {caption!r}  (true: {references[0]!r})")
-        return {name: scores[name] for name in ("cider", "bleu4", "rougeL", "exact", "distinct")}
 
 
 class Pace:
@@ -87,21 +53,17 @@ class Pace:
         return line
 
 
-class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTrainer):
+class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTrainer):
     """Trains a captioner; evaluates and keeps the average of its weights, if `ema_decay` asks for one.
 
     A run that is killed goes on from its last checkpoint to the weights that it would have had: the clips of each
     batch and what is drawn for them follow from seed and step, and the rest is in the checkpoint.
 
     Args:
-        references: All captions of each evaluation clip, in order; the scores are computed against them.
-        score: `(hypotheses, references) -> dict`, such as `vidcap.evaluation.score_captions`.
-        score_clips: The same for each clip, as arrays, such as `vidcap.evaluation.bootstrap.scores_per_clip`.
         started: `time.perf_counter()` at the start of the run, for `max_train_minutes`.
         self_critical: The loss of `self_critical_samples`.
-        eval_collator: Collator for evaluation, where no caption is drawn at random; by default the training one.
         settings: What a run must have in common with a checkpoint to go on from it unasked.
-        kwargs: As for `Seq2SeqTrainer`.
+        kwargs: As for [`CaptionEvaluationMixin`] and `Seq2SeqTrainer`.
     """
 
     args: VideoCaptionTrainingArguments
@@ -109,19 +71,12 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
     def __init__(
         self,
         *args,
-        references: Sequence[Sequence[str]],
-        score: Callable[..., dict[str, float]],
-        score_clips: Callable[..., dict[str, Any]],
         started: float | None = None,
-        eval_collator: Callable | None = None,
         self_critical: SelfCriticalLoss | None = None,
         settings: dict[str, Any] | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.caption_scores = CaptionScores(self.processing_class, references, score, score_clips)
-        self.compute_metrics = self.caption_scores
-        self.eval_collator = eval_collator or self.data_collator
         self.self_critical = self_critical
         self.settings = settings or {}
         self.stream_position: Sequence[Sequence[int]] | None = None
@@ -303,25 +258,6 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
         """The share of the run that is over."""
         return self.budget.progress if self.budget else self.state.global_step / max(self.state.max_steps, 1)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Keeps the last checkpoint that validation cannot tell from the best one.
-
-        Scores of a few dozen clips go up and down by chance, and the rate only reaches zero at the end: the best of
-        many such scores often belongs to a worse model. So a later checkpoint is kept as well if it is within
-        `best_model_tolerance` standard errors of the best score (the rule of Breiman et al. 1984, Classification and
-        Regression Trees, 3.4.3). `state.best_metric` stays the best score, from which early stopping counts.
-        """
-        if super()._determine_best_metric(metrics, trial):
-            return True
-        if self.args.metric_for_best_model is None or not self.args.best_model_tolerance:
-            return False
-        name = self.args.metric_for_best_model.removeprefix("eval_")
-        behind = abs(cast(float, self.state.best_metric) - metrics[f"eval_{name}"])
-        if behind > self.args.best_model_tolerance * self.caption_scores.standard_errors.get(name, 0.0):
-            return False
-        self.state.best_global_step = self.state.global_step
-        return True
-
     def push_to_hub(  # type: ignore[override]
         self,
         commit_message: str | None = "End of training",
@@ -351,19 +287,6 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             revision=revision or self.args.hub_revision,
         )
 
-    def evaluation_loop(self, *args, **kwargs):
-        # Seq2SeqTrainer gathers the clips that fill up the last batch of the ranks, too, which are others once more.
-        self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*args, **kwargs)
-
-    def prediction_step(self, model, *args, **kwargs):
-        # The Trainer writes defaults such as max_length=20 into the model's generation config while it evaluates.
-        config = copy.deepcopy(self.model.generation_config)
-        try:
-            return super().prediction_step(model, *args, **kwargs)
-        finally:
-            self.model.generation_config = config
-
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs and self._loss_parts:
             # Each micro-batch of each rank holds its share of the caption loss.
@@ -375,10 +298,3 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             self._loss_parts.clear()
             logs |= self._pace.line(self.args.world_size)
         super().log(logs, *args, **kwargs)
-
-    def get_eval_dataloader(self, eval_dataset=None):
-        training_collator, self.data_collator = self.data_collator, self.eval_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = training_collator

@@ -206,7 +206,7 @@ def test_contrastive_loss_is_equal_on_one_and_two_processes(tmp_path):
 def test_last_checkpoint_within_an_error_of_the_best_is_kept(tmp_path, processor, clips, tolerance, kept):
     options = {"eval_strategy": "steps", "save_strategy": "best", "metric_for_best_model": "cider"}
     trainer = make_trainer(tmp_path, processor, clips, best_model_tolerance=tolerance, **options)
-    trainer.caption_scores.standard_errors = {"cider": 5.0}
+    trainer.standard_errors = {"eval_cider": 5.0}
     steps = []
     # 94 is too far below 100, and 97 within reach of 102, which stays what later scores are compared with.
     for trainer.state.global_step, score in enumerate((100.0, 97.0, 94.0, 102.0, 96.9, 97.0), start=1):
@@ -235,12 +235,54 @@ def test_the_best_weights_are_found_however_the_folder_is_written(tmp_path, proc
 
 def test_standard_errors_are_those_of_means_over_clips(tmp_path, processor, clips):
     scores = make_trainer(tmp_path, processor, clips).caption_scores
+    scores.references = [[caption] for caption in CAPTIONS]
     said = [*CAPTIONS[:6], CAPTIONS[0], CAPTIONS[0]]  # two of eight are wrong
     tokens = processor.tokenizer(said, padding=True, return_tensors="np")["input_ids"]
     returned = scores(SimpleNamespace(predictions=tokens))
     assert returned["exact"] == 0.75
     assert scores.standard_errors["exact"] == pytest.approx((0.75 * 0.25 / 8) ** 0.5)
     assert scores.standard_errors["cider"] > 0
+
+
+class Renamed(torch.utils.data.Dataset):
+    """Some of the clips, with other captions."""
+
+    def __init__(self, clips, captions):
+        self.clips, self.captions = clips, captions
+
+    def __len__(self):
+        return len(self.captions)
+
+    def __getitem__(self, index):
+        return self.clips[index] | {"captions": [self.captions[index]]}
+
+
+def test_any_data_set_is_scored_against_its_own_captions(tmp_path, processor, clips):
+    options = {"dataloader_drop_last": True, "per_device_eval_batch_size": 3, "generation_max_length": 12}
+    trainer = make_trainer(tmp_path, processor, clips, **options)
+    said = caption_clips(trainer.model, processor, clips, max_new_tokens=11, num_beams=1)
+    right, half = Renamed(clips, said), Renamed(clips, [*said[:2], "no", "no"])
+    names = ("eval_exact", "test_exact", "eval_right_exact", "eval_half_exact")
+    assert trainer.evaluate()[names[0]] == 0
+    assert trainer.evaluate(right)[names[0]] == 1
+    assert trainer.predict(half).metrics[names[1]] == 0.5
+    assert trainer.evaluate()[names[0]] == 0
+    metrics = trainer.evaluate({"right": right, "half": half})
+    assert [metrics[name] for name in names[2:]] == [1, 0.5]
+    assert [trainer.standard_errors[name] for name in names] == [0, 0.25, 0, 0.25]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from ()
+
+
+def test_what_has_no_captions_or_no_end_is_not_scored(tmp_path, processor, clips):
+    trainer = make_trainer(tmp_path, processor, clips)
+    with pytest.raises(ValueError, match="list: a clip has no 'captions'"):
+        trainer.predict([{name: value for name, value in clips[0].items() if name != "captions"}])
+    with pytest.raises(ValueError, match="Stream has no length"):
+        trainer.evaluate(Stream())
 
 
 def test_negative_tolerance_is_refused():

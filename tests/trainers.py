@@ -56,7 +56,6 @@ def make_trainer(output_dir, processor, clips, *, model=None, **options) -> Vide
         eval_dataset=clips,
         data_collator=VideoCaptionCollator(processor),
         processing_class=processor,
-        references=[[caption] for caption in CAPTIONS],
         score=score_captions,
         score_clips=scores_per_clip,
     )
