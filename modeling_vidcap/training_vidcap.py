@@ -25,6 +25,7 @@ from processing.streams import StreamBatches, StreamedClips
 from .averaging import AveragedTrainerMixin
 from .caption_evaluation import CaptionEvaluationMixin
 from .checkpoints import SafeCheckpointsMixin, SaveEvery, read_manifest
+from .losses_vidcap import MAX_LOGIT_SCALE
 from .optimizers import MuonAdamW, muon_groups
 from .pretrained_decoder_vidcap import pretrained_parameters
 from .schedules import rate_over_time
@@ -213,9 +214,16 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
             # What was trained before goes on with what it was trained with.
             groups = muon_groups(made.param_groups, excluded=others | backbone | decoder)
             made = MuonAdamW(groups, betas=made.defaults["betas"], eps=made.defaults["eps"], fused=True)
+        self._clamp_temperature()
+        made.register_step_post_hook(self._clamp_temperature)
         logger.info(f"optimizer: {type(made).__name__}")
         self.optimizer = made
         return made
+
+    @torch.no_grad()
+    def _clamp_temperature(self, *_: Any) -> None:
+        """Keeps the parameter where the loss takes it as it is: beyond, `generate` would rank by another one."""
+        cast(Any, self.model).logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is for matrices and kernels: no norms, biases, tables of embeddings, queries or scales."""

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from modeling_vidcap import modeling_vidcap
-from modeling_vidcap.losses_vidcap import contrastive_loss
+from modeling_vidcap.losses_vidcap import MAX_LOGIT_SCALE, contrastive_loss
 from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
 from tests.tiny import tiny_model, tiny_processor
 from tests.trainers import CAPTIONS, Clips, make_trainer
@@ -98,6 +98,18 @@ def test_a_schedule_that_needs_the_number_of_steps_is_refused_beside_a_time(opti
     assert VideoCaptionTrainingArguments(**options)
     with pytest.raises(ValueError, match=message):
         VideoCaptionTrainingArguments(max_train_minutes=1, **options)
+
+
+@pytest.mark.parametrize("options", [{"muon": True}, {"muon": False, "ema_decay": 0.5}])
+def test_the_temperature_is_kept_within_bounds_and_finds_back(tmp_path, processor, clips, options):
+    model = tiny_model(logit_scale_init_value=4.7)  # a scale of 110
+    trainer = make_trainer(tmp_path, processor, clips, model=model, max_steps=3, warmup_steps=0, **options)
+    trainer.train()
+    assert 0 < MAX_LOGIT_SCALE - model.logit_scale.item() < 0.1  # untrained embeddings ask for less
+    rising = make_trainer(tmp_path, processor, clips, model=tiny_model(logit_scale_init_value=4.7), **options)
+    rising.create_optimizer()
+    rising.optimizer.step()
+    assert rising.model.logit_scale.item() == pytest.approx(MAX_LOGIT_SCALE)
 
 
 def test_weight_decay_spares_norms_biases_and_tables(tmp_path, processor, clips):
