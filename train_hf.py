@@ -33,7 +33,7 @@ from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, rea
 from modeling_vidcap.command_line import parse
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.lora import add_lora, merge_lora
-from modeling_vidcap.precision import faster_in_bf16
+from modeling_vidcap.precision import choose_precision
 from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
 from modeling_vidcap.self_critical import SelfCriticalLoss
@@ -405,27 +405,6 @@ def fit_novelty(model: Any, collator: VideoCaptionCollator, training: Any, valid
             yield model.novelty.summarise(features, inputs["video_mask"]).cpu()
 
     model.novelty.fit(summaries(training), summaries(validation))
-
-
-def choose_precision(
-    args: VideoCaptionTrainingArguments,
-    given: set[str],
-    model: Any,
-    collator: VideoCaptionCollator,
-    clips: ClipDataset,
-) -> None:
-    """Turns on bf16 autocast where a training step is faster with it, unless a precision is among the options given
-    (`--bf16 False` is one) or set by accelerate."""
-    if {"bf16", "fp16"} & given or "ACCELERATE_MIXED_PRECISION" in os.environ:
-        return
-    size = args.per_device_train_batch_size
-    batch = collator([clips[index % len(clips)] for index in range(size)])
-    model.to(args.device).train()
-    batch = {name: value.to(args.device) for name, value in batch.items()}
-    args.bf16 = faster_in_bf16(lambda: model(**batch).loss.backward(), args.device)
-    args.mixed_precision = "bf16" if args.bf16 else "no"  # derived from `bf16` when the arguments were parsed
-    model.zero_grad()
-    logger.info(f"precision of training: {'bf16 autocast' if args.bf16 else 'fp32'}")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,13 @@ from transformers import Seq2SeqTrainer, set_seed
 
 from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, run_settings
 from modeling_vidcap.command_line import parse
+from modeling_vidcap.precision import choose_precision
 from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset
-from train_hf import build, choose_precision
+from train_hf import build
 from vidcap.captioning import caption_clips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import most_frequent_caption, score_captions
