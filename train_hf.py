@@ -21,7 +21,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, rea
 from modeling_vidcap.command_line import parse
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.lora import add_lora, merge_lora
+from modeling_vidcap.parameter_groups import own_rates
 from modeling_vidcap.precision import choose_precision
 from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
@@ -119,6 +119,11 @@ def train(
     else:
         processor, model = continue_from(model_args, captions, given)
     adapters = add_lora(model, model_args.lora or (), rank=model_args.lora_rank, alpha=model_args.lora_alpha)
+    own_rates(model, args)  # refuses those of what is not trained
+    if data.feature_backend != "torch" and not keeps_features(model.config):
+        raise ValueError(
+            f"--feature_backend {data.feature_backend} is for a frozen backbone, and this one is trained: leave it out"
+        )
     logger.info(
         f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}"
     )
@@ -248,9 +253,8 @@ def train(
     mark_finished(args.output_dir)
     logger.info(f"model and report: {directory}")
     if args.push_to_hub:
-        repo_id = args.hub_model_id or Path(args.output_dir).name
         access: Any = {"private": args.hub_private_repo, "token": args.hub_token}
-        logger.info(f"pushed: {push_to_hub(directory, repo_id, **access, model=model, processor=processor)}")
+        logger.info(f"pushed: {push_to_hub(directory, args.repository, **access, model=model, processor=processor)}")
 
 
 def continue_from(model_args: ModelArguments, captions: list[str], given: set[str]) -> tuple[Any, Any]:

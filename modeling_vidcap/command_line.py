@@ -39,6 +39,9 @@ _NEEDS = {
     "lora_alpha": ("lora",),
 }
 
+# Options that do nothing beside others.
+_EXCLUDES = {"max_vocab_size": ("tokenizer", "text_embeddings", "decoder")}
+
 Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]
 
 
@@ -83,6 +86,9 @@ def parse(argv: list[str]) -> Arguments:
         if name in given and not any(values[each] for each in needed):
             others = " or ".join(f"--{each}" for each in needed)
             parser.error(f"--{name} {values[name]} does nothing without {others}: set it, or leave --{name} out")
+    for name, excluded in _EXCLUDES.items():
+        if name in given and (other := next((each for each in excluded if values[each]), None)):
+            parser.error(f"--{name} {values[name]} does nothing beside --{other}: leave one of them out")
     return (*arguments, given)  # type: ignore[return-value]
 
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -323,6 +324,11 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         # other, and they would write over each other's checkpoints.
         self.use_cpu = self.use_cpu or ("LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
         super().__post_init__()
+
+    @property
+    def repository(self) -> str:
+        """Where on the Hub a push goes: `hub_model_id`, by default the name of the folder."""
+        return self.hub_model_id or Path(str(self.output_dir)).resolve().name
 
     @property
     def uses_muon(self) -> bool:

@@ -27,15 +27,13 @@ from .caption_evaluation import CaptionEvaluationMixin
 from .checkpoints import SafeCheckpointsMixin, SaveEvery, read_manifest
 from .losses_vidcap import MAX_LOGIT_SCALE
 from .optimizers import MuonAdamW, muon_groups
-from .pretrained_decoder_vidcap import pretrained_parameters
+from .parameter_groups import decayed_names, own_rates, set_own_rates
 from .schedules import rate_over_time
 from .self_critical import SelfCriticalLoss
 from .time_budget import BudgetBar, TimeBudget
 from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
-# At which language models are usually fine-tuned, and low-rank matrices beside them.
-DECODER_LEARNING_RATE, LORA_LEARNING_RATE = 5e-5, 5e-4
 
 
 class Pace:
@@ -194,25 +192,15 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
         if self.optimizer is not None:
             return self.optimizer
         made = super().create_optimizer(*args, **kwargs)
-        model = cast(Any, self.model).model
-        backbone = {id(each) for each in model.encoder.backbone.parameters()}
-        decoder = {id(each) for each in pretrained_parameters(model.decoder)}
-        by_lora = any(".lora_" in name for name, _ in model.decoder.named_parameters())
-        usual = LORA_LEARNING_RATE if by_lora else DECODER_LEARNING_RATE
-        for part, rate in (
-            (backbone, self.args.backbone_learning_rate),
-            (decoder, self.args.decoder_learning_rate or usual),
-        ):
-            for group in list(made.param_groups) if rate is not None else ():
-                own = [each for each in group["params"] if id(each) in part]
-                if own:
-                    group["params"] = [each for each in group["params"] if id(each) not in part]
-                    made.add_param_group({**group, "params": own, "lr": rate})
+        model = cast(Any, self.model)
+        with_own = own_rates(model, self.args)
+        set_own_rates(made, with_own)
         if self.args.uses_muon:
-            decayed = set(self.get_decay_parameter_names(cast(Any, self.model)))
-            others = {id(each) for name, each in cast(Any, self.model).named_parameters() if name not in decayed}
+            decayed = set(decayed_names(model))
+            others = {id(each) for name, each in model.named_parameters() if name not in decayed}
             # What was trained before goes on with what it was trained with.
-            groups = muon_groups(made.param_groups, excluded=others | backbone | decoder)
+            excluded = others | {id(each) for part in with_own for each in part.parameters}
+            groups = muon_groups(made.param_groups, excluded=excluded)
             made = MuonAdamW(groups, betas=made.defaults["betas"], eps=made.defaults["eps"], fused=True)
         self._clamp_temperature()
         made.register_step_post_hook(self._clamp_temperature)
@@ -226,14 +214,7 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
         cast(Any, self.model).logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weight decay is for matrices and kernels: no norms, biases, tables of embeddings, queries or scales."""
-        tables = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
-        learned = ("query", "level_embeddings")
-        return [
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.ndim > 1 and id(parameter) not in tables and not name.endswith(learned)
-        ]
+        return decayed_names(model)
 
     def get_batch_samples(self, *args, **kwargs):
         began = time.perf_counter()
@@ -287,7 +268,7 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
         return push_captioner(
             self.accelerator.unwrap_model(self.model),
             self.processing_class,
-            repo_id=self.args.hub_model_id or Path(str(self.args.output_dir)).resolve().name,
+            repo_id=self.args.repository,
             facts=kwargs,
             private=self.args.hub_private_repo if private is None else private,
             token=self.args.hub_token if token is None else token,

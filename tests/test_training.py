@@ -90,6 +90,8 @@ def test_going_on_from_a_trained_model(trained, folder, tmp_path, capsys):
     assert "train with --video_dropout" in capsys.readouterr().err
     assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--hidden_size", "256"]) == 1
     assert "--hidden_size is a matter of the model" in capsys.readouterr().err
+    assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--decoder_learning_rate", "1e-4"]) == 1
+    assert "--decoder_learning_rate 0.0001 does nothing, since no pretrained decoder" in capsys.readouterr().err
 
 
 def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
@@ -140,6 +142,12 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         (["--text_corpus", "missing.txt"], "missing.txt"),
         (["--backbone_stages", "4"], "--backbone_stages: cnn has none to choose from, leave them out"),
         (["--color_bins", "0", "--color_dropout", "0.5"], "set `color_bins` above 0"),
+        (["--max_vocab_size", "9", "--tokenizer", "x"], "--max_vocab_size 9 does nothing beside --tokenizer"),
+        (
+            ["--backbone_learning_rate", "0.1", "--freeze_backbone", "True"],
+            "--backbone_learning_rate 0.1 does nothing",
+        ),
+        (["--feature_backend", "openvino"], "--feature_backend openvino is for a frozen backbone, and this one is"),
     ],
 )
 def test_parts_that_cannot_work_are_refused_in_one_line(folder, tmp_path, capsys, options, message):
