@@ -1,4 +1,8 @@
-"""The two parts of the training loss, as pure functions of tensors."""
+"""The caption loss and the contrastive loss, and what the second needs of the other ranks.
+
+No state and no parameters of their own; under `torch.distributed` the contrastive loss gathers the batches of all
+ranks, so that each of them must call it.
+"""
 
 import math
 
