@@ -21,7 +21,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,20 +29,16 @@ from transformers import GenerationConfig, set_seed
 import vidcap
 from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
+from modeling_vidcap.command_line import parse
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.lora import add_lora, merge_lora
-from modeling_vidcap.precision import faster_in_bf16
+from modeling_vidcap.parameter_groups import own_rates
+from modeling_vidcap.precision import choose_precision
 from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
 from modeling_vidcap.self_critical import SelfCriticalLoss
 from modeling_vidcap.text_warmup import read_corpus, warm_up_text
-from modeling_vidcap.training_arguments import (
-    DataArguments,
-    ModelArguments,
-    VideoCaptionTrainingArguments,
-    chosen,
-    parse,
-)
+from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments, chosen
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.captions import load_tokenizer, train_tokenizer
@@ -124,6 +119,11 @@ def train(
     else:
         processor, model = continue_from(model_args, captions, given)
     adapters = add_lora(model, model_args.lora or (), rank=model_args.lora_rank, alpha=model_args.lora_alpha)
+    own_rates(model, args)  # refuses those of what is not trained
+    if data.feature_backend != "torch" and not keeps_features(model.config):
+        raise ValueError(
+            f"--feature_backend {data.feature_backend} is for a frozen backbone, and this one is trained: leave it out"
+        )
     logger.info(
         f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}"
     )
@@ -191,7 +191,6 @@ def train(
         data_collator=collator,
         eval_collator=eval_collator,
         processing_class=processor,
-        references=validation.rows["captions"],
         score=score_captions,
         score_clips=scores_per_clip,
         self_critical=self_critical,
@@ -254,9 +253,8 @@ def train(
     mark_finished(args.output_dir)
     logger.info(f"model and report: {directory}")
     if args.push_to_hub:
-        repo_id = args.hub_model_id or Path(args.output_dir).name
         access: Any = {"private": args.hub_private_repo, "token": args.hub_token}
-        logger.info(f"pushed: {push_to_hub(directory, repo_id, **access, model=model, processor=processor)}")
+        logger.info(f"pushed: {push_to_hub(directory, args.repository, **access, model=model, processor=processor)}")
 
 
 def continue_from(model_args: ModelArguments, captions: list[str], given: set[str]) -> tuple[Any, Any]:
@@ -411,27 +409,6 @@ def fit_novelty(model: Any, collator: VideoCaptionCollator, training: Any, valid
             yield model.novelty.summarise(features, inputs["video_mask"]).cpu()
 
     model.novelty.fit(summaries(training), summaries(validation))
-
-
-def choose_precision(
-    args: VideoCaptionTrainingArguments,
-    given: set[str],
-    model: Any,
-    collator: VideoCaptionCollator,
-    clips: ClipDataset,
-) -> None:
-    """Turns on bf16 autocast where a training step is faster with it, unless a precision is among the options given
-    (`--bf16 False` is one) or set by accelerate."""
-    if {"bf16", "fp16"} & given or "ACCELERATE_MIXED_PRECISION" in os.environ:
-        return
-    size = args.per_device_train_batch_size
-    batch = collator([clips[index % len(clips)] for index in range(size)])
-    model.to(args.device).train()
-    batch = {name: value.to(args.device) for name, value in batch.items()}
-    args.bf16 = faster_in_bf16(lambda: model(**batch).loss.backward(), args.device)
-    args.mixed_precision = "bf16" if args.bf16 else "no"  # derived from `bf16` when the arguments were parsed
-    model.zero_grad()
-    logger.info(f"precision of training: {'bf16 autocast' if args.bf16 else 'fp32'}")
 
 
 if __name__ == "__main__":

@@ -22,17 +22,14 @@ import torch
 from transformers import Seq2SeqTrainer, set_seed
 
 from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, run_settings
-from modeling_vidcap.training_arguments import (
-    DataArguments,
-    ModelArguments,
-    VideoCaptionTrainingArguments,
-    parse,
-)
+from modeling_vidcap.command_line import parse
+from modeling_vidcap.precision import choose_precision
+from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset
-from train_hf import build, choose_precision
+from train_hf import build
 from vidcap.captioning import caption_clips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import most_frequent_caption, score_captions
@@ -109,7 +106,6 @@ def run(
             data_collator=dataclasses.replace(eval_collator, draw=True),
             eval_collator=eval_collator,
             processing_class=processor,
-            references=validation.rows["captions"],
             score=score_captions,
             score_clips=scores_per_clip,
             settings=settings,

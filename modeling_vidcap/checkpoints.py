@@ -70,8 +70,9 @@ def rotate(directory: str | Path, limit: int | None, best: str | None) -> None:
     if not limit:
         return
     newest, *others = checkpoints(directory)
-    spared = [path for path in others if str(path) == best]
-    removable = [path for path in others if str(path) != best]
+    kept = None if best is None else Path(best).resolve()  # it may be written in another way
+    spared = [path for path in others if path.resolve() == kept]
+    removable = [path for path in others if path.resolve() != kept]
     for path in removable[max(0, limit - 1 - len(spared)) :]:
         remove(path)
 
@@ -227,7 +228,8 @@ class SafeCheckpointsMixin(ShardedWeightsMixin):
         self._staging = True
         try:
             super()._save_checkpoint(model, trial)
-            if self.state.best_model_checkpoint == str(staged):
+            best = self.state.best_model_checkpoint
+            if best is not None and Path(best) == staged:  # as strings "./x" and "x" would differ
                 self.state.best_model_checkpoint = str(final)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:

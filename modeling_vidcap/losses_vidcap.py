@@ -1,10 +1,16 @@
-"""The two parts of the training loss, as pure functions of tensors."""
+"""The caption loss and the contrastive loss, and what the second needs of the other ranks.
+
+No state and no parameters of their own; under `torch.distributed` the contrastive loss gathers the batches of all
+ranks, so that each of them must call it.
+"""
+
+import math
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-MAX_LOGIT_SCALE = 100.0  # CLIP's clamp: a temperature below 0.01 makes training unstable
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound: a temperature below 0.01 makes training unstable
 ABSENT = -1e4  # a logit whose probability is 0; with minus infinity 0 x log 0 would be no number
 SIGMOID_BIAS = -10.0  # SigLIP's start: nearly all pairs of a batch are negative
 
@@ -50,7 +56,8 @@ def contrastive_loss(
 
     Args:
         video_embeds, text_embeds: `(B, D)`, L2-normalised here.
-        logit_scale: Scalar, the logarithm of 1 / temperature; clamped to at most ln 100.
+        logit_scale: Scalar, the logarithm of 1 / temperature; taken as at most ln 100, with a gradient from beyond,
+            too. As in CLIP the parameter itself is to be clamped after each step, which `VideoCaptionTrainer` does.
         caption_ids: `(B, L)`, equal rows mark equal captions.
         logit_bias: Scalar, added to all logits of the sigmoid loss.
         negative_texts: `(B, K, D)`, captions that nearly fit their clip but are untrue of it; they compete for that
@@ -60,7 +67,8 @@ def contrastive_loss(
     video = F.normalize(gather_with_gradient(video_embeds).float(), dim=-1)
     text = F.normalize(gather_with_gradient(text_embeds).float(), dim=-1)
     caption_ids = gather_padded(caption_ids)
-    scale = logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
+    excess = (logit_scale - MAX_LOGIT_SCALE).clamp(min=0).detach()
+    scale = (logit_scale - excess).float().exp()
     same = (caption_ids[:, None] == caption_ids[None]).all(dim=-1).float()
     # What each clip is compared with, then what each caption is: (B, B + K).
     rows = torch.cat([video @ text.T * scale, hard_logits(video, negative_texts, scale)], dim=1)

@@ -99,10 +99,12 @@ class TimeBudget(TrainerCallback):
         if self.progress >= 1 or int(self.progress * self.evaluations) > int(before * self.evaluations):
             control.should_evaluate = True
         self.evaluation_started = self.clock()  # if one follows, be it that the Trainer asks for it
+        self.evaluation_took = 0.0
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:
         took = self.clock() - self.evaluation_started
-        self.paused += took
+        self.paused += took - self.evaluation_took  # of several validation sets each tells its end
+        self.evaluation_took = took
         self.evaluation_seconds = max(self.evaluation_seconds, took)
 
     def _fit(self, step: int, device: torch.device) -> None:

@@ -1,25 +1,19 @@
-"""What a training run can be told: about its data, about the model, about training itself. The command line and a
-YAML file of the same names."""
+"""What a training run can be told: about its data, about the model, about training itself."""
 
 import os
-import sysconfig
-from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
-import yaml
-from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .averaging import check_decay
 from .data_arguments import SourceArguments
 from .precision import cpu_computes_in_bf16
 from .presets import PRESETS
-
-CLONED = Path(__file__).resolve().parents[1] / "recipes"
-RECIPES = CLONED if CLONED.is_dir() else Path(sysconfig.get_path("data"), "share", "vidcap", "recipes")
+from .schedules import check_schedule
 
 
 @dataclass
@@ -227,6 +221,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     )
     max_grad_norm: float = 1.0
     num_train_epochs: float = 60.0
+    lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.05
     logging_steps: float = 50
     logging_first_step: bool = True  # so that the shortest run has a curve
@@ -315,7 +310,9 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         if self.max_train_minutes is not None:
             if self.max_train_minutes <= 0:
                 raise ValueError(f"--max_train_minutes {self.max_train_minutes} must be above 0")
-            self.num_train_epochs = 1_000_000.0  # the clock ends the run
+            if self.max_steps <= 0:
+                self.max_steps = 1_000_000_000  # the clock ends the run, be it on a stream
+            check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs)
             self.eval_strategy = "steps"
             self.eval_steps = 1_000_000_000
         if self.muon and not self._optimizes_by_adamw:
@@ -327,6 +324,11 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         # other, and they would write over each other's checkpoints.
         self.use_cpu = self.use_cpu or ("LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
         super().__post_init__()
+
+    @property
+    def repository(self) -> str:
+        """Where on the Hub a push goes: `hub_model_id`, by default the name of the folder."""
+        return self.hub_model_id or Path(str(self.output_dir)).resolve().name
 
     @property
     def uses_muon(self) -> bool:
@@ -352,95 +354,3 @@ def chosen(args: VideoCaptionTrainingArguments) -> dict[str, Any]:
         and not each.name.endswith("_dir")
         and each.name != "resume_from_checkpoint"
     }
-
-
-class _Parser(HfArgumentParser):
-    """Errors on one line: argparse would print two hundred lines of usage first."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"train_hf.py: error: {' '.join(message.split())} (see train_hf.py --help)\n")
-
-
-# Options that do nothing unless one of others is above 0 or given: a run that ignored them would surprise at its end.
-_NEEDS = {
-    "self_critical_anchor": ("self_critical_samples",),
-    "text_warmup_steps": ("text_corpus",),
-    "contrastive_type": ("contrastive_weight",),
-    "word_dropout_warmup": ("word_dropout",),
-    "loss_warmup": ("contrastive_weight", "masked_word_weight", "scheduled_sampling"),
-    "evaluations": ("max_train_minutes",),
-    "processor_time": ("max_train_minutes",),
-    "motion_floor": ("motion",),
-    "freeze_embeddings": ("text_embeddings", "decoder"),
-    "freeze_decoder": ("decoder",),
-    "decoder_learning_rate": ("decoder", "model_name_or_path"),
-    "lora_rank": ("lora",),
-    "lora_alpha": ("lora",),
-}
-
-Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]
-
-
-def parse(argv: list[str]) -> Arguments:
-    """Command line, on top of a preset, on top of a YAML file given first or by --recipe; and the names that were
-    given in any of these."""
-    parser = _Parser(
-        [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
-        prog="train_hf.py",
-        allow_abbrev=False,
-    )
-
-    recipe, from_recipe = None, []
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        recipe, argv = Path(argv[0]), argv[1:]
-    elif name := _given(parser, argv).get("recipe"):
-        recipe = RECIPES / f"{name}.yaml"
-    if recipe is not None:
-        if not recipe.is_file():
-            names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-            parser.error(f"{recipe}: no such recipe; there are {names}")
-        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            parser.error(f"{recipe}: not a list of `name: value` lines")
-        from_recipe = _options(settings)
-    if preset := _given(parser, from_recipe + argv).get("preset"):
-        if preset not in PRESETS:
-            parser.error(f"--preset {preset}: there are {', '.join(PRESETS)}")
-        sizes = _options(PRESETS[preset])
-        # A preset of the recipe is what the recipe starts from; one of the command line replaces its sizes.
-        from_recipe = from_recipe + sizes if "preset" in _given(parser, argv) else sizes + from_recipe
-    argv = from_recipe + argv
-    try:
-        *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    except ValueError as error:
-        parser.error(" ".join(str(error).split()))
-    if unknown:
-        parser.error(f"unknown option: {' '.join(unknown)}")
-    given = set(_given(parser, argv))
-    values = {name: value for each in arguments for name, value in vars(each).items()}
-    for name, needed in _NEEDS.items():
-        if name in given and not any(values[each] for each in needed):
-            others = " or ".join(f"--{each}" for each in needed)
-            parser.error(f"--{name} {values[name]} does nothing without {others}: set it, or leave --{name} out")
-    return (*arguments, given)  # type: ignore[return-value]
-
-
-def _given(parser: HfArgumentParser, argv: list[str]) -> dict[str, Any]:
-    """The values of the options that stand in `argv`, without any default."""
-    absent = object()
-    names = Namespace(**{action.dest: absent for action in parser._actions})
-    required = [action for action in parser._actions if action.required]
-    for action in required:
-        action.required = False
-    given, _ = parser.parse_known_args(argv, names)
-    for action in required:
-        action.required = True
-    return {name: value for name, value in vars(given).items() if value is not absent}
-
-
-def _options(settings: dict[str, Any]) -> list[str]:
-    return [
-        part
-        for name, value in settings.items()
-        for part in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
-    ]

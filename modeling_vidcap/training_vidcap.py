@@ -1,13 +1,11 @@
 """`Seq2SeqTrainer` for captioners: evaluation by caption scores, a budget of time, loss parts in the log, and batches
 and checkpoints with which an interrupted run goes on bit for bit."""
 
-import copy
 import json
 import logging
-import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +13,7 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import EarlyStoppingCallback, EvalPrediction, ProgressCallback, Seq2SeqTrainer
+from transformers import EarlyStoppingCallback, ProgressCallback, Seq2SeqTrainer
 from transformers.trainer_utils import has_length
 
 from hub_card.sharing import push_captioner
@@ -25,50 +23,17 @@ from processing.mixtures import MixedEpochBatches
 from processing.streams import StreamBatches, StreamedClips
 
 from .averaging import AveragedTrainerMixin
+from .caption_evaluation import CaptionEvaluationMixin
 from .checkpoints import SafeCheckpointsMixin, SaveEvery, read_manifest
+from .losses_vidcap import MAX_LOGIT_SCALE
 from .optimizers import MuonAdamW, muon_groups
-from .pretrained_decoder_vidcap import pretrained_parameters
+from .parameter_groups import decayed_names, own_rates, set_own_rates
+from .schedules import rate_over_time
 from .self_critical import SelfCriticalLoss
 from .time_budget import BudgetBar, TimeBudget
 from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
-# At which language models are usually fine-tuned, and low-rank matrices beside them.
-DECODER_LEARNING_RATE, LORA_LEARNING_RATE = 5e-5, 5e-4
-
-
-class CaptionScores:
-    """`compute_metrics` of the Trainer: decodes what was generated and scores it against all references.
-
-    Attributes:
-        standard_errors: Of the scores returned last, those that are means over the clips.
-    """
-
-    def __init__(
-        self,
-        processor: Any,
-        references: Sequence[Sequence[str]],
-        score: Callable[..., dict[str, float]],
-        score_clips: Callable[..., dict[str, Any]],
-    ):
-        self.processor = processor
-        self.references = references
-        self.score = score
-        self.score_clips = score_clips
-        self.standard_errors: dict[str, float] = {}
-
-    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        pad = self.processor.tokenizer.pad_token_id
-        tokens = torch.as_tensor(prediction.predictions)
-        captions = self.processor.batch_decode(tokens.masked_fill(tokens < 0, pad), skip_special_tokens=True)
-        captions = [caption.strip() for caption in captions]
-        scores = self.score(captions, self.references)
-        for name, values in self.score_clips(captions, self.references).items():
-            self.standard_errors[name] = float(torch.as_tensor(values).std(correction=0)) / len(captions) ** 0.5
-        logger.info("validation: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
-        for caption, references in list(zip(captions, self.references, strict=True))[:3]:
-            logger.info(f"  {caption!r}  (true: {references[0]!r})")
-        return {name: scores[name] for name in ("cider", "bleu4", "rougeL", "exact", "distinct")}
 
 
 class Pace:
@@ -87,21 +52,17 @@ class Pace:
         return line
 
 
-class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTrainer):
+class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTrainer):
     """Trains a captioner; evaluates and keeps the average of its weights, if `ema_decay` asks for one.
 
     A run that is killed goes on from its last checkpoint to the weights that it would have had: the clips of each
     batch and what is drawn for them follow from seed and step, and the rest is in the checkpoint.
 
     Args:
-        references: All captions of each evaluation clip, in order; the scores are computed against them.
-        score: `(hypotheses, references) -> dict`, such as `vidcap.evaluation.score_captions`.
-        score_clips: The same for each clip, as arrays, such as `vidcap.evaluation.bootstrap.scores_per_clip`.
         started: `time.perf_counter()` at the start of the run, for `max_train_minutes`.
         self_critical: The loss of `self_critical_samples`.
-        eval_collator: Collator for evaluation, where no caption is drawn at random; by default the training one.
         settings: What a run must have in common with a checkpoint to go on from it unasked.
-        kwargs: As for `Seq2SeqTrainer`.
+        kwargs: As for [`CaptionEvaluationMixin`] and `Seq2SeqTrainer`.
     """
 
     args: VideoCaptionTrainingArguments
@@ -109,19 +70,12 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
     def __init__(
         self,
         *args,
-        references: Sequence[Sequence[str]],
-        score: Callable[..., dict[str, float]],
-        score_clips: Callable[..., dict[str, Any]],
         started: float | None = None,
-        eval_collator: Callable | None = None,
         self_critical: SelfCriticalLoss | None = None,
         settings: dict[str, Any] | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.caption_scores = CaptionScores(self.processing_class, references, score, score_clips)
-        self.compute_metrics = self.caption_scores
-        self.eval_collator = eval_collator or self.data_collator
         self.self_critical = self_critical
         self.settings = settings or {}
         self.stream_position: Sequence[Sequence[int]] | None = None
@@ -214,22 +168,19 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             self.stream_position = self.train_dataset.position = json.loads(path.read_text())
         if self.budget is not None and (budget := manifest.get("budget")):
             self.budget.resume(budget["steps"], budget["spent"])
-            if budget["steps"] == manifest["step"]:
-                self.args.max_steps = manifest["step"]  # it had come to its end
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if self.state.global_step >= self.state.max_steps or self.progress >= 1:
+            self.control.should_training_stop = True  # resumed at its end, where the Trainer would make one more step
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """Linear warm-up and cosine to zero over steps or, with a budget, over time."""
+        """The Trainer's over steps or, with a budget, over time."""
         if self.budget is None:
-            self.args.lr_scheduler_type = "cosine"
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            budget, warmup = self.budget, min(self.args.warmup_steps, 0.5)
-
-            def factor(step: int) -> float:
-                # Before the first step ends no time has passed; a rate of zero would waste that step.
-                progress = max(budget.progress_at(step), 1e-3)
-                return min(1.0, progress / max(warmup, 1e-9)) * 0.5 * (1 + math.cos(math.pi * progress))
-
+            factor = rate_over_time(self.args.lr_scheduler_type, self.args.warmup_steps, self.budget)
             chosen: Any = optimizer or self.optimizer
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
             self._created_lr_scheduler = True
@@ -241,39 +192,29 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
         if self.optimizer is not None:
             return self.optimizer
         made = super().create_optimizer(*args, **kwargs)
-        model = cast(Any, self.model).model
-        backbone = {id(each) for each in model.encoder.backbone.parameters()}
-        decoder = {id(each) for each in pretrained_parameters(model.decoder)}
-        by_lora = any(".lora_" in name for name, _ in model.decoder.named_parameters())
-        usual = LORA_LEARNING_RATE if by_lora else DECODER_LEARNING_RATE
-        for part, rate in (
-            (backbone, self.args.backbone_learning_rate),
-            (decoder, self.args.decoder_learning_rate or usual),
-        ):
-            for group in list(made.param_groups) if rate is not None else ():
-                own = [each for each in group["params"] if id(each) in part]
-                if own:
-                    group["params"] = [each for each in group["params"] if id(each) not in part]
-                    made.add_param_group({**group, "params": own, "lr": rate})
+        model = cast(Any, self.model)
+        with_own = own_rates(model, self.args)
+        set_own_rates(made, with_own)
         if self.args.uses_muon:
-            decayed = set(self.get_decay_parameter_names(cast(Any, self.model)))
-            others = {id(each) for name, each in cast(Any, self.model).named_parameters() if name not in decayed}
+            decayed = set(decayed_names(model))
+            others = {id(each) for name, each in model.named_parameters() if name not in decayed}
             # What was trained before goes on with what it was trained with.
-            groups = muon_groups(made.param_groups, excluded=others | backbone | decoder)
+            excluded = others | {id(each) for part in with_own for each in part.parameters}
+            groups = muon_groups(made.param_groups, excluded=excluded)
             made = MuonAdamW(groups, betas=made.defaults["betas"], eps=made.defaults["eps"], fused=True)
+        self._clamp_temperature()
+        made.register_step_post_hook(self._clamp_temperature)
         logger.info(f"optimizer: {type(made).__name__}")
         self.optimizer = made
         return made
 
+    @torch.no_grad()
+    def _clamp_temperature(self, *_: Any) -> None:
+        """Keeps the parameter where the loss takes it as it is: beyond, `generate` would rank by another one."""
+        cast(Any, self.model).logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weight decay is for matrices and kernels: no norms, biases, tables of embeddings, queries or scales."""
-        tables = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
-        learned = ("query", "level_embeddings")
-        return [
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.ndim > 1 and id(parameter) not in tables and not name.endswith(learned)
-        ]
+        return decayed_names(model)
 
     def get_batch_samples(self, *args, **kwargs):
         began = time.perf_counter()
@@ -306,25 +247,6 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
         """The share of the run that is over."""
         return self.budget.progress if self.budget else self.state.global_step / max(self.state.max_steps, 1)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Keeps the last checkpoint that validation cannot tell from the best one.
-
-        Scores of a few dozen clips go up and down by chance, and the rate only reaches zero at the end: the best of
-        many such scores often belongs to a worse model. So a later checkpoint is kept as well if it is within
-        `best_model_tolerance` standard errors of the best score (the rule of Breiman et al. 1984, Classification and
-        Regression Trees, 3.4.3). `state.best_metric` stays the best score, from which early stopping counts.
-        """
-        if super()._determine_best_metric(metrics, trial):
-            return True
-        if self.args.metric_for_best_model is None or not self.args.best_model_tolerance:
-            return False
-        name = self.args.metric_for_best_model.removeprefix("eval_")
-        behind = abs(cast(float, self.state.best_metric) - metrics[f"eval_{name}"])
-        if behind > self.args.best_model_tolerance * self.caption_scores.standard_errors.get(name, 0.0):
-            return False
-        self.state.best_global_step = self.state.global_step
-        return True
-
     def push_to_hub(  # type: ignore[override]
         self,
         commit_message: str | None = "End of training",
@@ -346,26 +268,13 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
         return push_captioner(
             self.accelerator.unwrap_model(self.model),
             self.processing_class,
-            repo_id=self.args.hub_model_id or Path(str(self.args.output_dir)).resolve().name,
+            repo_id=self.args.repository,
             facts=kwargs,
             private=self.args.hub_private_repo if private is None else private,
             token=self.args.hub_token if token is None else token,
             commit_message=commit_message,
             revision=revision or self.args.hub_revision,
         )
-
-    def evaluation_loop(self, *args, **kwargs):
-        # Seq2SeqTrainer gathers the clips that fill up the last batch of the ranks, too, which are others once more.
-        self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*args, **kwargs)
-
-    def prediction_step(self, model, *args, **kwargs):
-        # The Trainer writes defaults such as max_length=20 into the model's generation config while it evaluates.
-        config = copy.deepcopy(self.model.generation_config)
-        try:
-            return super().prediction_step(model, *args, **kwargs)
-        finally:
-            self.model.generation_config = config
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs and self._loss_parts:
@@ -378,10 +287,3 @@ class VideoCaptionTrainer(AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTra
             self._loss_parts.clear()
             logs |= self._pace.line(self.args.world_size)
         super().log(logs, *args, **kwargs)
-
-    def get_eval_dataloader(self, eval_dataset=None):
-        training_collator, self.data_collator = self.data_collator, self.eval_collator
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = training_collator

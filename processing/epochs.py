@@ -43,7 +43,8 @@ class EpochBatches(Sampler[list[Draw]]):
     """The batches of one rank: every epoch a new order of the clips, each of which is drawn once over all ranks.
 
     What remains after the last full batch is shared out over the ranks; where it is less than a clip each, so are the
-    clips of the batch before. Ranks therefore make equally many steps, and none sees a clip that another has seen.
+    clips of the batch before. At a batch size of 1, where that does not do, some ranks take two clips in the last
+    step. Ranks therefore make equally many steps, and none sees a clip that another has seen.
 
     Args:
         clips: Their number.
@@ -73,7 +74,7 @@ class EpochBatches(Sampler[list[Draw]]):
             self.sizes.append(remainder)
             if remainder < world_size:
                 both = self.sizes.pop() + self.sizes.pop()
-                self.sizes += [both - both // 2, both // 2]
+                self.sizes += [both - both // 2, both // 2] if both >= 2 * world_size else [both]
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -92,7 +92,7 @@ def push_parts(job: dict[str, Any]) -> dict[str, Any]:
     processor.push_to_hub("tester/parts")
     off: Any = {"eval_strategy": "no", "load_best_model_at_end": False, "report_to": "none", "use_cpu": True}
     arguments = VideoCaptionTrainingArguments(output_dir="trained", hub_model_id="tester/trained", **off)
-    options: Any = {"references": [], "score": None, "score_clips": None, "data_collator": None}
+    options: Any = {"score": None, "score_clips": None, "data_collator": None}
     trainer = VideoCaptionTrainer(model, arguments, processing_class=processor, **options)
     trainer.push_to_hub(commit_message="Trained", license="mit")
     return probe.measure(model, processor)

@@ -7,7 +7,8 @@ import torch
 from transformers import Seq2SeqTrainingArguments
 
 from modeling_vidcap import VideoCaptionConfig
-from modeling_vidcap.training_arguments import RECIPES, VideoCaptionTrainingArguments, parse
+from modeling_vidcap.command_line import RECIPES, parse
+from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -48,3 +49,10 @@ def test_processes_of_a_launcher_find_each_other_without_gpus(monkeypatch, launc
     if launched:
         monkeypatch.setenv("LOCAL_RANK", "0")
     assert VideoCaptionTrainingArguments(output_dir="x").use_cpu == on_cpu
+
+
+def test_a_push_goes_to_the_name_of_the_folder_unless_it_is_told_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output in (".", "../" + tmp_path.name, str(tmp_path) + "/"):
+        assert VideoCaptionTrainingArguments(output_dir=output).repository == tmp_path.name
+    assert VideoCaptionTrainingArguments(output_dir=".", hub_model_id="user/name").repository == "user/name"

@@ -19,7 +19,7 @@ from PIL import Image
 
 from hub_card import model_card
 from hub_card.card import name_card
-from modeling_vidcap.training_arguments import parse
+from modeling_vidcap.command_line import parse
 from tests.hub_server import HubServer
 from tests.media import shades, write_video
 from tests.snippets import find_snippets, run

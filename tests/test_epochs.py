@@ -1,5 +1,6 @@
 """Batches of an epoch: each clip once over all ranks and workers, drawn as seed, epoch and clip say."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -32,6 +33,20 @@ def test_each_clip_comes_once_and_ranks_make_equally_many_steps(clips, ranks):
         sizes = [len(batch) for batch in batches]
         assert 1 <= min(sizes) and max(sizes) <= min(sizes) + 1 and max(sizes) <= 4
     assert all(len(batch) == 4 for rank in found for batch in rank[:-2])
+
+
+def test_no_batch_is_empty_whatever_the_sizes():
+    for clips, batch, ranks in itertools.product(range(1, 14), range(1, 5), range(1, 6)):
+        if clips < ranks:
+            continue
+        for found in (epoch_of(clips, batch, ranks), epoch_of(clips, batch, ranks, drop_last=True)):
+            sizes = [[len(each) for each in batches] for batches in zip(*found, strict=True)]
+            case = f"{clips} clips in batches of {batch} on {ranks} ranks: {sizes}"
+            assert all(1 <= min(each) and max(each) <= min(each) + 1 for each in sizes), case
+            # Where each rank takes one clip at a time, those that remain join the last.
+            assert max(map(max, sizes)) <= max(batch, 2 if clips % ranks else 1), case
+        seen = [clip for rank in epoch_of(clips, batch, ranks) for each in rank for clip in each]
+        assert sorted(seen) == list(range(clips))
 
 
 def test_epochs_differ_and_come_again():

@@ -167,7 +167,11 @@ def test_contrastive_loss_follows_its_formula():
         expected -= (log_probability[0, [0, 2]].mean() + log_probability[1, 1] + log_probability[2, [0, 2]].mean()) / 6
     torch.testing.assert_close(contrastive_loss(video, text, scale, ids), expected)
     torch.testing.assert_close(contrastive_loss(5 * video, text, scale, ids), expected)
-    assert torch.isfinite(contrastive_loss(video, text, torch.tensor(50.0), ids)), "the temperature is clamped"
+    scale = torch.tensor(50.0, requires_grad=True)
+    bounded = contrastive_loss(video, text, scale, ids)
+    torch.testing.assert_close(bounded, contrastive_loss(video, text, torch.tensor(100.0).log(), ids))
+    bounded.backward()
+    assert scale.grad.abs() > 0.01, "it cannot find back"
 
 
 def test_sigmoid_loss_follows_its_formula():

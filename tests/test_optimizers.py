@@ -116,7 +116,7 @@ def test_one_schedule_sets_the_rates_of_both_and_a_checkpoint_holds_both(tmp_pat
 def make_trainer(tmp_path, **options) -> VideoCaptionTrainer:
     values = {"report_to": "none", "use_cpu": True, "eval_strategy": "no", "save_strategy": "no"}
     args = VideoCaptionTrainingArguments(output_dir=str(tmp_path), load_best_model_at_end=False, **(values | options))
-    return VideoCaptionTrainer(model=tiny_model(), args=args, references=[], score=dict, score_clips=dict)
+    return VideoCaptionTrainer(model=tiny_model(), args=args, score=dict, score_clips=dict)
 
 
 @pytest.mark.parametrize("weight_decay", [0.1, 0.0])

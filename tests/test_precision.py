@@ -1,13 +1,18 @@
 """bf16 is tried where the machine has instructions for it, and taken where it is faster."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 
 import train_hf
-from modeling_vidcap.precision import faster_in_bf16
+from modeling_vidcap import precision
+from modeling_vidcap.precision import choose_precision, faster_in_bf16
+from processing.collator import VideoCaptionCollator
+from tests.tiny import tiny_model, tiny_processor
+from tests.trainers import Clips
 from vidcap.demo_data import generate_demo_data
 
 CPU = torch.device("cpu")
@@ -47,7 +52,7 @@ def test_ranks_that_measure_differently_take_the_same_precision(tmp_path):
 
 def test_a_precision_that_was_asked_for_is_not_tried(tmp_path, monkeypatch, caplog):
     generate_demo_data(tmp_path / "clips", train=4, validation=2, test=0, size=32)
-    monkeypatch.setattr(train_hf, "faster_in_bf16", lambda *arguments: True)
+    monkeypatch.setattr(precision, "faster_in_bf16", lambda *arguments: True)
     command = [
         *("--dataset", str(tmp_path / "clips"), "--output_dir", str(tmp_path / "m"), "--test_split", "none"),
         *("--feature_cache", str(tmp_path / "cache"), "--decoding_workers", "1", "--use_cpu", "True"),
@@ -59,3 +64,19 @@ def test_a_precision_that_was_asked_for_is_not_tried(tmp_path, monkeypatch, capl
     assert "precision of training" not in caplog.text
     assert train_hf.main(command) == 0
     assert "precision of training: bf16 autocast" in caplog.text
+
+
+def test_trying_leaves_the_model_as_it_was(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    processor, model = tiny_processor(), tiny_model()
+    model.norm = torch.nn.BatchNorm1d(3)  # as those of a backbone
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    args = SimpleNamespace(per_device_train_batch_size=4, device=CPU, bf16=None, mixed_precision=None)
+    seen = []
+    model.register_forward_pre_hook(lambda *_: seen.append(model.norm(torch.rand(4, 3)).requires_grad))
+    choose_precision(args, set(), model, VideoCaptionCollator(processor), Clips(processor))
+    assert len(seen) == 8 and args.mixed_precision == ("bf16" if args.bf16 else "no")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())

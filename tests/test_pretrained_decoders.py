@@ -149,7 +149,7 @@ def test_frozen_is_all_but_the_new_attention_after_loading_too(tmp_path, inputs)
         load_best_model_at_end=False, decoder_learning_rate=1e-4,
     )  # fmt: skip
     whole, _, _ = captioner(str(tmp_path / "lm"), "cross_attention")
-    trainer = VideoCaptionTrainer(model=whole, args=arguments, references=[], score=dict, score_clips=dict)
+    trainer = VideoCaptionTrainer(model=whole, args=arguments, score=dict, score_clips=dict)
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, MuonAdamW)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}

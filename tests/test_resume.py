@@ -213,3 +213,25 @@ def test_neither_the_newest_nor_the_best_checkpoint_is_removed(tmp_path, limit, 
     rotate(tmp_path, limit, str(tmp_path / f"checkpoint-{best}"))
     assert [path.name for path in checkpoints.checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in kept]
     assert len(list(tmp_path.iterdir())) == len(kept)
+
+
+def test_a_stream_fits_into_its_time_and_goes_on(folder, tmp_path, monkeypatch):
+    def stop_halfway(path, facts):
+        budget = facts["budget"]
+        if budget["steps"] is not None and facts["step"] > 0.5 * budget["steps"]:
+            raise OSError("stopped")
+        seal(path, facts)
+
+    options = ["--max_steps", "-1", "--max_train_minutes", "0.05", "--processor_time", "True", "--evaluations", "1"]
+    command = arguments(folder, tmp_path / "m", "streaming", *options)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "seal", stop_halfway)
+        assert train_hf.main(command) == 1
+    before = checkpoints.read_manifest(checkpoints.checkpoints(tmp_path / "m")[0])
+    assert train_hf.main(command) == 0
+    after = checkpoints.read_manifest(checkpoints.checkpoints(tmp_path / "m")[0])
+    steps = json.loads((tmp_path / "m" / "report.json").read_text())["steps"]
+    assert before["step"] < steps == after["step"] == after["budget"]["steps"]
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    assert train_hf.main([*command, "--resume_from_checkpoint", "last"]) == 0
+    assert_equal(tmp_path / "m", weights)  # not a step was added

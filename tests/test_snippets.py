@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from hub_card.card import name_card
-from modeling_vidcap.training_arguments import parse as parse_training
+from modeling_vidcap.command_line import parse as parse_training
 from processing.datasets import load_clips
 from tests.clip_server import ClipServer
 from tests.hub.storage import Account, Repository

@@ -32,9 +32,10 @@ class Run:
         self.state.global_step += 1
         self.budget.on_step_end(ARGS, self.state, control)
         if control.should_evaluate:
-            self.now += evaluation
             self.evaluated.append(self.state.global_step)
-            self.budget.on_evaluate(ARGS, self.state, control)
+            for _ in range(2):  # as of two validation sets
+                self.now += evaluation / 2
+                self.budget.on_evaluate(ARGS, self.state, control)
         self.stopped = control.should_training_stop
 
 

@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 from hub_card import ExportError, export_model, push_to_hub
 from hub_card.probe import synthetic_clip
 from modeling_vidcap.checkpoints import tensors_only
-from tests.test_training import make_trainer
 from tests.tiny import tiny_model, tiny_processor
+from tests.trainers import make_trainer
 from vidcap.loading import ModelError, load_captioner
 
 ROOT = Path(__file__).resolve().parents[1]
