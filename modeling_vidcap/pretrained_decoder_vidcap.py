@@ -32,7 +32,7 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
-        self.net = AutoModel.from_config(config.decoder_config)
+        self.net = AutoModel.from_config(config.decoder_config, trust_remote_code=False)
         self.video_projection = nn.Linear(config.hidden_size, config.decoder_size)
         self.summary_embedding = nn.Parameter(torch.zeros(config.decoder_size))
         self.freeze()
