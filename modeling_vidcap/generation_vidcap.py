@@ -138,7 +138,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         return likely.view_as(similar) + weight * model.logit_scale.exp() * similar, lengths
 
     def get_token_log_probabilities(
-        self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput, *, without: Sequence[int] = ()
+        self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput, *, suppress_tokens: Sequence[int] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """log p(token | clip, tokens before it) of given captions, over the whole vocabulary; with gradient.
 
@@ -146,7 +146,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
             sequences: `(B * K, 1 + L)`, as `generate` returns them: the start token, then the caption; the K captions
                 of a clip follow each other.
             encoder_outputs: Of the B clips.
-            without: Tokens that could not be drawn, and so are no part of the distribution.
+            suppress_tokens: As for `generate`: tokens that could not be drawn, and so are no part of the distribution.
 
         Returns:
             The logarithms `(B * K, L)`, 0 behind a caption's end, and `(B * K, L)` of bool: the caption's tokens, EOS
@@ -156,7 +156,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         repeated = repeat_clips(encoder_outputs, len(sequences) // len(encoder_outputs.last_hidden_state))
         outputs = self(encoder_outputs=repeated, decoder_input_ids=sequences[:, :-1], use_cache=False)  # type: ignore[operator]
         logits = outputs.logits.float()
-        logits[..., list(without)] = -torch.inf
+        logits[..., list(suppress_tokens)] = -torch.inf
         found = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         ends = torch.isin(labels, torch.tensor(self.config.eos_token_id, device=labels.device)).long()
         mask = ends.cumsum(dim=1) - ends == 0

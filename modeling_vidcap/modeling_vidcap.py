@@ -22,7 +22,7 @@ from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEn
 from .playback_vidcap import play_backwards
 from .pretrained_decoder_vidcap import PretrainedDecoder
 
-MASKED_WORDS = 0.5  # of a caption's words are hidden and named in the masked-word loss
+MASKED_WORDS = 0.5  # of a caption's words are masked and named in the masked-word loss
 
 
 class VideoCaptionModel(VideoCaptionPreTrainedModel):
@@ -147,8 +147,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         return shift_right(labels, self.config)
 
-    def score_words(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What the decoder gives out, `(B, L, D)`, as logits of the vocabulary `(B, L, V)`."""
+    def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The decoder's output `(B, L, D)` -> logits over the vocabulary `(B, L, V)`."""
         return self.lm_head(hidden_states if self.head_projection is None else self.head_projection(hidden_states))
 
     def get_video_features(
@@ -216,7 +216,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             video_features: `(B, T, N, D)`, the backbone's output, in place of pixels.
             decoder_input_ids: `(B, L)`; by default the labels, shifted right behind BOS.
             labels: `(B, L)`, the caption's tokens and EOS, padded with -100.
-            near_misses: `(B, K, L)`, captions that nearly fit, for the contrastive loss; rows of -100 are none.
+            near_misses: `(B, K, L)`, captions that nearly fit, as hard negatives of the contrastive loss; rows of -100
+                are none.
             num_items_in_batch: Labels in the whole optimiser step, see [`caption_loss`].
         """
         if labels is not None:
@@ -238,7 +239,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             use_cache=self.config.use_cache if use_cache is None else use_cache,
         )
         result = VideoCaptionOutput(
-            logits=self.score_words(outputs.last_hidden_state),
+            logits=self.lm_logits(outputs.last_hidden_state),
             cache=outputs.cache,
             encoder_outputs=outputs.encoder_outputs,
         )
@@ -268,15 +269,16 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             inputs = shift_right(labels, self.config)
             masked = drop_words(inputs, self.config, rate=MASKED_WORDS)
             # A word is read off the place before its own, as everywhere in this decoder.
-            hidden = labels.masked_fill((masked == inputs).roll(-1, dims=1), -100)
-            hidden[:, -1] = -100
+            masked_labels = labels.masked_fill((masked == inputs).roll(-1, dims=1), -100)
+            masked_labels[:, -1] = -100
             outputs = self.model.decoder(
-                masked, result.encoder_outputs, inputs.ne(self.config.pad_token_id).long(), sees_future=True
+                masked, result.encoder_outputs, inputs.ne(self.config.pad_token_id).long(), is_causal=False
             )
-            # Divided by what is hidden on average: the number at hand may be 0, and differs between micro-batches.
+            # Divided by what is masked on average: the number at hand may be 0, and differs between micro-batches.
             words = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             options["num_items_in_batch"] = MASKED_WORDS * words
-            result.masked_word_loss = caption_loss(self.score_words(outputs.last_hidden_state), hidden, **options)
+            logits = self.lm_logits(outputs.last_hidden_state)
+            result.masked_word_loss = caption_loss(logits, masked_labels, **options)
             weight = self.config.masked_word_weight * self.loss_ramp
             result.loss = result.loss + weight * result.masked_word_loss
 
@@ -316,9 +318,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def _mix_in_predictions(self, input_ids: torch.Tensor, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
         """Puts the model's own next words in the place of a share `scheduled_sampling` of the words it is given."""
         outputs = self.model.decoder(input_ids, encoder_outputs)
-        predicted = self.score_words(outputs.last_hidden_state[:, :-1]).argmax(
-            dim=-1
-        )  # of the words from the second on
+        hidden_states = outputs.last_hidden_state[:, :-1]  # of the words from the second on
+        predicted = self.lm_logits(hidden_states).argmax(dim=-1)
         rate = self.config.scheduled_sampling * self.loss_ramp
         replace = torch.rand(predicted.shape, device=predicted.device) < rate
         replace &= input_ids[:, 1:] != self.config.pad_token_id
