@@ -1,6 +1,7 @@
 """The text side: causal layers that read captions, and layers above them that look at the video, by cross-attention
 or as one transformer over video and text."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,11 +10,19 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_vidcap import VideoCaptionConfig
 from .encoder_vidcap import VideoCaptionPreTrainedModel, time_rotation
-from .layers_vidcap import Freezes, Rotation, VideoCaptionDecoderLayer, rotary_rotation, stochastic_depth_rates
-from .outputs_vidcap import VideoEncoderOutput
+from .layers_vidcap import (
+    Freezes,
+    Rotation,
+    VideoCaptionAttention,
+    VideoCaptionDecoderLayer,
+    rotary_rotation,
+    stochastic_depth_rates,
+)
+from .outputs_vidcap import VideoEncoderOutput, check_recording, records_outputs
 
 MAX_TEXT_PERIOD = 10_000 * 2 * torch.pi  # tokens; the longest rotary period of RoFormer
 
@@ -26,6 +35,11 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
     """
 
     main_input_name = "input_ids"
+    _can_record_outputs = {
+        "hidden_states": VideoCaptionDecoderLayer,
+        "attentions": OutputRecorder(VideoCaptionAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(VideoCaptionAttention, index=1, layer_name="cross_attn"),
+    }
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
@@ -94,6 +108,7 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
             hidden_states = layer(hidden_states, mask, rotation)
         return self.text_norm(hidden_states[:, -1])
 
+    @partial(records_outputs, tie_last_hidden_states=True)
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -102,9 +117,12 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         cache: Cache | None = None,
         use_cache: bool | None = None,
         is_causal: bool = True,
-        **kwargs,
+        *,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Reads captions `(B, L)` beside their clips; unless `is_causal` each word sees those behind it too."""
+        check_recording(self.config, output_attentions)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if cache is None else cache.get_seq_length()

@@ -10,7 +10,8 @@ phrase is one of tokens, so that in a tokenizer of word pieces it may be the beg
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -111,7 +112,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         if not weight:
             return found
         encoded = model_kwargs["encoder_outputs"]
-        clips = type(encoded)(**{name: value[:: settings.num_beams] for name, value in encoded.items()})
+        clips = _map_clips(encoded, lambda each: each[:: settings.num_beams])
         sequences = found.sequences if settings.return_dict_in_generate else found
         scores, lengths = self._rank(sequences, clips, weight, settings.length_penalty)
         best = scores.argsort(dim=1, descending=True)[:, :wanted]  # (B, wanted)
@@ -259,7 +260,7 @@ def generate_including(
     greedy = {**generate_kwargs, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
     captions = []
     for index, sequence in enumerate(sequences):
-        clip = type(encoder_outputs)(**{name: value[index : index + 1] for name, value in encoder_outputs.items()})
+        clip = _map_clips(encoder_outputs, itemgetter(slice(index, index + 1)))
         for count in range(1, len(phrases_ids) + 1):
             # Phrases must not end so late that those to come would find no place behind them.
             room = None if limit is None else limit - _length(phrases_ids[count:])
@@ -296,9 +297,13 @@ def without_video(encoder_outputs: VideoEncoderOutput) -> VideoEncoderOutput:
 
 def repeat_clips(encoder_outputs: VideoEncoderOutput, times: int) -> VideoEncoderOutput:
     """Each clip `times` times in a row, as a copy: `generate` repeats the clips of what it is given in place."""
-    return type(encoder_outputs)(
-        **{name: value.repeat_interleave(times, dim=0) for name, value in encoder_outputs.items()}
-    )
+    return _map_clips(encoder_outputs, lambda each: each.repeat_interleave(times, dim=0))
+
+
+def _map_clips(encoder_outputs: VideoEncoderOutput, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Each tensor changed; what was recorded of the layers is left out, since no decoder reads it."""
+    changed: Any = {name: change(each) for name, each in encoder_outputs.items() if isinstance(each, torch.Tensor)}
+    return type(encoder_outputs)(**changed)
 
 
 def _insert(

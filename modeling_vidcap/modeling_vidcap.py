@@ -52,14 +52,16 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         encoder_outputs: VideoEncoderOutput | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> VideoCaptionModelOutput:
         if decoder_input_ids is None:
             raise ValueError(
                 "`decoder_input_ids` (or `labels` on the captioner) are needed; to write captions call `generate`"
             )
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features)
+            encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features, **asked)
         if self.training:
             rate = self.config.word_dropout * self.word_dropout_ramp
             decoder_input_ids = drop_words(decoder_input_ids, self.config, rate=rate)
@@ -69,11 +71,15 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
             attention_mask=decoder_attention_mask,
             cache=cache,
             use_cache=use_cache,
+            **asked,
         )
         return VideoCaptionModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             cache=outputs.cache,
             encoder_outputs=encoder_outputs,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
         )
 
 
@@ -205,7 +211,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         return_dict: bool | None = None,
         near_misses: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> VideoCaptionOutput | tuple:
         """Scores captions; with `labels`, also computes the loss.
 
@@ -219,7 +226,10 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             near_misses: `(B, K, L)`, captions that nearly fit, as hard negatives of the contrastive loss; rows of -100
                 are none.
             num_items_in_batch: Labels in the whole optimiser step, see [`caption_loss`].
+            output_attentions: Give the weights of all attentions; needs `attn_implementation="eager"`.
+            output_hidden_states: Give what each layer reads and gives out.
         """
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if labels is not None:
             use_cache = False
             if decoder_input_ids is None:
@@ -228,7 +238,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         if reverse and video_features is None and not self.config.encodes_clips:
             video_features = self.model.encoder.extract_features(pixel_values_videos)  # once for both directions
         if encoder_outputs is None:
-            encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features)
+            encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features, **asked)
         if self.training and decoder_input_ids is not None and self.config.scheduled_sampling * self.loss_ramp:
             decoder_input_ids = self._mix_in_predictions(decoder_input_ids, encoder_outputs)
         outputs = self.model(
@@ -237,12 +247,10 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             encoder_outputs=encoder_outputs,
             cache=cache,
             use_cache=self.config.use_cache if use_cache is None else use_cache,
+            **asked,
         )
-        result = VideoCaptionOutput(
-            logits=self.lm_logits(outputs.last_hidden_state),
-            cache=outputs.cache,
-            encoder_outputs=outputs.encoder_outputs,
-        )
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        result = VideoCaptionOutput(logits=self.lm_logits(outputs.last_hidden_state), **others)
         if labels is not None:
             self._add_caption_losses(result, labels, num_items_in_batch)
             if self.config.contrastive_weight > 0:
