@@ -127,8 +127,8 @@ def build_network(config: VideoCaptionConfig) -> nn.Module:
         # Its own norms follow the data so slowly (momentum .001) that a short training would be over first.
         return s3d(norm_layer=nn.BatchNorm3d).features
     if backbone.model_type == "timm_backbone":
-        return AutoBackbone.from_config(backbone)
-    net = AutoModel.from_config(backbone)
+        return AutoBackbone.from_config(backbone, trust_remote_code=False)
+    net = AutoModel.from_config(backbone, trust_remote_code=False)
     if backbone.model_type == "vjepa2":
         net.predictor = None  # foretells hidden patches, which nobody asks for here
     return net

@@ -1,6 +1,7 @@
 """The text side: causal layers that read captions, and layers above them that look at the video, by cross-attention
 or as one transformer over video and text."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,11 +10,19 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_vidcap import VideoCaptionConfig
 from .encoder_vidcap import VideoCaptionPreTrainedModel, time_rotation
-from .layers_vidcap import Freezes, Rotation, VideoCaptionDecoderLayer, rotary_rotation, stochastic_depth_rates
-from .outputs_vidcap import VideoEncoderOutput
+from .layers_vidcap import (
+    Freezes,
+    Rotation,
+    VideoCaptionAttention,
+    VideoCaptionDecoderLayer,
+    rotary_rotation,
+    stochastic_depth_rates,
+)
+from .outputs_vidcap import VideoEncoderOutput, check_recording, records_outputs
 
 MAX_TEXT_PERIOD = 10_000 * 2 * torch.pi  # tokens; the longest rotary period of RoFormer
 
@@ -26,6 +35,11 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
     """
 
     main_input_name = "input_ids"
+    _can_record_outputs = {
+        "hidden_states": VideoCaptionDecoderLayer,
+        "attentions": OutputRecorder(VideoCaptionAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(VideoCaptionAttention, index=1, layer_name="cross_attn"),
+    }
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
@@ -94,6 +108,7 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
             hidden_states = layer(hidden_states, mask, rotation)
         return self.text_norm(hidden_states[:, -1])
 
+    @partial(records_outputs, tie_last_hidden_states=True)
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -101,10 +116,13 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
-        sees_future: bool = False,
-        **kwargs,
+        is_causal: bool = True,
+        *,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Reads captions `(B, L)` beside their clips; with `sees_future` each word sees those behind it too."""
+        """Reads captions `(B, L)` beside their clips; unless `is_causal` each word sees those behind it too."""
+        check_recording(self.config, output_attentions)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if cache is None else cache.get_seq_length()
@@ -112,20 +130,20 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         length = input_ids.shape[1]
         positions = (torch.arange(length, device=input_ids.device) + past_length).expand(len(input_ids), -1)
         rotation = self.text_rotation(positions, hidden_states.dtype)
-        options = {"is_causal": False} if sees_future else {}
+        options = {} if is_causal else {"is_causal": False}
 
-        if sees_future:
-            mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
-        else:
+        if is_causal:
             own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else None
             mask = create_causal_mask(self.config, hidden_states, attention_mask, cache=own)
+        else:
+            mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         for layer in self.text_layers:
             hidden_states = layer(hidden_states, mask, rotation, cache=cache, **options)
 
         video = encoder_outputs.last_hidden_state.to(hidden_states.dtype)
         video_rotation = time_rotation(self.config, encoder_outputs.token_times, hidden_states.dtype)
         if self.config.fusion == "joint":
-            mask = self._joint_mask(hidden_states, video, attention_mask, encoder_outputs, past_length, sees_future)
+            mask = self._joint_mask(hidden_states, video, attention_mask, encoder_outputs, past_length, is_causal)
             if not past_length:
                 hidden_states = torch.cat([video, hidden_states], dim=1)  # (B, S + L, D)
                 cos, sin = (torch.cat(parts, dim=2) for parts in zip(video_rotation, rotation, strict=True))
@@ -153,7 +171,7 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         attention_mask: torch.Tensor | None,
         encoder_outputs: VideoEncoderOutput,
         past_length: int,
-        sees_future: bool,
+        is_causal: bool,
     ) -> Any:
         """Who sees whom among S video tokens and the text behind them: `(B, 1, S + L, S + L)`, or, for a word that
         joins what is cached, `(B, 1, 1, S + past + 1)`."""
@@ -167,10 +185,10 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         if past_length:
             keys = hidden_states.expand(-1, everything.shape[1], -1)  # its length is all that counts
             return create_bidirectional_mask(self.config, hidden_states, everything, encoder_hidden_states=keys)
-        clip = video.shape[1]
+        video_length = video.shape[1]
 
         def visible(batch, head, query, key):
-            return (key < clip) | ((query >= clip) & (sees_future | (key <= query)))
+            return (key < video_length) | ((query >= video_length) & ((not is_causal) | (key <= query)))
 
         joined = torch.cat([video, hidden_states], dim=1)
         return create_bidirectional_mask(self.config, joined, everything, and_mask_function=visible)

@@ -1,17 +1,20 @@
 """The video side: what all models of this family share, and the encoder of clips."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils.output_capturing import OutputRecorder
 
 from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import VideoCaptionConfig
 from .layers_vidcap import (
     Freezes,
     Rotation,
+    VideoCaptionAttention,
     VideoCaptionColors,
     VideoCaptionEncoderLayer,
     VideoCaptionFramePositions,
@@ -23,7 +26,7 @@ from .layers_vidcap import (
     to_rotation,
     to_sines,
 )
-from .outputs_vidcap import VideoEncoderOutput
+from .outputs_vidcap import VideoEncoderOutput, check_recording, records_outputs
 from .saving_vidcap import VideoCaptionSaving
 
 
@@ -63,6 +66,11 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
     attentional pooling), which the decoder and the contrastive pooler read instead of the frames.
     """
 
+    _can_record_outputs = {
+        "hidden_states": VideoCaptionEncoderLayer,
+        "attentions": OutputRecorder(VideoCaptionAttention, index=1, layer_name="self_attn"),
+    }
+
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
         cells = config.feature_grid**2
@@ -95,18 +103,22 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
         if module is self and self.level_embeddings is not None:
             init.zeros_(self.level_embeddings)  # a pyramid starts as plain averages
 
+    @partial(records_outputs, tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
         video_mask: torch.Tensor | None = None,
         video_times: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
-        **kwargs,
+        *,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> VideoEncoderOutput:
         """Encodes clips given as pixels `(B, T, C, H, W)` or as backbone features `(B, T, N, D)`.
 
         Features win where both are given, since `generate` fills an absent main input with dummy ids.
         """
+        check_recording(self.config, output_attentions)
         if video_features is None:
             video_features = self.extract_features(pixel_values_videos)
         batch, steps = video_features.shape[:2]

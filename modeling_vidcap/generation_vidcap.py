@@ -10,7 +10,8 @@ phrase is one of tokens, so that in a tokenizer of word pieces it may be the beg
 import copy
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -111,7 +112,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         if not weight:
             return found
         encoded = model_kwargs["encoder_outputs"]
-        clips = type(encoded)(**{name: value[:: settings.num_beams] for name, value in encoded.items()})
+        clips = _map_clips(encoded, lambda each: each[:: settings.num_beams])
         sequences = found.sequences if settings.return_dict_in_generate else found
         scores, lengths = self._rank(sequences, clips, weight, settings.length_penalty)
         best = scores.argsort(dim=1, descending=True)[:, :wanted]  # (B, wanted)
@@ -138,7 +139,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         return likely.view_as(similar) + weight * model.logit_scale.exp() * similar, lengths
 
     def get_token_log_probabilities(
-        self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput, *, without: Sequence[int] = ()
+        self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput, *, suppress_tokens: Sequence[int] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """log p(token | clip, tokens before it) of given captions, over the whole vocabulary; with gradient.
 
@@ -146,7 +147,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
             sequences: `(B * K, 1 + L)`, as `generate` returns them: the start token, then the caption; the K captions
                 of a clip follow each other.
             encoder_outputs: Of the B clips.
-            without: Tokens that could not be drawn, and so are no part of the distribution.
+            suppress_tokens: As for `generate`: tokens that could not be drawn, and so are no part of the distribution.
 
         Returns:
             The logarithms `(B * K, L)`, 0 behind a caption's end, and `(B * K, L)` of bool: the caption's tokens, EOS
@@ -156,7 +157,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         repeated = repeat_clips(encoder_outputs, len(sequences) // len(encoder_outputs.last_hidden_state))
         outputs = self(encoder_outputs=repeated, decoder_input_ids=sequences[:, :-1], use_cache=False)  # type: ignore[operator]
         logits = outputs.logits.float()
-        logits[..., list(without)] = -torch.inf
+        logits[..., list(suppress_tokens)] = -torch.inf
         found = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         ends = torch.isin(labels, torch.tensor(self.config.eos_token_id, device=labels.device)).long()
         mask = ends.cumsum(dim=1) - ends == 0
@@ -259,7 +260,7 @@ def generate_including(
     greedy = {**generate_kwargs, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
     captions = []
     for index, sequence in enumerate(sequences):
-        clip = type(encoder_outputs)(**{name: value[index : index + 1] for name, value in encoder_outputs.items()})
+        clip = _map_clips(encoder_outputs, itemgetter(slice(index, index + 1)))
         for count in range(1, len(phrases_ids) + 1):
             # Phrases must not end so late that those to come would find no place behind them.
             room = None if limit is None else limit - _length(phrases_ids[count:])
@@ -296,9 +297,13 @@ def without_video(encoder_outputs: VideoEncoderOutput) -> VideoEncoderOutput:
 
 def repeat_clips(encoder_outputs: VideoEncoderOutput, times: int) -> VideoEncoderOutput:
     """Each clip `times` times in a row, as a copy: `generate` repeats the clips of what it is given in place."""
-    return type(encoder_outputs)(
-        **{name: value.repeat_interleave(times, dim=0) for name, value in encoder_outputs.items()}
-    )
+    return _map_clips(encoder_outputs, lambda each: each.repeat_interleave(times, dim=0))
+
+
+def _map_clips(encoder_outputs: VideoEncoderOutput, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Each tensor changed; what was recorded of the layers is left out, since no decoder reads it."""
+    changed: Any = {name: change(each) for name, each in encoder_outputs.items() if isinstance(each, torch.Tensor)}
+    return type(encoder_outputs)(**changed)
 
 
 def _insert(

@@ -66,9 +66,9 @@ class GreedyWriter:
     def __init__(self, decoder: Any, encoder_outputs: VideoEncoderOutput, max_length: int):
         self.decoder = decoder
         video = encoder_outputs.last_hidden_state.to(decoder.embed_tokens.weight.dtype)  # (B, S, D)
-        hidden = encoder_outputs.attention_mask == 0
-        # Where nothing is hidden, attention is faster without a mask.
-        self.mask = attention_bias(hidden, video.dtype) if bool(hidden.any()) else None
+        masked = encoder_outputs.attention_mask == 0
+        # Where nothing is masked, attention is faster without a mask.
+        self.mask = attention_bias(masked, video.dtype) if bool(masked.any()) else None
         positions = torch.arange(max_length, device=video.device)[None]
         self.cos, self.sin = decoder.text_rotation(positions, video.dtype)  # (1, 1, max_length, head_dim)
         self.layers = [LayerStep(each) for each in (*decoder.text_layers, *decoder.multimodal_layers)]
@@ -108,9 +108,9 @@ def video_states(
     return states
 
 
-def attention_bias(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to scores, `(B, 1, 1, S)`, so that the tokens `hidden` `(B, S)` are not seen."""
-    bias = torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+def attention_bias(masked: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores, `(B, 1, 1, S)`, so that the tokens `masked` `(B, S)` are not seen."""
+    bias = torch.zeros_like(masked, dtype=dtype).masked_fill(masked, torch.finfo(dtype).min)
     return bias[:, None, None]
 
 
@@ -134,7 +134,7 @@ def write_greedily(
         hidden_states = writer.read(ids)
     unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
     while True:
-        logits = model.score_words(hidden_states)[:, -1].float()
+        logits = model.lm_logits(hidden_states)[:, -1].float()
         words = logits_processor(input_ids, logits).argmax(dim=-1)
         words = torch.where(unfinished, words, pad_token_id)
         input_ids = torch.cat([input_ids, words[:, None]], dim=1)

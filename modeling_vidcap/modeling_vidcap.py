@@ -22,7 +22,7 @@ from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEn
 from .playback_vidcap import play_backwards
 from .pretrained_decoder_vidcap import PretrainedDecoder
 
-MASKED_WORDS = 0.5  # of a caption's words are hidden and named in the masked-word loss
+MASKED_WORDS = 0.5  # of a caption's words are masked and named in the masked-word loss
 
 
 class VideoCaptionModel(VideoCaptionPreTrainedModel):
@@ -52,14 +52,16 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         encoder_outputs: VideoEncoderOutput | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> VideoCaptionModelOutput:
         if decoder_input_ids is None:
             raise ValueError(
                 "`decoder_input_ids` (or `labels` on the captioner) are needed; to write captions call `generate`"
             )
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features)
+            encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features, **asked)
         if self.training:
             rate = self.config.word_dropout * self.word_dropout_ramp
             decoder_input_ids = drop_words(decoder_input_ids, self.config, rate=rate)
@@ -69,11 +71,15 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
             attention_mask=decoder_attention_mask,
             cache=cache,
             use_cache=use_cache,
+            **asked,
         )
         return VideoCaptionModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             cache=outputs.cache,
             encoder_outputs=encoder_outputs,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
         )
 
 
@@ -147,8 +153,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         return shift_right(labels, self.config)
 
-    def score_words(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What the decoder gives out, `(B, L, D)`, as logits of the vocabulary `(B, L, V)`."""
+    def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The decoder's output `(B, L, D)` -> logits over the vocabulary `(B, L, V)`."""
         return self.lm_head(hidden_states if self.head_projection is None else self.head_projection(hidden_states))
 
     def get_video_features(
@@ -205,7 +211,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         return_dict: bool | None = None,
         near_misses: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> VideoCaptionOutput | tuple:
         """Scores captions; with `labels`, also computes the loss.
 
@@ -216,9 +223,13 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             video_features: `(B, T, N, D)`, the backbone's output, in place of pixels.
             decoder_input_ids: `(B, L)`; by default the labels, shifted right behind BOS.
             labels: `(B, L)`, the caption's tokens and EOS, padded with -100.
-            near_misses: `(B, K, L)`, captions that nearly fit, for the contrastive loss; rows of -100 are none.
+            near_misses: `(B, K, L)`, captions that nearly fit, as hard negatives of the contrastive loss; rows of -100
+                are none.
             num_items_in_batch: Labels in the whole optimiser step, see [`caption_loss`].
+            output_attentions: Give the weights of all attentions; needs `attn_implementation="eager"`.
+            output_hidden_states: Give what each layer reads and gives out.
         """
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if labels is not None:
             use_cache = False
             if decoder_input_ids is None:
@@ -227,7 +238,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         if reverse and video_features is None and not self.config.encodes_clips:
             video_features = self.model.encoder.extract_features(pixel_values_videos)  # once for both directions
         if encoder_outputs is None:
-            encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features)
+            encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features, **asked)
         if self.training and decoder_input_ids is not None and self.config.scheduled_sampling * self.loss_ramp:
             decoder_input_ids = self._mix_in_predictions(decoder_input_ids, encoder_outputs)
         outputs = self.model(
@@ -236,12 +247,10 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             encoder_outputs=encoder_outputs,
             cache=cache,
             use_cache=self.config.use_cache if use_cache is None else use_cache,
+            **asked,
         )
-        result = VideoCaptionOutput(
-            logits=self.score_words(outputs.last_hidden_state),
-            cache=outputs.cache,
-            encoder_outputs=outputs.encoder_outputs,
-        )
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        result = VideoCaptionOutput(logits=self.lm_logits(outputs.last_hidden_state), **others)
         if labels is not None:
             self._add_caption_losses(result, labels, num_items_in_batch)
             if self.config.contrastive_weight > 0:
@@ -268,15 +277,16 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             inputs = shift_right(labels, self.config)
             masked = drop_words(inputs, self.config, rate=MASKED_WORDS)
             # A word is read off the place before its own, as everywhere in this decoder.
-            hidden = labels.masked_fill((masked == inputs).roll(-1, dims=1), -100)
-            hidden[:, -1] = -100
+            masked_labels = labels.masked_fill((masked == inputs).roll(-1, dims=1), -100)
+            masked_labels[:, -1] = -100
             outputs = self.model.decoder(
-                masked, result.encoder_outputs, inputs.ne(self.config.pad_token_id).long(), sees_future=True
+                masked, result.encoder_outputs, inputs.ne(self.config.pad_token_id).long(), is_causal=False
             )
-            # Divided by what is hidden on average: the number at hand may be 0, and differs between micro-batches.
+            # Divided by what is masked on average: the number at hand may be 0, and differs between micro-batches.
             words = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             options["num_items_in_batch"] = MASKED_WORDS * words
-            result.masked_word_loss = caption_loss(self.score_words(outputs.last_hidden_state), hidden, **options)
+            logits = self.lm_logits(outputs.last_hidden_state)
+            result.masked_word_loss = caption_loss(logits, masked_labels, **options)
             weight = self.config.masked_word_weight * self.loss_ramp
             result.loss = result.loss + weight * result.masked_word_loss
 
@@ -316,9 +326,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def _mix_in_predictions(self, input_ids: torch.Tensor, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
         """Puts the model's own next words in the place of a share `scheduled_sampling` of the words it is given."""
         outputs = self.model.decoder(input_ids, encoder_outputs)
-        predicted = self.score_words(outputs.last_hidden_state[:, :-1]).argmax(
-            dim=-1
-        )  # of the words from the second on
+        hidden_states = outputs.last_hidden_state[:, :-1]  # of the words from the second on
+        predicted = self.lm_logits(hidden_states).argmax(dim=-1)
         rate = self.config.scheduled_sampling * self.loss_ramp
         replace = torch.rand(predicted.shape, device=predicted.device) < rate
         replace &= input_ids[:, 1:] != self.config.pad_token_id

@@ -19,6 +19,8 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, TimmBackboneConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from processing.trusted import ForeignCodeError, load_pretrained
+
 from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import CLIP_ENCODERS, VideoCaptionConfig
 
@@ -90,7 +92,8 @@ def load_backbone(
         trained_stages: Train the last stages alone.
 
     Raises:
-        ValueError: For a stage or network that cannot serve, or weights that do not fit.
+        ValueError: For a stage or network that cannot serve, weights that do not fit, or a model that needs code of
+            its own.
         ImportError: If packages of the backbone are missing.
         OSError: If there is no such folder or Hub id.
     """
@@ -154,7 +157,7 @@ def _efficientnet(name: str, stages: Sequence[int] | None) -> Backbone:
 
 def _from_transformers(source: str, stages: Sequence[int] | None) -> Backbone:
     """An image model or clip encoder of transformers, or of timm by way of it."""
-    config: Any = AutoConfig.from_pretrained(source)
+    config = load_pretrained(AutoConfig.from_pretrained, source)
     # Of models that pair pictures and text, the side of pictures.
     config = config.vision_config if "vision_config" in config.sub_configs else config
     options = config.to_dict()
@@ -192,7 +195,8 @@ def _weights(source: str, config: Any) -> tuple[dict[str, torch.Tensor] | None, 
     folder = Path(source)
     if folder.is_dir() and not any((folder / each).is_file() for each in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         return None, ["random weights (the folder holds no safetensors)"]
-    model, found = AutoModel.from_pretrained(source, config=config, output_loading_info=True, use_safetensors=True)
+    options = {"config": config, "output_loading_info": True, "use_safetensors": True}
+    model, found = load_pretrained(AutoModel.from_pretrained, source, **options)
     for problem in ("missing_keys", "mismatched_keys"):
         names = sorted(map(str, found[problem]))
         # Of a classifier's checkpoint, the layers that sum tokens up are missing; these are never asked.
@@ -213,7 +217,9 @@ def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int |
     """Mean, deviation and side of the frames that a backbone's own processor makes; and whether it has one."""
     for auto_class in (AutoImageProcessor, AutoVideoProcessor):
         try:
-            found = auto_class.from_pretrained(source).to_dict()
+            found = load_pretrained(auto_class.from_pretrained, source).to_dict()
+        except ForeignCodeError:
+            raise
         except (OSError, ValueError):  # it has none of this kind
             continue
         size = found.get("crop_size") or found.get("size") or {}

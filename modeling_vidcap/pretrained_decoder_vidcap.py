@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from .configuration_vidcap import VideoCaptionConfig
 from .encoder_vidcap import VideoCaptionPreTrainedModel, time_angles
 from .layers_vidcap import Freezes, to_sines
-from .outputs_vidcap import VideoEncoderOutput
+from .outputs_vidcap import VideoEncoderOutput, check_recording
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn")  # names of what a pretrained model does not bring along
 
@@ -32,7 +32,7 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
-        self.net = AutoModel.from_config(config.decoder_config)
+        self.net = AutoModel.from_config(config.decoder_config, trust_remote_code=False)
         self.video_projection = nn.Linear(config.hidden_size, config.decoder_size)
         self.summary_embedding = nn.Parameter(torch.zeros(config.decoder_size))
         self.freeze()
@@ -79,15 +79,19 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        *,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Reads captions `(B, L)` beside their clips."""
+        check_recording(self.net.config, output_attentions)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.net.config), DynamicCache(config=self.net.config))
         past = 0 if cache is None else cache.get_seq_length()
         words, length = self._embed(input_ids), input_ids.shape[1]
         video_mask = encoder_outputs.attention_mask  # (B, S)
-        options: dict[str, Any] = {"use_cache": bool(use_cache)}
+        options: dict[str, Any] = {"use_cache": bool(use_cache), "return_dict": True}
+        options |= {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if self.config.fusion == "cross_attention":
             options |= {"inputs_embeds": words, "attention_mask": attention_mask, "cache": cache}
             options |= {"encoder_hidden_states": self._video(encoder_outputs), "encoder_attention_mask": video_mask}
@@ -100,8 +104,14 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
             own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
             options |= {"inputs_embeds": inputs, "attention_mask": mask, "position_ids": positions, "cache": own}
-        hidden_states = self.net(**options).last_hidden_state
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_states[:, -length:], cache=cache)
+        outputs = self.net(**options)
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=outputs.last_hidden_state[:, -length:],
+            cache=cache,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            cross_attentions=outputs.get("cross_attentions"),
+        )
 
     def _embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.net.get_input_embeddings()(input_ids)

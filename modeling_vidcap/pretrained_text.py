@@ -10,6 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from processing.trusted import load_pretrained
+
 from .configuration_vidcap import DECODERS
 from .pretrained_decoder_vidcap import CROSS_ATTENTION
 
@@ -21,11 +23,11 @@ def load_embeddings(source: str) -> torch.Tensor:
         source: Folder or Hub id; only safetensors are read.
 
     Raises:
-        ValueError: If the model has no such table, or its weights hold none.
+        ValueError: If the model has no such table, its weights hold none, or it needs code of its own.
         OSError: If there is no such folder or Hub id.
     """
-    model: Any
-    model, found = AutoModel.from_pretrained(source, output_loading_info=True, use_safetensors=True)
+    options = {"output_loading_info": True, "use_safetensors": True}
+    model, found = load_pretrained(AutoModel.from_pretrained, source, **options)
     table = model.get_input_embeddings()
     if not isinstance(table, torch.nn.Embedding):
         raise ValueError(f"{source}: {model.config.model_type} has no table of word embeddings")
@@ -102,10 +104,10 @@ def load_language_model(source: str, *, fusion: str, vocab_size: int) -> Languag
         vocab_size: Tokens of the captioner's tokenizer.
 
     Raises:
-        ValueError: If it is of a type that cannot serve, or its weights do not fit it.
+        ValueError: If it is of a type that cannot serve, its weights do not fit it, or it needs code of its own.
         OSError: If there is no such folder or Hub id.
     """
-    config: Any = AutoConfig.from_pretrained(source)
+    config = load_pretrained(AutoConfig.from_pretrained, source)
     kind = config.model_type
     if kind not in DECODERS:
         raise ValueError(f"--decoder {source}: {kind} cannot serve, it takes one of type {', '.join(DECODERS)}")
@@ -116,8 +118,8 @@ def load_language_model(source: str, *, fusion: str, vocab_size: int) -> Languag
     weights = table = head = None
     origin = "random weights (the folder holds no safetensors)"
     if not folder.is_dir() or any((folder / each).is_file() for each in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        auto_class: Any = AutoModelForCausalLM
-        model, found = auto_class.from_pretrained(source, output_loading_info=True, use_safetensors=True)
+        options = {"output_loading_info": True, "use_safetensors": True}
+        model, found = load_pretrained(AutoModelForCausalLM.from_pretrained, source, **options)
         for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
             if names := sorted(map(str, found[problem])):
                 raise ValueError(

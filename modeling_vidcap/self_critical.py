@@ -51,7 +51,7 @@ class SelfCriticalLoss:
         self.last_reward = rewards.mean().item()
         advantage = leave_one_out_advantage(rewards.unflatten(0, (-1, self.samples))).flatten()  # (B * K,)
         log_probabilities, mask = model.get_token_log_probabilities(
-            sequences, model.model.encoder(**video), without=model.generation_config.suppress_tokens or ()
+            sequences, model.model.encoder(**video), suppress_tokens=model.generation_config.suppress_tokens or ()
         )
         model.train(training)
         return -(advantage[:, None] * log_probabilities * mask).sum() / mask.sum()

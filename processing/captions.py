@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from .trusted import load_pretrained
+
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")  # in the order of their ids
 WORD = r"\w+(?:[-'’]\w+)*|[^\w\s]"  # a word keeps its hyphens and apostrophes; other marks stand alone
 
@@ -66,10 +68,10 @@ def load_tokenizer(source: str, *, max_length: int = 64) -> PreTrainedTokenizerF
         max_length: Longest caption in tokens, the end included.
 
     Raises:
-        ValueError: If it has no `tokenizer.json` that could be changed.
+        ValueError: If it has no `tokenizer.json` that could be changed, or needs code of its own.
         OSError: If there is no such folder or Hub id.
     """
-    original = AutoTokenizer.from_pretrained(source)
+    original = load_pretrained(AutoTokenizer.from_pretrained, source)
     if not original.is_fast:
         raise ValueError(f"{source}: a tokenizer in Python, which cannot be exported; take one with a tokenizer.json")
     eos = original.eos_token or original.sep_token

@@ -1,5 +1,5 @@
-"""Captions that nearly fit a clip: one word exchanged, or what happens in another order. Negatives for the contrastive
-loss, which otherwise sees captions that differ in everything.
+"""Hard negatives of the contrastive loss: captions that nearly fit a clip, with one word exchanged, or what happens in
+another order. The batch's other captions differ in everything.
 
 What it promises: a near miss reads like a caption of the training set, and words that captions of one clip exchange
 for one another ("a man", "a guy") are not exchanged. What it gives up: to know that it is untrue; else only those that
@@ -20,11 +20,11 @@ CONNECTIVE = re.compile(r"(,? (?:and )?(?:then|before|after) )")
 
 
 class NearMisses:
-    """Makes near misses by what it has seen in captions.
+    """Makes hard negatives by what it has seen in captions.
 
     `word`: a word is exchanged for another that was seen between the same neighbours, but never there in another
-    caption of the same clip. `order`: two neighbouring parts
-    of a sentence joined by then, before or after change places, if both were seen behind such a word.
+    caption of the same clip. `order`: two neighbouring parts of a sentence joined by then, before or after change
+    places, if both were seen behind such a word.
 
     Args:
         captions: Of each clip of the training set.

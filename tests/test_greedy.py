@@ -50,7 +50,7 @@ def test_the_words_are_those_of_transformers_loop(options, calls):
     assert len(calls) == 1 and torch.equal(ours, theirs.sequences)
     for step, expected in enumerate(theirs.logits):
         hidden_states = writer.read(theirs.sequences[:, step : step + 1])
-        torch.testing.assert_close(model.score_words(hidden_states)[:, -1], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.lm_logits(hidden_states)[:, -1], expected, rtol=1e-4, atol=1e-4)
     assert len({tuple(row) for row in ours.tolist()}) > 1
 
 

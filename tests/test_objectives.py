@@ -98,11 +98,9 @@ def test_the_masked_word_pass_sees_what_comes_behind(fusion, attention):
     model.set_attn_implementation(attention)
     encoded = model.model.encoder(**clips())
     first, second = torch.tensor([[1, 4, 3, 10]] * 2), torch.tensor([[1, 4, 3, 13]] * 2)
-    for sees_future in (True, False):
-        states = [
-            model.model.decoder(ids, encoded, sees_future=sees_future).last_hidden_state for ids in (first, second)
-        ]
-        assert torch.allclose(states[0][:, 1], states[1][:, 1]) is not sees_future
+    for is_causal in (True, False):
+        states = [model.model.decoder(ids, encoded, is_causal=is_causal).last_hidden_state for ids in (first, second)]
+        assert torch.allclose(states[0][:, 1], states[1][:, 1]) is is_causal
 
 
 def test_masked_words_are_counted_where_they_were_hidden():
@@ -116,7 +114,7 @@ def test_masked_words_are_counted_where_they_were_hidden():
     hide = (torch.rand(inputs.shape) < 0.5) & (inputs != 1) & (inputs != 0)
     logits = model.lm_head(
         model.model.decoder(
-            inputs.masked_fill(hide, 3), output.encoder_outputs, inputs.ne(0).long(), sees_future=True
+            inputs.masked_fill(hide, 3), output.encoder_outputs, inputs.ne(0).long(), is_causal=False
         ).last_hidden_state
     ).log_softmax(-1)
     expected = -sum(logits[i, t - 1, inputs[i, t]] for i, t in itertools.product(range(2), range(1, 4)) if hide[i, t])

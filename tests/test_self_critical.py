@@ -43,7 +43,7 @@ def test_probabilities_are_those_of_the_sampler(inputs):
     )
     expected = model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
     encoded = model.model.encoder(**inputs)
-    found, mask = model.get_token_log_probabilities(output.sequences, encoded, without=[3, 1])
+    found, mask = model.get_token_log_probabilities(output.sequences, encoded, suppress_tokens=[3, 1])
     torch.testing.assert_close(found * mask, expected * mask, rtol=1e-4, atol=1e-5)
     assert found.requires_grad and mask[:, 0].all()
 

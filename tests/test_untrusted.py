@@ -19,9 +19,13 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 from hub_card import ExportError, export_model, push_to_hub
 from hub_card.probe import synthetic_clip
 from modeling_vidcap.checkpoints import tensors_only
+from modeling_vidcap.pretrained_backbones import load_backbone
+from modeling_vidcap.pretrained_text import load_embeddings, load_language_model
+from processing.captions import load_tokenizer
 from tests.tiny import tiny_model, tiny_processor
 from tests.trainers import make_trainer
-from vidcap.loading import ModelError, load_captioner
+from vidcap.evaluation.similarity import ClipEncoder, SentenceEncoder
+from vidcap.loading import ModelError, load_any_captioner, load_captioner
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -52,13 +56,17 @@ def exported(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that foreign code would make; nor may anything ask whether it is trusted."""
-
-    def refuse(prompt: str = "") -> str:
-        raise AssertionError(prompt)
-
-    monkeypatch.setattr("builtins.input", refuse)
+    """A file that foreign code would make; whoever is asked whether it is trusted says no."""
+    monkeypatch.setattr("builtins.input", lambda prompt="": "n")
     return tmp_path / "was-here"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The questions that were put to somebody who says yes to all."""
+    questions: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": questions.append(prompt) or "y")
+    return questions
 
 
 def change(path: Path, **values: Any) -> None:
@@ -106,6 +114,67 @@ def dangers(source: str) -> list[str]:
         elif options.get("trust_remote_code") == "True":
             found.append(ast.unparse(call))
     return found
+
+
+# Where code that lies beside a model may run, or can not: place and reason.
+LOADS_WITHOUT_SAYING = {
+    ("hub_card/probe.py", "**options"): "runs, in a process of its own, code that was compared with this package's",
+    ("vidcap/pipelines.py", "**options"): "what the caller of `pipeline` says",
+    ("vidcap/pipelines.py", "for each in where"): "what the caller of `pipeline` says",
+    ("processing/datasets.py", "load_dataset("): "`datasets` 4 and later run no code of data sets",
+    ("processing/sources.py", "load_dataset("): "`datasets` 4 and later run no code of data sets",
+}
+SAFE_LOADERS = ("load_pretrained", "_load", "super().from_pretrained")  # these state it, or are told
+
+
+def unsaid(source: str) -> list[str]:
+    """What loads a model, or its parts, and does not say that foreign code is not trusted."""
+    tree = ast.parse(source)
+    handed_on = {
+        id(each) for name, call in calls(tree) if name in SAFE_LOADERS for arg in call.args for each in ast.walk(arg)
+    }
+    called = {id(call.func): call for _, call in calls(tree)}
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Attribute, ast.Name)):
+            continue
+        name = ast.unparse(node)
+        last = name.rpartition(".")[2]
+        loads = last == "from_pretrained" or (last == "from_config" and "Auto" in name)
+        if not loads and (name not in ("pipeline", "load_dataset", "datasets.load_dataset") or id(node) not in called):
+            continue
+        call = called.get(id(node))
+        said = call is not None and any(each.arg == "trust_remote_code" for each in call.keywords)
+        if not said and name not in SAFE_LOADERS and id(node) not in handed_on:
+            found.append(ast.unparse(call or node))
+    return found
+
+
+def test_whatever_loads_says_that_foreign_code_is_not_trusted() -> None:
+    found = [(path.relative_to(ROOT).as_posix(), each) for path in SOURCES for each in unsaid(path.read_text())]
+    used = {
+        (file, part) for file, part in LOADS_WITHOUT_SAYING for path, each in found if path == file and part in each
+    }
+    assert used == set(LOADS_WITHOUT_SAYING)
+    assert [each for each in found if not any(each[0] == file and part in each[1] for file, part in used)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(
+            "AutoModel.from_pretrained(name)",
+            "kind.from_pretrained(name, **options)",
+            "load = AutoModel.from_pretrained",
+        ),
+        *("AutoModel.from_config(config)", "pipeline('video-captioning', model=name)", "load_dataset(name)"),
+    ],
+)
+def test_the_scan_finds_what_does_not_say_so(source: str) -> None:
+    assert unsaid(source)
+    assert not unsaid(
+        "AutoModel.from_pretrained(name, trust_remote_code=False)\nload_pretrained(kind.from_pretrained, 1)"
+    )
 
 
 def test_no_source_unpickles_or_runs_what_it_reads() -> None:
@@ -206,6 +275,43 @@ def test_a_configuration_that_leads_to_foreign_code(reference: str, exported: Pa
             load(exported, trust_remote_code=False)
     refused(exported, "a model of type 'evilcap'", error=ValueError)
     assert not mark.exists()
+
+
+def test_foreign_code_of_an_unknown_type(tmp_path: Path, mark: Path, asked: list[str]) -> None:
+    """Where the command line takes a model of another type: never asked about, never run."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n")
+    names = ("Config", "Model", "ModelForCausalLM", "Processor", "ImageProcessor", "VideoProcessor")
+    code = {**{f"Auto{name}": "evil.Evil" for name in names}, "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "evilcap", "auto_map": code}))
+    for name in ("preprocessor_config.json", "tokenizer_config.json"):
+        (folder / name).write_text(json.dumps({"auto_map": code}))
+    save_file({}, folder / "model.safetensors")
+    loads: list[Any] = [
+        *(load_backbone, load_embeddings, load_tokenizer, SentenceEncoder, ClipEncoder.from_pretrained),
+        *(partial(load_language_model, fusion="joint", vocab_size=9), load_captioner, load_any_captioner),
+    ]
+    for load in loads:
+        with pytest.raises(ValueError, match="foreign: (needs code of its own|a model of type)") as found:
+            load(str(folder))
+        assert "\n" not in str(found.value) and "trust_remote_code" not in str(found.value)
+    # A type whose configuration alone transformers knows: foreign are its model, or its image processor.
+    change(folder / "config.json", model_type="align_vision_model")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="foreign: needs code of its own"):
+            load_backbone(str(folder))
+        (folder / "model.safetensors").unlink(missing_ok=True)
+    assert not asked and not mark.exists()
+
+
+def test_foreign_code_of_a_backbone_in_a_captioner(exported: Path, mark: Path, asked: list[str]) -> None:
+    (exported / "evil.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n")
+    code = {"auto_map": {"AutoModel": "evil.Evil"}, "_name_or_path": str(exported)}
+    change(exported / "config.json", backbone_config={"model_type": "align_vision_model", **code})
+    with pytest.raises(ModelError, match="needs code of its own"):
+        load_captioner(exported)
+    assert not asked and not mark.exists()
 
 
 def test_damaged_weights(exported: Path) -> None:

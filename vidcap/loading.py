@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_vidcap.saving_vidcap import check_weight_names
+from processing.trusted import ForeignCodeError, load_pretrained
 
 from .adapters import FAMILIES, CaptionAdapter
 
@@ -147,7 +148,9 @@ def _check_type(name: str, model_type: str | None) -> None:
 
 def _load(part: str, name: str, from_pretrained: Any, **kwargs: Any) -> Any:
     try:
-        return from_pretrained(name, trust_remote_code=False, **kwargs)
+        return load_pretrained(from_pretrained, name, **kwargs)
+    except ForeignCodeError as error:
+        raise ModelError(str(error)) from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ModelError(f"{name}: its {part} cannot be loaded: {reason}") from error

@@ -80,7 +80,7 @@ class Decoder(nn.Module):
             hidden_states = step.attend(hidden_states, query, (keys, values), video, mask)
             all_keys.append(keys)
             all_values.append(values)
-        logits = self.model.score_words(decoder.norm(hidden_states))[:, -1]
+        logits = self.model.lm_logits(decoder.norm(hidden_states))[:, -1]
         return logits, torch.stack(all_keys), torch.stack(all_values)
 
 

@@ -15,6 +15,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from modeling_vidcap import TASK, VideoCaptionConfig, VideoCaptioningPipeline
 from modeling_vidcap.pipeline_vidcap import _is_frame
+from processing.trusted import load_pretrained
 
 from .adapters import SeparateProcessor, UnsupportedModelError, family_of
 
@@ -74,7 +75,7 @@ class CaptioningPipeline(VideoCaptioningPipeline):
             if not name:
                 raise ValueError(f"a {type(model).__name__} that is passed as an object needs its processor=, too")
             # Tell why it could not be loaded.
-            processor = (family.load_processor if family else AutoProcessor.from_pretrained)(name)
+            processor = load_pretrained(family.load_processor if family else AutoProcessor.from_pretrained, name)
         if family is None:
             return VideoCaptioningPipeline(model=model, processor=processor, **kwargs)
         return AdapterPipeline(model=model, processor=processor, family=family, **kwargs)

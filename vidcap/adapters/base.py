@@ -112,9 +112,9 @@ class CaptionAdapter(ABC):
         return NUM_FRAMES
 
     @classmethod
-    def load_processor(cls, name: str, **kwargs: Any) -> Any:
+    def load_processor(cls, name: str, *, trust_remote_code: bool = False, **kwargs: Any) -> Any:
         """Loads the processor from a folder or Hub id; `kwargs` are those of `from_pretrained`."""
-        return AutoProcessor.from_pretrained(name, **kwargs)
+        return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
 
     @abstractmethod
     def inputs(self, frames: torch.Tensor, times: torch.Tensor, prompt: str | None) -> Mapping[str, Any]:

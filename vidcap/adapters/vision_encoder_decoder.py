@@ -33,14 +33,16 @@ class VisionEncoderDecoderAdapter(CaptionAdapter):
         return self.config.encoder.num_frames
 
     @classmethod
-    def load_processor(cls, name: str, **kwargs: Any) -> SeparateProcessor:
+    def load_processor(cls, name: str, *, trust_remote_code: bool = False, **kwargs: Any) -> SeparateProcessor:
         """Loads tokenizer and image processor, or video processor, from the same place."""
-        tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
         try:
-            return SeparateProcessor(tokenizer, AutoImageProcessor.from_pretrained(name, **kwargs))
+            images = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
+            return SeparateProcessor(tokenizer, images)
         except (OSError, ValueError) as error:
             try:
-                return SeparateProcessor(tokenizer, video_processor=AutoVideoProcessor.from_pretrained(name, **kwargs))
+                videos = AutoVideoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
+                return SeparateProcessor(tokenizer, video_processor=videos)
             except (OSError, ValueError):
                 raise OSError(
                     f"{name} holds no image or video processor: save the encoder's there, by save_pretrained, or pass "

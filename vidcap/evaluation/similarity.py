@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from processing.trusted import load_pretrained
+
 from ..loading import is_path
 from .pairs import check_pairs
 
@@ -22,10 +24,10 @@ TextEncoder = Callable[[Sequence[str]], torch.Tensor]
 """Texts to embeddings (N, P)."""
 
 
-def _pretrained(auto_class: Any, name: str | Path, **kwargs: Any) -> Any:
+def _load(auto_class: Any, name: str | Path, **kwargs: Any) -> Any:
     if is_path(str(name)) and not Path(name).is_dir():
         raise ValueError(f"There is no folder {str(name)!r}: name a model folder or a Hub id.")
-    return auto_class.from_pretrained(str(name), **kwargs)
+    return load_pretrained(auto_class.from_pretrained, str(name), **kwargs)
 
 
 class SentenceEncoder:
@@ -36,14 +38,14 @@ class SentenceEncoder:
         batch_size: Texts encoded at once.
 
     Raises:
-        ValueError: The folder does not exist.
+        ValueError: The folder does not exist, or the model needs code of its own.
     """
 
     def __init__(self, name: str | Path, *, batch_size: int = 64):
         from transformers import AutoModel, AutoTokenizer
 
-        self.tokenizer = _pretrained(AutoTokenizer, name)
-        self.model = _pretrained(AutoModel, name, use_safetensors=True).eval()
+        self.tokenizer = _load(AutoTokenizer, name)
+        self.model = _load(AutoModel, name, use_safetensors=True).eval()
         self.batch_size = batch_size
 
     @torch.inference_mode()
@@ -78,11 +80,11 @@ class ClipEncoder:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, batch_size: int = 64) -> "ClipEncoder":
-        """Loads a model folder or Hub id, safetensors only. Raises `ValueError` if the folder does not exist."""
+        """Loads a model folder or Hub id, safetensors only. Raises `ValueError` as [`SentenceEncoder`] does."""
         from transformers import AutoModel, AutoProcessor
 
-        model = _pretrained(AutoModel, name, use_safetensors=True)
-        return cls(model, _pretrained(AutoProcessor, name), batch_size=batch_size)
+        model = _load(AutoModel, name, use_safetensors=True)
+        return cls(model, _load(AutoProcessor, name), batch_size=batch_size)
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """`(N, P)`."""
