@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,13 @@ from .video_io_vidcap import VideoDecodeError, check_regular, frame_files
 logger = logging.getLogger("vidcap")
 SETTINGS = "settings.json"
 Clip = dict[str, Any]  # {"path", "bytes"}
+
+
+class Filled(NamedTuple):
+    """What became of clips, by their index."""
+
+    digests: dict[int, str]  # hash of the content of those that are stored
+    broken: dict[int, str]  # why the others cannot be read
 
 
 def default_cache_folder() -> Path:
@@ -76,6 +83,18 @@ def _touch(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def in_threads(function: Callable[[int], Any], indices: Sequence[int], description: str, workers: int) -> list[Any]:
+    """`function` of each index, by threads that compute on a core each, with a progress bar on terminals."""
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            results = pool.map(function, indices)
+            return list(tqdm(results, description, total=len(indices), unit="clip", disable=None))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
 
 
 def folder_name(described: dict[str, Any]) -> str:
@@ -178,20 +197,37 @@ class ClipCache:
 
     def path(self, clip: Clip) -> Path:
         """Where a clip's tensors are, or will be."""
+        return self._path(self.digest(clip))
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / f"{digest}{SUFFIX}"
+
+    def digest(self, clip: Clip) -> str:
+        """The hash of a clip's content; of a file it is taken once a run, since files are not expected to change while
+        training.
+
+        Raises:
+            VideoDecodeError: If the file cannot be read.
+        """
         if clip["bytes"] is not None:
-            return self.folder / f"{content_hash(clip)}{SUFFIX}"
+            return content_hash(clip)
         if clip["path"] in self._unknown:
             raise VideoDecodeError(clip["path"], self._unknown[clip["path"]])
-        if clip["path"] not in self._hashes:  # hashed once a run: files are not expected to change while training
+        if clip["path"] not in self._hashes:
             self._hashes[clip["path"]] = content_hash(clip)
-        return self.folder / f"{self._hashes[clip['path']]}{SUFFIX}"
+        return self._hashes[clip["path"]]
 
-    def recognise(self, clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> int:
-        """Finds out which clips are meant by files that are not there; returns how many of them are known."""
+    def recognise(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> int:
+        """Finds out which clips are meant by files that are not there; returns how many of them are known.
+
+        Args:
+            paths: `None` for clips that come as bytes.
+            captions: Of each clip.
+        """
         wanted = {
-            clip["path"]: (name_of(clip["path"]), captions_hash(of_clip))
-            for clip, of_clip in zip(clips, captions, strict=True)
-            if clip["bytes"] is None and not os.path.exists(clip["path"])
+            path: (name_of(path), captions_hash(of_clip))
+            for path, of_clip in zip(paths, captions, strict=True)
+            if path is not None and not os.path.exists(path)
         }
         if not wanted:
             return 0
@@ -199,16 +235,16 @@ class ClipCache:
         self._hashes.update(found)
         return len(found)
 
-    def remember(self, clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> None:
+    def remember(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> None:
         """Writes down which clips the files are, for a time when they are not there."""
         if not os.access(self._root, os.W_OK):
             return
         write_names(
             self._root,
             (
-                Known(name_of(clip["path"]), captions_hash(of_clip), self._hashes[clip["path"]])
-                for clip, of_clip in zip(clips, captions, strict=True)
-                if clip["bytes"] is None and clip["path"] in self._hashes and os.path.exists(clip["path"])
+                Known(name_of(path), captions_hash(of_clip), self._hashes[path])
+                for path, of_clip in zip(paths, captions, strict=True)
+                if path is not None and path in self._hashes and os.path.exists(path)
             ),
         )
 
@@ -218,36 +254,54 @@ class ClipCache:
         Raises:
             VideoDecodeError: If it has to be decoded and cannot be.
         """
-        path = self.path(clip)
-        try:
-            return load_file(path)
-        except FileNotFoundError:
-            pass
-        except SafetensorError as error:
-            logger.warning(f"{path} is damaged ({error}): the clip is read again")
+        digest = self.digest(clip)
+        if (tensors := self.stored(digest)) is not None:
+            return tensors
+        path = self._path(digest)
         self._store(path, self._decode(clip))
         return load_file(path)
 
-    def fill(self, clips: Sequence[Clip], description: str) -> dict[int, str]:
-        """Decodes what is missing, with a progress bar; returns why clips cannot be read, by their index."""
-
-        def ensure(clip: Clip) -> str | None:
-            try:
-                path = self.path(clip)
-                if not (_touch(path) if self.writable else path.is_file()):
-                    self._store(path, self._decode(clip))
-            except VideoDecodeError as error:
-                return str(error)
+    def stored(self, digest: str) -> dict[str, torch.Tensor] | None:
+        """The tensors of the clip of this content, if they are here and whole."""
+        path = self._path(digest)
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            return None
+        except SafetensorError as error:
+            logger.warning(f"{path} is damaged ({error}): the clip is read again")
             return None
 
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    def holds(self, digest: str) -> bool:
+        """Whether there is a file for the clip of this content; it is in use from now on."""
+        path = self._path(digest)
+        return _touch(path) if self.writable else path.is_file()
+
+    def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> Filled:
+        """Decodes what is missing, with a progress bar.
+
+        Args:
+            clips: Taken one by one, so that no more are in memory than there are workers.
+            description: Text of the progress bar.
+            indices: Of those to look at; by default all.
+        """
+        indices = range(len(clips)) if indices is None else indices
+
+        def ensure(index: int) -> tuple[str | None, str | None]:
+            clip = clips[index]
             try:
-                results = list(tqdm(pool.map(ensure, clips), description, total=len(clips), unit="clip", disable=None))
-            finally:
-                pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(threads)
-        return {index: reason for index, reason in enumerate(results) if reason is not None}
+                digest = self.digest(clip)
+                if not self.holds(digest):
+                    self._store(self._path(digest), self._decode(clip))
+            except VideoDecodeError as error:
+                return None, str(error)
+            return digest, None
+
+        results = in_threads(ensure, indices, description, self.workers)
+        digests = {index: digest for index, (digest, _) in zip(indices, results, strict=True) if digest is not None}
+        return Filled(
+            digests, {i: reason for i, (_, reason) in zip(indices, results, strict=True) if reason is not None}
+        )
 
     def _decode(self, clip: Clip) -> dict[str, torch.Tensor]:
         if clip["bytes"] is None and clip["path"] in self._hashes and not os.path.exists(clip["path"]):
