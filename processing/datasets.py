@@ -20,7 +20,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from .augmentation import ClipAugmentation
-from .feature_cache import ClipCache
+from .feature_cache import ClipCache, Filled
 from .hub_files import OwnFiles, own_name
 from .mixtures import Mixture
 from .sources import (
@@ -286,22 +286,57 @@ class ClipDataset(torch.utils.data.Dataset):
             paths += [None if bytes_there else path for bytes_there, path in zip(inside, named, strict=True)]
         return paths
 
-    def prepare(self, description: str, *, on_broken: Callable[[str, str], None] | None = None) -> "ClipDataset":
+    def _fill(self, description: str, share: Sequence[int], gather: Callable[[Any], list[Any]]) -> Filled:
+        """Fills the cache with a share of the clips; returns what became of all shares."""
+        failure: Exception | None = None
+        filled = Filled({}, {})
+        try:
+            filled = self.cache.fill(_Videos(self.rows), description, share)
+        except Exception as error:  # raised below, once no other process waits for this one
+            failure = error
+        every = gather((filled, failure and str(failure)))
+        if failure is not None:
+            raise failure
+        for number, (_, reason) in enumerate(every):
+            if reason is not None:
+                raise DatasetError(f"{description}: process {number} failed: {reason}")
+        digests = {index: digest for (part, _) in every for index, digest in part.digests.items()}
+        return Filled(digests, {index: reason for (part, _) in every for index, reason in part.broken.items()})
+
+    def prepare(
+        self,
+        description: str,
+        *,
+        on_broken: Callable[[str, str], None] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Callable[[Any], list[Any]] = lambda said: [said],
+    ) -> "ClipDataset":
         """Decodes every clip that the cache lacks, and collects those that cannot be decoded.
 
         Args:
+            description: Text of the progress bar.
             on_broken: Called with file name and reason of each broken clip, which is then left out of the returned
                 data set. Without it broken clips are an error that lists them all.
+            rank, world_size: Of several processes, which all have to prepare these clips and decode a share of them
+                each. All learn of all broken clips.
+            gather: Returns what each of these says, such as `from_each_rank` of `modeling_vidcap.ranks`.
+
+        Raises:
+            DatasetError: For broken clips, if none is readable, or if another process failed.
         """
         paths, captions = self._paths(), list(self.rows["captions"])
         if known := self.cache.recognise(paths, captions):
             logger.warning(f"{description}: {known} files are not there; their clips are taken from the cache")
-        self._digests, broken = self.cache.fill(_Videos(self.rows), description)
+        self._digests, broken = self._fill(description, range(rank, len(self), world_size), gather)
+        if world_size > 1:  # others may write to the disk of another machine
+            missing = [index for index, digest in self._digests.items() if not self.cache.holds(digest)]
+            broken |= self._fill(description, missing, gather).broken
         self._texts = self.rows.select_columns(["captions", "file_name"])
         self.cache.remember(paths, captions)
         if not broken:
             return self
-        reasons = [(self.rows[index]["file_name"], reason) for index, reason in broken.items()]
+        reasons = [(self.rows[index]["file_name"], reason) for index, reason in sorted(broken.items())]
         if on_broken is None:
             listing = "\n".join(f"  {reason}" for _, reason in reasons)
             raise DatasetError(

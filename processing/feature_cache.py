@@ -286,6 +286,8 @@ class ClipCache:
             indices: Of those to look at; by default all.
         """
         indices = range(len(clips)) if indices is None else indices
+        if not indices:
+            return Filled({}, {})
 
         def ensure(index: int) -> tuple[str | None, str | None]:
             clip = clips[index]
