@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .cache_names import Known, captions_hash, find_clips, name_of, write_names
 from .cache_upkeep import SUFFIX, UNFINISHED, Claim, Limit
-from .video_io_vidcap import VideoDecodeError, check_regular, frame_files
+from .video_io_vidcap import VideoDecodeError, check_regular, describe, frame_files
 
 logger = logging.getLogger("vidcap")
 SETTINGS = "settings.json"
@@ -131,6 +131,14 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     os.replace(name, path)
 
 
+class EncodesElsewhere:
+    """Stands for `encode` in a process that got a [`ClipCache`] from another one, without the network: there what is
+    stored is read, and nothing made."""
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("features are computed in the process that opened the cache")
+
+
 class ClipCache:
     """Clips as tensors, decoded once.
 
@@ -138,7 +146,8 @@ class ClipCache:
         folder: Root of the cache, shared between runs.
         video_processor: Decodes and resizes.
         encode: A frozen backbone, `(1, T, C, H, W)` normalised pixels -> `(1, T, N, D)` features, which then
-            are stored as float16. Without it the frames themselves are stored as uint8; the collator normalises them.
+            are stored as float16; it may be pickled as [`EncodesElsewhere`]. Without it the frames themselves are
+            stored as uint8; the collator normalises them.
         backbone: The module behind `encode`, whose weights name the folder.
         settings: Whatever else shapes the features, such as the grid.
         workers: Threads that decode and encode, one clip each; by default one a core. Each computes on its own core,
@@ -306,6 +315,11 @@ class ClipCache:
         )
 
     def _decode(self, clip: Clip) -> dict[str, torch.Tensor]:
+        if isinstance(self.encode, EncodesElsewhere):
+            raise ValueError(
+                f"{describe(clip)}: its features are not in {self.folder} any more, and a data loader's worker cannot "
+                "compute them; give the same command again, with --dataloader_num_workers 0 if it happens again"
+            )
         if clip["bytes"] is None and clip["path"] in self._hashes and not os.path.exists(clip["path"]):
             raise VideoDecodeError(
                 clip["path"],
