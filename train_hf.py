@@ -36,6 +36,7 @@ from modeling_vidcap.parameter_groups import own_rates
 from modeling_vidcap.precision import choose_precision
 from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
+from modeling_vidcap.ranks import from_each_rank
 from modeling_vidcap.self_critical import SelfCriticalLoss
 from modeling_vidcap.text_warmup import read_corpus, warm_up_text
 from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments, chosen
@@ -152,7 +153,8 @@ def train(
         backend=data.feature_backend,
         limit=data.feature_cache_limit,
     )
-    validation = ClipDataset(sources.validation, cache).prepare("validation clips", on_broken=on_broken)
+    ranks: Any = {"rank": args.process_index, "world_size": args.world_size, "gather": from_each_rank}
+    validation = ClipDataset(sources.validation, cache).prepare("validation clips", on_broken=on_broken, **ranks)
     if data.streaming:
         clips: Any = StreamedClips(
             sources.train,
@@ -166,7 +168,7 @@ def train(
         )
     else:
         clips = ClipDataset(sources.train, cache.with_frames(pool), augmentation=augmentation, mixture=sources.mixture)
-        clips = clips.prepare("training clips", on_broken=on_broken)
+        clips = clips.prepare("training clips", on_broken=on_broken, **ranks)
 
     eval_collator = VideoCaptionCollator(processor, max_length=model.config.max_position_embeddings)
     collator = dataclasses.replace(

@@ -1,5 +1,7 @@
 """What several processes must agree on before they go on; of a single process, what it says itself."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -13,6 +15,15 @@ def from_first_rank(value: float, device: torch.device) -> float:
     shared = torch.tensor(value, device=device, dtype=torch.float64)
     dist.broadcast(shared, src=0)
     return float(shared)
+
+
+def from_each_rank(value: Any) -> list[Any]:
+    """What each of them says, in their order, on all of them."""
+    if not several_ranks():
+        return [value]
+    said: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, value)
+    return said
 
 
 def on_every_rank(condition: bool, device: torch.device) -> bool:

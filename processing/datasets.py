@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.compute
 import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from .augmentation import ClipAugmentation
-from .feature_cache import ClipCache
+from .feature_cache import ClipCache, Filled
 from .hub_files import OwnFiles, own_name
 from .mixtures import Mixture
 from .sources import (
@@ -40,6 +41,7 @@ from .sources import (
 
 logger = logging.getLogger("vidcap")
 MAX_KEPT_BYTES = 1 << 30  # of decoded clips that a data set holds in memory; the rest is read from the cache each time
+ROWS_AT_ONCE = 16  # that may have to be copied, with the bytes of their clips
 SOURCE_COLUMN = "source"  # of rows of several data sets: the number of each row's own
 COMMON_FORM = datasets.Features(
     {
@@ -204,6 +206,19 @@ def join_sources(parts: Sequence[datasets.Dataset | None]) -> datasets.Dataset:
     return datasets.concatenate_datasets(numbered)
 
 
+class _Videos(Sequence[dict[str, Any]]):
+    """The clips of rows, each read when it is asked for."""
+
+    def __init__(self, rows: datasets.Dataset):
+        self.rows = rows.select_columns(["video"])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]["video"]
+
+
 class ClipDataset(torch.utils.data.Dataset):
     """Rows as tensors: `video_features` or `pixel_values_videos`, `video_mask`, `video_times`, without a batch axis.
 
@@ -231,6 +246,8 @@ class ClipDataset(torch.utils.data.Dataset):
         self.cache = cache
         self.augmentation = augmentation
         self.mixture = mixture
+        self._texts: Any = rows  # captions and file names
+        self._digests: dict[int, str] = {}  # of the clips that are known to be stored
         self._kept: dict[int, dict[str, Any]] = {}
         self._kept_bytes = 0
 
@@ -248,9 +265,11 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def _load(self, index: int) -> dict[str, Any]:
         if index not in self._kept:
-            row = self.rows[index]
-            tensors = self.cache.load(row["video"])
-            clip = {**tensors, "captions": row["captions"], "file_name": row["file_name"]}
+            tensors = self.cache.stored(self._digests[index]) if index in self._digests else None
+            if tensors is None:
+                tensors = self.cache.load(self.rows[index]["video"])
+            texts = self._texts[index]
+            clip = {**tensors, "captions": texts["captions"], "file_name": texts["file_name"]}
             size = sum(tensor.nbytes for tensor in tensors.values())
             if self._kept_bytes + size > MAX_KEPT_BYTES:
                 return clip
@@ -258,21 +277,66 @@ class ClipDataset(torch.utils.data.Dataset):
             self._kept_bytes += size
         return self._kept[index]
 
-    def prepare(self, description: str, *, on_broken: Callable[[str, str], None] | None = None) -> "ClipDataset":
+    def _paths(self) -> list[str | None]:
+        """The files of the clips; `None` where a row holds the bytes, which are not read for that."""
+        paths: list[str | None] = []
+        for batch in self.rows.select_columns(["video"]).with_format("arrow").iter(ROWS_AT_ONCE):
+            inside = pyarrow.compute.struct_field(batch["video"], "bytes").is_valid().to_pylist()
+            named = pyarrow.compute.struct_field(batch["video"], "path").to_pylist()
+            paths += [None if bytes_there else path for bytes_there, path in zip(inside, named, strict=True)]
+        return paths
+
+    def _fill(self, description: str, share: Sequence[int], gather: Callable[[Any], list[Any]]) -> Filled:
+        """Fills the cache with a share of the clips; returns what became of all shares."""
+        failure: Exception | None = None
+        filled = Filled({}, {})
+        try:
+            filled = self.cache.fill(_Videos(self.rows), description, share)
+        except Exception as error:  # raised below, once no other process waits for this one
+            failure = error
+        every = gather((filled, failure and str(failure)))
+        if failure is not None:
+            raise failure
+        for number, (_, reason) in enumerate(every):
+            if reason is not None:
+                raise DatasetError(f"{description}: process {number} failed: {reason}")
+        digests = {index: digest for (part, _) in every for index, digest in part.digests.items()}
+        return Filled(digests, {index: reason for (part, _) in every for index, reason in part.broken.items()})
+
+    def prepare(
+        self,
+        description: str,
+        *,
+        on_broken: Callable[[str, str], None] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Callable[[Any], list[Any]] = lambda said: [said],
+    ) -> "ClipDataset":
         """Decodes every clip that the cache lacks, and collects those that cannot be decoded.
 
         Args:
+            description: Text of the progress bar.
             on_broken: Called with file name and reason of each broken clip, which is then left out of the returned
                 data set. Without it broken clips are an error that lists them all.
+            rank, world_size: Of several processes, which all have to prepare these clips and decode a share of them
+                each. All learn of all broken clips.
+            gather: Returns what each of these says, such as `from_each_rank` of `modeling_vidcap.ranks`.
+
+        Raises:
+            DatasetError: For broken clips, if none is readable, or if another process failed.
         """
-        videos, captions = [row["video"] for row in self.rows], list(self.rows["captions"])
-        if known := self.cache.recognise(videos, captions):
+        paths, captions = self._paths(), list(self.rows["captions"])
+        if known := self.cache.recognise(paths, captions):
             logger.warning(f"{description}: {known} files are not there; their clips are taken from the cache")
-        broken = self.cache.fill(videos, description)
-        self.cache.remember(videos, captions)
+        self._digests, broken = self._fill(description, range(rank, len(self), world_size), gather)
+        if world_size > 1:  # others may write to the disk of another machine
+            missing = [index for index, digest in self._digests.items() if not self.cache.holds(digest)]
+            broken |= self._fill(description, missing, gather).broken
+        self._texts = self.rows.select_columns(["captions", "file_name"])
+        self.cache.remember(paths, captions)
         if not broken:
             return self
-        reasons = [(self.rows[index]["file_name"], reason) for index, reason in broken.items()]
+        reasons = [(self.rows[index]["file_name"], reason) for index, reason in sorted(broken.items())]
         if on_broken is None:
             listing = "\n".join(f"  {reason}" for _, reason in reasons)
             raise DatasetError(
@@ -283,8 +347,12 @@ class ClipDataset(torch.utils.data.Dataset):
             on_broken(file_name, reason)
         if len(broken) == len(self):
             raise DatasetError(f"none of the {len(self)} clips can be read")
-        readable = self.rows.select([i for i in range(len(self)) if i not in broken])
-        clips = ClipDataset(readable, self.cache, augmentation=self.augmentation, mixture=self.mixture)
+        readable = [index for index in range(len(self)) if index not in broken]
+        clips = ClipDataset(
+            self.rows.select(readable), self.cache, augmentation=self.augmentation, mixture=self.mixture
+        )
+        clips._texts = self._texts.select(readable)
+        clips._digests = {new: self._digests[old] for new, old in enumerate(readable) if old in self._digests}
         if self.mixture is not None:
             for name, before, left in zip(self.mixture.names, self.source_sizes(), clips.source_sizes(), strict=True):
                 if before and not left:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -24,11 +24,18 @@ from tqdm.auto import tqdm
 
 from .cache_names import Known, captions_hash, find_clips, name_of, write_names
 from .cache_upkeep import SUFFIX, UNFINISHED, Claim, Limit
-from .video_io_vidcap import VideoDecodeError, check_regular, frame_files
+from .video_io_vidcap import VideoDecodeError, check_regular, describe, frame_files
 
 logger = logging.getLogger("vidcap")
 SETTINGS = "settings.json"
 Clip = dict[str, Any]  # {"path", "bytes"}
+
+
+class Filled(NamedTuple):
+    """What became of clips, by their index."""
+
+    digests: dict[int, str]  # hash of the content of those that are stored
+    broken: dict[int, str]  # why the others cannot be read
 
 
 def default_cache_folder() -> Path:
@@ -78,6 +85,18 @@ def _touch(path: Path) -> bool:
     return True
 
 
+def in_threads(function: Callable[[int], Any], indices: Sequence[int], description: str, workers: int) -> list[Any]:
+    """`function` of each index, by threads that compute on a core each, with a progress bar on terminals."""
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            results = pool.map(function, indices)
+            return list(tqdm(results, description, total=len(indices), unit="clip", disable=None))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+
 def folder_name(described: dict[str, Any]) -> str:
     """The folder for clips that are made as described."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
@@ -112,6 +131,14 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     os.replace(name, path)
 
 
+class EncodesElsewhere:
+    """Stands for `encode` in a process that got a [`ClipCache`] from another one, without the network: there what is
+    stored is read, and nothing made."""
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("features are computed in the process that opened the cache")
+
+
 class ClipCache:
     """Clips as tensors, decoded once.
 
@@ -119,7 +146,8 @@ class ClipCache:
         folder: Root of the cache, shared between runs.
         video_processor: Decodes and resizes.
         encode: A frozen backbone, `(1, T, C, H, W)` normalised pixels -> `(1, T, N, D)` features, which then
-            are stored as float16. Without it the frames themselves are stored as uint8; the collator normalises them.
+            are stored as float16; it may be pickled as [`EncodesElsewhere`]. Without it the frames themselves are
+            stored as uint8; the collator normalises them.
         backbone: The module behind `encode`, whose weights name the folder.
         settings: Whatever else shapes the features, such as the grid.
         workers: Threads that decode and encode, one clip each; by default one a core. Each computes on its own core,
@@ -178,20 +206,37 @@ class ClipCache:
 
     def path(self, clip: Clip) -> Path:
         """Where a clip's tensors are, or will be."""
+        return self._path(self.digest(clip))
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / f"{digest}{SUFFIX}"
+
+    def digest(self, clip: Clip) -> str:
+        """The hash of a clip's content; of a file it is taken once a run, since files are not expected to change while
+        training.
+
+        Raises:
+            VideoDecodeError: If the file cannot be read.
+        """
         if clip["bytes"] is not None:
-            return self.folder / f"{content_hash(clip)}{SUFFIX}"
+            return content_hash(clip)
         if clip["path"] in self._unknown:
             raise VideoDecodeError(clip["path"], self._unknown[clip["path"]])
-        if clip["path"] not in self._hashes:  # hashed once a run: files are not expected to change while training
+        if clip["path"] not in self._hashes:
             self._hashes[clip["path"]] = content_hash(clip)
-        return self.folder / f"{self._hashes[clip['path']]}{SUFFIX}"
+        return self._hashes[clip["path"]]
 
-    def recognise(self, clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> int:
-        """Finds out which clips are meant by files that are not there; returns how many of them are known."""
+    def recognise(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> int:
+        """Finds out which clips are meant by files that are not there; returns how many of them are known.
+
+        Args:
+            paths: `None` for clips that come as bytes.
+            captions: Of each clip.
+        """
         wanted = {
-            clip["path"]: (name_of(clip["path"]), captions_hash(of_clip))
-            for clip, of_clip in zip(clips, captions, strict=True)
-            if clip["bytes"] is None and not os.path.exists(clip["path"])
+            path: (name_of(path), captions_hash(of_clip))
+            for path, of_clip in zip(paths, captions, strict=True)
+            if path is not None and not os.path.exists(path)
         }
         if not wanted:
             return 0
@@ -199,16 +244,16 @@ class ClipCache:
         self._hashes.update(found)
         return len(found)
 
-    def remember(self, clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> None:
+    def remember(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> None:
         """Writes down which clips the files are, for a time when they are not there."""
         if not os.access(self._root, os.W_OK):
             return
         write_names(
             self._root,
             (
-                Known(name_of(clip["path"]), captions_hash(of_clip), self._hashes[clip["path"]])
-                for clip, of_clip in zip(clips, captions, strict=True)
-                if clip["bytes"] is None and clip["path"] in self._hashes and os.path.exists(clip["path"])
+                Known(name_of(path), captions_hash(of_clip), self._hashes[path])
+                for path, of_clip in zip(paths, captions, strict=True)
+                if path is not None and path in self._hashes and os.path.exists(path)
             ),
         )
 
@@ -218,38 +263,63 @@ class ClipCache:
         Raises:
             VideoDecodeError: If it has to be decoded and cannot be.
         """
-        path = self.path(clip)
-        try:
-            return load_file(path)
-        except FileNotFoundError:
-            pass
-        except SafetensorError as error:
-            logger.warning(f"{path} is damaged ({error}): the clip is read again")
+        digest = self.digest(clip)
+        if (tensors := self.stored(digest)) is not None:
+            return tensors
+        path = self._path(digest)
         self._store(path, self._decode(clip))
         return load_file(path)
 
-    def fill(self, clips: Sequence[Clip], description: str) -> dict[int, str]:
-        """Decodes what is missing, with a progress bar; returns why clips cannot be read, by their index."""
-
-        def ensure(clip: Clip) -> str | None:
-            try:
-                path = self.path(clip)
-                if not (_touch(path) if self.writable else path.is_file()):
-                    self._store(path, self._decode(clip))
-            except VideoDecodeError as error:
-                return str(error)
+    def stored(self, digest: str) -> dict[str, torch.Tensor] | None:
+        """The tensors of the clip of this content, if they are here and whole."""
+        path = self._path(digest)
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            return None
+        except SafetensorError as error:
+            logger.warning(f"{path} is damaged ({error}): the clip is read again")
             return None
 
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    def holds(self, digest: str) -> bool:
+        """Whether there is a file for the clip of this content; it is in use from now on."""
+        path = self._path(digest)
+        return _touch(path) if self.writable else path.is_file()
+
+    def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> Filled:
+        """Decodes what is missing, with a progress bar.
+
+        Args:
+            clips: Taken one by one, so that no more are in memory than there are workers.
+            description: Text of the progress bar.
+            indices: Of those to look at; by default all.
+        """
+        indices = range(len(clips)) if indices is None else indices
+        if not indices:
+            return Filled({}, {})
+
+        def ensure(index: int) -> tuple[str | None, str | None]:
+            clip = clips[index]
             try:
-                results = list(tqdm(pool.map(ensure, clips), description, total=len(clips), unit="clip", disable=None))
-            finally:
-                pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(threads)
-        return {index: reason for index, reason in enumerate(results) if reason is not None}
+                digest = self.digest(clip)
+                if not self.holds(digest):
+                    self._store(self._path(digest), self._decode(clip))
+            except VideoDecodeError as error:
+                return None, str(error)
+            return digest, None
+
+        results = in_threads(ensure, indices, description, self.workers)
+        digests = {index: digest for index, (digest, _) in zip(indices, results, strict=True) if digest is not None}
+        return Filled(
+            digests, {i: reason for i, (_, reason) in zip(indices, results, strict=True) if reason is not None}
+        )
 
     def _decode(self, clip: Clip) -> dict[str, torch.Tensor]:
+        if isinstance(self.encode, EncodesElsewhere):
+            raise ValueError(
+                f"{describe(clip)}: its features are not in {self.folder} any more, and a data loader's worker cannot "
+                "compute them; give the same command again, with --dataloader_num_workers 0 if it happens again"
+            )
         if clip["bytes"] is None and clip["path"] in self._hashes and not os.path.exists(clip["path"]):
             raise VideoDecodeError(
                 clip["path"],

@@ -1,18 +1,28 @@
 """The cache of a frozen backbone's features: what shares it, and how they are computed fast."""
 
 import inspect
+import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+import train_hf
 from modeling_vidcap import backbones_vidcap, feature_maps_vidcap
 from modeling_vidcap.pretrained_backbones import OWN, load_backbone
+from processing.collator import VideoCaptionCollator
+from processing.datasets import ClipDataset, load_clips
+from processing.epochs import EpochBatches, SeededClips
 from tests.test_backbones import save_backbone
+from tests.test_sources import SMALL
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.backends import for_inference
 from vidcap.clip_cache import open_clip_cache
+from vidcap.demo_data import generate_demo_data
 from vidcap.loading import load_captioner
 
 
@@ -111,3 +121,51 @@ def test_a_batch_norm_that_only_stands_behind_a_convolution_is_not_folded_into_i
 
     backbone, clip = NormFirst().eval(), torch.rand(1, 2, 3, 8, 8)
     torch.testing.assert_close(for_inference(backbone, clip)(clip), backbone(clip))
+
+
+@pytest.fixture(scope="module")
+def clips_of_features(tmp_path_factory) -> ClipDataset:
+    root = tmp_path_factory.mktemp("clips")
+    generate_demo_data(root / "data", train=5, validation=1, test=0, size=32)
+    model, processor = tiny_model(freeze_backbone=True), tiny_processor()
+    return ClipDataset(
+        load_clips(root / "data", "train"), open_clip_cache(model, processor, folder=root / "cache")
+    ).prepare("clips")
+
+
+@pytest.mark.slow
+def test_workers_that_share_no_memory_read_features(clips_of_features):
+    loader = DataLoader(
+        SeededClips(clips_of_features),
+        batch_sampler=EpochBatches(5, 2, seed=1),
+        collate_fn=VideoCaptionCollator(tiny_processor()),
+        num_workers=1,
+        multiprocessing_context="spawn",
+    )
+    assert [batch["video_features"].shape for batch in loader] == [(2, 4, 4, 16), (2, 4, 4, 16), (1, 4, 4, 16)]
+
+
+def test_what_a_worker_would_have_to_compute_is_named(clips_of_features):
+    elsewhere = pickle.loads(pickle.dumps(clips_of_features))
+    assert torch.equal(elsewhere[1]["video_features"], clips_of_features[1]["video_features"])
+    row = clips_of_features.rows[2]["video"]
+    path = clips_of_features.cache.path(row)
+    content = path.read_bytes()
+    for damage in (path.unlink, lambda: path.write_bytes(content[:100])):
+        damage()
+        with pytest.raises(ValueError, match=f"{row['path']}: its features are not in {path.parent} any more"):
+            pickle.loads(pickle.dumps(clips_of_features))[2]
+    assert path.read_bytes() != content
+    clips_of_features[2]  # here it is made anew
+    assert path.read_bytes() == content
+
+
+@pytest.mark.slow
+def test_training_with_spawned_workers(tmp_path):
+    generate_demo_data(tmp_path / "data", train=8, validation=2, test=0, size=32)
+    options = " ".join(SMALL).replace("--backbone cnn", "--backbone efficientnet_lite0").split()
+    command = ["--dataset", str(tmp_path / "data"), "--output_dir", str(tmp_path / "m"), *options]
+    command += ["--feature_cache", str(tmp_path / "c"), "--dataloader_num_workers", "2"]
+    command += ["--dataloader_multiprocessing_context", "spawn"]
+    run = subprocess.run([sys.executable, train_hf.__file__, *command], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr

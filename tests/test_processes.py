@@ -74,6 +74,21 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path, monkeypatch, muon
             torch.testing.assert_close(others[name], weight, rtol=0, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
+def test_two_processes_find_the_broken_clips_of_both(tmp_path):
+    generate_demo_data(tmp_path / "clips", train=12, validation=3, test=0, size=32)
+    names = [json.loads(line)["file_name"] for line in (tmp_path / "clips/train/metadata.jsonl").open()]
+    for name in names[4:6]:  # one of the share of each
+        (tmp_path / "clips" / "train" / name).write_bytes(b"nonsense")
+    options = ["--max_steps", "2", "--gradient_accumulation_steps", "1", "--per_device_train_batch_size", "3"]
+    done = on_two_processes(*command(tmp_path / "clips", tmp_path / "m", *options))
+    assert done.returncode != 0 and done.stderr.count("2 of 12 clips cannot be read") >= 1
+    done = on_two_processes(*command(tmp_path / "clips", tmp_path / "m", *options, "--skip_broken_clips", "True"))
+    assert done.returncode == 0, done.stderr
+    skipped = json.loads((tmp_path / "m" / "report.json").read_text())["skipped_clips"]
+    assert [each["file_name"] for each in skipped] == names[4:6]
+
+
 SPLIT = ["--muon", "False", "--save_strategy", "steps", "--save_steps", "5", "--contrastive_type", "sigmoid"]
 
 

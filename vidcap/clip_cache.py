@@ -11,7 +11,7 @@ import torch
 from hub_card.exporter import backbone_name
 from modeling_vidcap.precision import faster_in_bf16
 from processing.cache_upkeep import GB
-from processing.feature_cache import ClipCache, default_cache_folder
+from processing.feature_cache import ClipCache, EncodesElsewhere, default_cache_folder
 
 from .backends import fast_backbone, keep_freed_memory, probe_clip
 
@@ -101,13 +101,24 @@ def feature_extractor(
     backbone = fast_backbone(model.model.encoder.backbone, probe, backend, streams=workers)
     with torch.inference_mode():
         bf16 = backend == "torch" and faster_in_bf16(lambda: backbone(probe), device)
+    return _FeatureExtractor(backbone, device, bf16)
+
+
+class _FeatureExtractor:
+    """What [`feature_extractor`] returns."""
+
+    def __init__(self, backbone: Any, device: torch.device, bf16: bool):
+        self.backbone = backbone
+        self.device = device
+        self.bf16 = bf16
 
     @torch.inference_mode()
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return backbone(pixels.to(device)).cpu()
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.backbone(pixels.to(self.device)).cpu()
 
-    return encode
+    def __reduce__(self) -> Any:
+        return EncodesElsewhere, ()  # workers of a data loader read features; the network stays where it is
 
 
 def _architecture(config: Any) -> dict[str, Any]:

@@ -1,15 +1,13 @@
 """Clips as a captioner of another family wants them, for `ClipDataset`."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from processing import VideoDecodeError
-from processing.feature_cache import Clip, ClipCache
+from processing.feature_cache import Clip, ClipCache, Filled, in_threads
 
 
 class UncachedClips(ClipCache):
@@ -27,10 +25,10 @@ class UncachedClips(ClipCache):
         self.workers = workers
         self.limit = None
 
-    def recognise(self, clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> int:
+    def recognise(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> int:
         return 0
 
-    def remember(self, clips: Sequence[Clip], captions: Sequence[Sequence[str]]) -> None:
+    def remember(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> None:
         """Nothing: a clip whose file is gone cannot be captioned here."""
 
     def _open(self) -> Path:
@@ -44,18 +42,16 @@ class UncachedClips(ClipCache):
         """
         return {name: value[0] for name, value in self.video_processor(clip, return_tensors="pt").items()}
 
-    def fill(self, clips: Sequence[Clip], description: str) -> dict[int, str]:
-        """Reads every clip once; returns why clips cannot be read, by their index."""
+    def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> Filled:
+        """Reads every clip once, to find those that cannot be read; none is stored."""
+        indices = range(len(clips)) if indices is None else indices
 
-        def try_reading(clip: Clip) -> str | None:
+        def try_reading(index: int) -> str | None:
             try:
-                self.load(clip)
+                self.load(clips[index])
             except VideoDecodeError as error:
                 return str(error)
             return None
 
-        with ThreadPoolExecutor(self.workers) as pool:
-            results = list(
-                tqdm(pool.map(try_reading, clips), description, total=len(clips), unit="clip", disable=None)
-            )
-        return {index: reason for index, reason in enumerate(results) if reason is not None}
+        reasons = in_threads(try_reading, indices, description, self.workers)
+        return Filled({}, {i: reason for i, reason in zip(indices, reasons, strict=True) if reason is not None})
