@@ -29,7 +29,6 @@ from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.augmentation import ClipAugmentation
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset
-from train_hf import build
 from vidcap.captioning import caption_clips
 from vidcap.clip_cache import keeps_features, open_clip_cache
 from vidcap.evaluation import most_frequent_caption, score_captions
@@ -38,6 +37,7 @@ from vidcap.evaluation.baselines import nearest_neighbours, pool_features
 from vidcap.evaluation.bootstrap import scores_per_clip
 from vidcap.files import write_atomically
 from vidcap.training_data import load_training_data
+from vidcap.training_model import build
 
 UNTRAINED = ("most_frequent", "nearest_neighbour")
 

@@ -32,7 +32,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         super().__init__(config)
         self.encoder = VideoCaptionEncoder(config)
         self.decoder: Any = (VideoCaptionDecoder if config.decoder_config is None else PretrainedDecoder)(config)
-        self.word_dropout_ramp = 1.0  # a Trainer may let word dropout grow from 0
+        self.word_dropout_ramp = 1.0  # see `set_ramps`
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -121,7 +121,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         self.text_projection = nn.Linear(config.decoder_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.novelty = VideoCaptionNovelty(config)
-        self.loss_ramp = 1.0  # a Trainer may let the losses beside the caption's, and sampling, grow from 0
+        self.loss_ramp = 1.0  # see `set_ramps`
         self.logit_bias = None
         if config.contrastive_type == "sigmoid":
             self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS))
@@ -132,6 +132,16 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
             if not config.tie_word_embeddings:
                 self._tied_weights_keys, self._keys_to_ignore_on_save = {}, []
         self.post_init()
+
+    def set_ramps(self, *, losses: float = 1.0, word_dropout: float = 1.0) -> None:
+        """What of its parts training is to use, for a Trainer that lets them grow from 0 to 1.
+
+        Args:
+            losses: Factor of the weights of all losses beside the caption's, and of scheduled sampling.
+            word_dropout: Factor of the rate of word dropout.
+        """
+        self.loss_ramp = losses
+        self.model.word_dropout_ramp = word_dropout
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

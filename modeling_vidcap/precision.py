@@ -4,7 +4,7 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,16 +14,29 @@ from .ranks import on_every_rank
 logger = logging.getLogger(__name__)
 
 
-def choose_precision(args: Any, given: Collection[str], model: Any, collator: Callable[..., Any], clips: Any) -> None:
+def choose_precision(
+    args: Any,
+    given: Collection[str],
+    model: Any,
+    collator: Callable[..., Any],
+    clips: Any,
+    *,
+    manifest: Mapping[str, Any] | None = None,
+) -> None:
     """Turns on bf16 autocast where a training step is faster with it, unless a precision is among the options given
-    (`--bf16 False` is one) or set by accelerate.
+    (`--bf16 False` is one) or set by accelerate. A run that is resumed keeps its own.
 
     Args:
         args: The training arguments; `bf16` and `mixed_precision` are set.
         given: Names of the options that were given.
         model: Is put on the device, and otherwise left as it was.
         collator, clips: Make the batch that is tried.
+        manifest: What the checkpoint to resume from says of itself.
     """
+    if manifest and "bf16" in manifest:
+        args.bf16 = manifest["bf16"]
+        args.mixed_precision = "bf16" if args.bf16 else args.mixed_precision
+        return
     if {"bf16", "fp16"} & set(given) or "ACCELERATE_MIXED_PRECISION" in os.environ:
         return
     batch = collator([clips[index % len(clips)] for index in range(args.per_device_train_batch_size)])

@@ -4,7 +4,6 @@ and checkpoints with which an interrupted run goes on bit for bit."""
 import json
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,45 +13,29 @@ from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, ProgressCallback, Seq2SeqTrainer
-from transformers.trainer_utils import has_length
 
-from hub_card.sharing import push_captioner
-from processing.datasets import ClipDataset
-from processing.epochs import EpochBatches, SeededClips
-from processing.mixtures import MixedEpochBatches
-from processing.streams import StreamBatches, StreamedClips
+from processing.streams import StreamedClips
 
 from .averaging import AveragedTrainerMixin
 from .caption_evaluation import CaptionEvaluationMixin
 from .checkpoints import SafeCheckpointsMixin, SaveEvery, read_manifest
+from .loss_log import LossLogMixin
 from .losses_vidcap import MAX_LOGIT_SCALE
 from .optimizers import MuonAdamW, muon_groups
 from .parameter_groups import decayed_names, own_rates, set_own_rates
+from .pushing import PushMixin
 from .schedules import rate_over_time
 from .self_critical import SelfCriticalLoss
 from .time_budget import BudgetBar, TimeBudget
+from .train_loader import train_loader
 from .training_arguments import VideoCaptionTrainingArguments
 
 logger = logging.getLogger(__name__)
 
 
-class Pace:
-    """Counts clips and the time spent waiting for them, between two lines of the log."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.waited = 0.0  # seconds
-        self.clips = 0
-
-    def line(self, ranks: int) -> dict[str, float]:
-        """What is logged; then counting begins anew."""
-        elapsed = max(time.perf_counter() - self.started, 1e-9)
-        line = {"clips_per_second": ranks * self.clips / elapsed, "waiting": self.waited / elapsed}
-        self.__init__()  # type: ignore[misc]
-        return line
-
-
-class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTrainer):
+class VideoCaptionTrainer(
+    CaptionEvaluationMixin, LossLogMixin, PushMixin, AveragedTrainerMixin, SafeCheckpointsMixin, Seq2SeqTrainer
+):
     """Trains a captioner; evaluates and keeps the average of its weights, if `ema_decay` asks for one.
 
     A run that is killed goes on from its last checkpoint to the weights that it would have had: the clips of each
@@ -79,7 +62,6 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
         self.self_critical = self_critical
         self.settings = settings or {}
         self.stream_position: Sequence[Sequence[int]] | None = None
-        self._pace = Pace()
         if isinstance(self.train_dataset, IterableDataset):
             self.args.ignore_data_skip = True  # the stream itself begins where a checkpoint says
         if self_critical is not None and self.args.world_size > 1:
@@ -87,7 +69,6 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
         if self.args.uses_muon and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("Muon needs whole matrices: add --muon False, or leave FSDP and DeepSpeed out")
         self.budget: TimeBudget | None = None
-        self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         if self.args.max_train_minutes is not None:
             clock = time.process_time if self.args.processor_time else time.perf_counter
             began = clock() if started is None or self.args.processor_time else started
@@ -102,43 +83,9 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
     def get_train_dataloader(self) -> DataLoaderShard:
-        """Batches by [`EpochBatches`], in place of the Trainer's sampler and accelerate's sharding, which shows some
+        """That of [`train_loader`], in place of the Trainer's sampler and accelerate's sharding, which shows some
         clips twice and draws from generators whose state no checkpoint holds."""
-        args, clips = self.args, self.train_dataset
-        common: dict[str, Any] = {
-            "device": args.device,
-            "pin_memory": args.dataloader_pin_memory,
-            "generator": torch.Generator(),  # workers' seeds are to take nothing from the model's random numbers
-        }
-        if isinstance(clips, StreamedClips):
-            clips.split(args.process_index, args.world_size)
-            return DataLoaderShard(
-                clips, batch_size=self._train_batch_size, collate_fn=StreamBatches(self.data_collator), **common
-            )
-        if not has_length(clips):
-            raise ValueError(f"{type(clips).__name__} has no length: give a Dataset, or StreamedClips for a stream")
-        options: dict[str, Any] = {
-            "seed": args.seed if args.data_seed is None else args.data_seed,
-            "rank": args.process_index,
-            "world_size": args.world_size,
-            "drop_last": args.dataloader_drop_last,
-        }
-        weights = clips.mixture.weights if isinstance(clips, ClipDataset) and clips.mixture is not None else None
-        if weights is not None:
-            sizes = cast(ClipDataset, clips).source_sizes()
-            batches: EpochBatches = MixedEpochBatches(sizes, weights, self._train_batch_size, **options)
-        else:
-            batches = EpochBatches(len(cast(Any, clips)), self._train_batch_size, **options)
-        return DataLoaderShard(
-            SeededClips(clips),
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            **common,
-        )
+        return train_loader(self.train_dataset, self.data_collator, self.args, batch_size=self._train_batch_size)
 
     def manifest(self) -> dict[str, Any]:
         budget = {"steps": self.budget.steps, "spent": self.budget.spent} if self.budget else None
@@ -216,30 +163,23 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return decayed_names(model)
 
-    def get_batch_samples(self, *args, **kwargs):
-        began = time.perf_counter()
-        batches, items = super().get_batch_samples(*args, **kwargs)
-        self._pace.waited += time.perf_counter() - began
-        self._pace.clips += sum(len(batch["labels"]) for batch in batches)
-        return batches, items
-
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         references = inputs.pop("references", None)
         if "stream_position" in inputs:
             self.stream_position = inputs.pop("stream_position")
-        if model.training and self.args.loss_warmup:
-            cast(Any, self.model).loss_ramp = min(1.0, self.progress / self.args.loss_warmup)
-        if model.training and self.args.word_dropout_warmup:
-            cast(Any, self.model).model.word_dropout_ramp = min(1.0, self.progress / self.args.word_dropout_warmup)
+        if model.training and (self.args.loss_warmup or self.args.word_dropout_warmup):
+            cast(Any, self.model).set_ramps(
+                losses=self._risen(self.args.loss_warmup), word_dropout=self._risen(self.args.word_dropout_warmup)
+            )
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.self_critical is not None and references is not None:
             own = self.self_critical(self.model, inputs, references)
             loss = self.args.self_critical_anchor * loss + own / self.args.gradient_accumulation_steps
-            self._loss_parts["reward"].append(torch.tensor(self.self_critical.last_reward))
+            self.note_part("reward", torch.tensor(self.self_critical.last_reward))
         if model.training:
             for name in ("caption_loss", "masked_word_loss", "contrastive_loss"):
                 if outputs.get(name) is not None:
-                    self._loss_parts[name].append(outputs[name].detach())
+                    self.note_part(name, outputs[name])
         return (loss, outputs) if return_outputs else loss
 
     @property
@@ -247,43 +187,6 @@ class VideoCaptionTrainer(CaptionEvaluationMixin, AveragedTrainerMixin, SafeChec
         """The share of the run that is over."""
         return self.budget.progress if self.budget else self.state.global_step / max(self.state.max_steps, 1)
 
-    def push_to_hub(  # type: ignore[override]
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs,
-    ) -> str | None:
-        """Uploads model and processor as one repository, once it has loaded in a process without this package and
-        given what this model gives. It always waits for the end of the upload; `kwargs` are facts for the card.
-
-        Returns:
-            The repository's address, on the first process.
-        """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if not self.is_world_process_zero():
-            return None
-        return push_captioner(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            repo_id=self.args.repository,
-            facts=kwargs,
-            private=self.args.hub_private_repo if private is None else private,
-            token=self.args.hub_token if token is None else token,
-            commit_message=commit_message,
-            revision=revision or self.args.hub_revision,
-        )
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if "loss" in logs and self._loss_parts:
-            # Each micro-batch of each rank holds its share of the caption loss.
-            ranks = self.args.world_size if self.args.average_tokens_across_devices else 1
-            scale = self.args.gradient_accumulation_steps * ranks
-            for name, values in self._loss_parts.items():
-                mean = torch.stack(values).float().mean().item()
-                logs[name] = mean * scale if name in ("caption_loss", "masked_word_loss") else mean
-            self._loss_parts.clear()
-            logs |= self._pace.line(self.args.world_size)
-        super().log(logs, *args, **kwargs)
+    def _risen(self, warmup: float) -> float:
+        """How much is there of what grows from 0 to 1 during this share of the run."""
+        return min(1.0, self.progress / warmup) if warmup else 1.0

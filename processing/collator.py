@@ -16,7 +16,7 @@ class VideoCaptionCollator:
     """Stacks clips, draws one caption of each and makes its labels.
 
     Clips with fewer frames than others are filled up with masked zeros. Frames that come as uint8, as they are kept,
-    are scaled and normalised here, and so in the workers of a data loader, if it has any, which pass them on as float32.
+    are scaled and normalised here, and so in the workers of a data loader, if it has any, which pass on float32.
 
     Args:
         processor: Gives the tokenizer and the scale, mean and deviation of pixels.

@@ -149,7 +149,7 @@ def test_scheduled_sampling_puts_predictions_in_place_of_words():
     assert torch.equal(mixed[:, 0], inputs[:, 0])
     assert mixed[1, 3] == 0  # padding stays
     assert torch.equal(mixed[0, 1:], predicted[0, :-1])
-    model.loss_ramp = 0.0
+    model.set_ramps(losses=0.0)
     assert torch.equal(model._mix_in_predictions(inputs, encoded), inputs)
 
 

@@ -45,6 +45,15 @@ def test_word_dropout_grows(tmp_path, processor, clips, monkeypatch, warmup, rat
     assert found[:5] == pytest.approx(rates) and found[5] == pytest.approx(0.3)
 
 
+def test_the_other_losses_grow(tmp_path, processor, clips, monkeypatch):
+    found, model = [], tiny_model()
+    monkeypatch.setattr(type(model), "set_ramps", lambda self, **ramps: found.append(ramps))
+    make_trainer(
+        tmp_path, processor, clips, model=model, max_steps=4, loss_warmup=0.5, word_dropout_warmup=0.0
+    ).train()
+    assert found == [{"losses": losses, "word_dropout": 1.0} for losses in (0.0, 0.5, 1.0, 1.0)]
+
+
 RATES = {
     ("cosine", 0.0): [1, 0.75, 0.25, 0],
     ("cosine", 2): [0, 0.5, 1, 0],
