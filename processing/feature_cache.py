@@ -43,17 +43,13 @@ def content_hash(clip: Clip) -> str:
     Raises:
         VideoDecodeError: If the file cannot be opened.
     """
-    digest = hashlib.sha256()
     if clip["bytes"] is not None:
-        digest.update(clip["bytes"])
-        return digest.hexdigest()
+        return hashlib.sha256(clip["bytes"]).hexdigest()
     try:
         with open(clip["path"], "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise VideoDecodeError(str(clip["path"]), error.strerror or str(error)) from error
-    return digest.hexdigest()
 
 
 def weights_hash(module: torch.nn.Module) -> str:
