@@ -19,6 +19,8 @@ Promises: no answer where nothing was measured. Gives up: telling a captioner th
 from collections.abc import Mapping
 from typing import Any
 
+from hub_card.labels import control_label
+
 SHARES = {"sees objects": 0.25, "sees motion": 0.05, "sees order": 0.05}  # of the score, which the fall must reach
 NEGLIGIBLE = 10.0  # CIDEr: where the score itself is next to nothing, no share of it can be told from chance
 CONTROLS_OF = {
@@ -29,12 +31,6 @@ CONTROLS_OF = {
 MOSTLY = 0.5  # of the clips whose truth training lacks: copies beyond it are recitation
 MIN_UNSEEN = 20  # clips below which copies are not judged
 RIGHT = 0.9  # share of exact captions at which what was taken away is plainly not needed
-_OVER = {
-    "other_clip": "another clip's frames",
-    "one_frame": "the middle frame alone",
-    "shuffled": "shuffled frames",
-    "reversed": "the clip played backwards",
-}
 
 
 def judge(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,8 +104,9 @@ def _tell(asked: dict[str, Any]) -> dict[str, Any]:
         sentence = f"{question}: not measured (no result of the control {' or '.join(asked['missing'])})"
         return {"question": question, "answer": said, "gap": None, "low": None, "high": None, "sentence": sentence}
     gap, low, high = asked["gap"], asked["low"], asked["high"]
-    sentence = f"{question}: {said} ({gap:+.1f} CIDEr over {_OVER[asked['control']]}, 95 % interval {low:+.1f} to "
-    sentence += f"{high:+.1f}{asked.get('why', '')})"
+    less = control_label(asked["control"])
+    sentence = f"{question}: {said} ({gap:+.1f} CIDEr over {less}, 95 % interval {low:+.1f} to {high:+.1f}"
+    sentence += f"{asked.get('why', '')})"
     return {"question": question, "answer": said, "gap": gap, "low": low, "high": high, "sentence": sentence}
 
 
