@@ -14,24 +14,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from .labels import SCORES, control_label
 from .markdown import bullets, code, settings, table, text
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 UNNAMED = "FOLDER_OR_HUB_ID"  # stands for the model until it has a name on the Hub
 TASK = "video-text-to-text"  # the nearest that the Hub has
-SCORES = {"cider": "CIDEr", "bleu4": "BLEU-4", "rougeL": "ROUGE-L", "exact": "exact", "distinct": "distinct"}
+SHOWN = ("cider", "bleu4", "rougeL", "exact", "distinct")  # of the scores
 METRICS = {"cider": "cider", "bleu4": "bleu", "rougeL": "rouge", "exact": "exact_match"}  # as the Hub calls them
-CONTROLS = {
-    "other_clip": "another clip's frames",
-    "black": "black frames",
-    "noise": "noise",
-    "one_frame": "the middle frame alone",
-    "shuffled": "shuffled frames",
-    "reversed": "played backwards",
-    "first_half": "the first half alone",
-    "no_video": "the decoder without the clip",
-    "most_frequent": "most frequent training caption",
-}
 MEASURED = {
     "train_seconds": ("training time", "s"),
     "total_seconds": ("whole run, evaluation included", "s"),
@@ -145,8 +135,8 @@ def _scores(facts: Mapping[str, Any]) -> str:
         return ""
     controls = facts.get("controls") or {}
     rows = {"this model": facts["scores"]}
-    rows |= {f"control: {CONTROLS.get(key, key)}": control for key, control in controls.items()}
-    columns = [key for key in SCORES if any(key in row for row in rows.values())]
+    rows |= {f"control: {control_label(key)}": control for key, control in controls.items()}
+    columns = [key for key in SHOWN if any(key in row for row in rows.values())]
     gaps = any("gap" in row for row in controls.values())
     head = ["", *(SCORES[key] for key in columns), *(["CIDEr lost (95 % interval)"] if gaps else [])]
     body = [

@@ -1,11 +1,9 @@
 """A model and its processor -> one folder that loads anywhere, and the proof that it does.
 
-
 Promises: the folder holds everything that the Auto classes and `pipeline` need, the code included, for people who do
 not have this package; it is written aside first, so that a failure leaves an earlier export as it was; nothing in it
 is a pickle; what does not verify is not pushed. The parts write themselves (`save_pretrained`): here they are put
 together, with the card.
-
 """
 
 import inspect
@@ -28,7 +26,13 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptioningPipeline
-from modeling_vidcap.saving_vidcap import CHECKSUMS, check_checksums, check_weight_names
+from modeling_vidcap.saving_vidcap import (
+    CHECKSUMS,
+    check_checksums,
+    check_weight_names,
+    sha256_of,
+    write_checksums,
+)
 from processing import VideoCaptionProcessor
 
 from . import probe as probe_module
@@ -69,7 +73,7 @@ def export_model(
     """
     Writes a folder from which the model loads anywhere: weights, configuration, processor, tokenizer, code and card.
 
-    Other files in the folder stay; files of an earlier export are replaced.
+    Other files in the folder stay; files of an earlier export are replaced, sample clips that were changed since stay.
 
     Args:
         model ([`VideoCaptionForConditionalGeneration`]): the model, on any device.
@@ -115,17 +119,34 @@ def export_model(
                 (folder / SAMPLES / sample).write_bytes(content)
             else:
                 shutil.copyfile(content, folder / SAMPLES / sample)
+        if samples:
+            write_checksums(folder / SAMPLES, "*.*")
         written = {path.name for path in folder.iterdir()}
+        _remove_samples(directory / SAMPLES)
         # The configuration comes last: without it, nothing takes the folder for a model.
         for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG_NAME):
             if path.is_dir():
-                shutil.rmtree(directory / path.name, ignore_errors=True)
-            os.replace(path, directory / path.name)
+                (directory / path.name).mkdir(exist_ok=True)
+            for each in path.iterdir() if path.is_dir() else (path,):
+                os.replace(each, directory / each.relative_to(folder))
     for pattern in (f"*{CODE_SUFFIX}", *WEIGHTS):  # weights in one file would hide those in several
         for path in directory.glob(pattern):
             if path.name not in written | code:
                 path.unlink()
     return directory
+
+
+def _remove_samples(folder: Path) -> None:
+    """Removes the sample clips that an earlier export wrote, and that are still what it wrote."""
+    sums = folder / CHECKSUMS
+    if not sums.is_file():
+        return
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / Path(name).name  # whatever the line says, a file of this folder
+        if path.is_file() and sha256_of(path) == digest:
+            path.unlink()
+    sums.unlink()
 
 
 def code_files(classes: Iterable[type] = (*PART_CLASSES["model"], *PART_CLASSES["processor"])) -> list[Path]:
@@ -244,7 +265,6 @@ def push_to_hub(
         repo_id (`str`): `user/name`, created where needed.
         private, token, commit, force: see [`upload_model`].
         **verification: options of [`verify_export`].
-
 
     Returns:
         `str`: the address of the repository.

@@ -6,7 +6,6 @@ Without a network there are `efficientnet_lite0` to `efficientnet_lite2` (ImageN
 in one line.
 """
 
-import hashlib
 import importlib
 import re
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from processing.trusted import ForeignCodeError, load_pretrained
 
 from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import CLIP_ENCODERS, VideoCaptionConfig
+from .saving_vidcap import sha256_of
 
 EFFICIENTNETS = {  # checksums of their weights
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -138,7 +138,7 @@ def _efficientnet(name: str, stages: Sequence[int] | None) -> Backbone:
 
     model_file = getattr(importlib.import_module(package), name.title().replace("_", "") + "ModelFile")
     path = Path(model_file.get_model_file_path())
-    if hashlib.sha256(path.read_bytes()).hexdigest() != EFFICIENTNETS[name]:
+    if sha256_of(path) != EFFICIENTNETS[name]:
         raise ValueError(f"{path}: its checksum is another than when it was tried; reinstall {package}")
     make_config: Any = TimmBackboneConfig
     config = make_config(backbone=f"tf_{name}", out_indices=chosen)

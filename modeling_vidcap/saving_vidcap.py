@@ -41,10 +41,10 @@ def check_weight_names(folder: str | os.PathLike[str]) -> None:
             raise ValueError(f"{path}: names {name!r}, which is no safetensors file beside it; take another model")
 
 
-def write_checksums(folder: str | os.PathLike[str]) -> None:
+def write_checksums(folder: str | os.PathLike[str], pattern: str = "model*.safetensors") -> None:
     """Writes down what the weights in a folder are, so that a damaged or changed file is told from what was saved."""
-    sums = [f"{_digest(path)}  {path.name}\n" for path in sorted(Path(folder).glob("model*.safetensors"))]
-    Path(folder, CHECKSUMS).write_text("".join(sums), encoding="ascii")
+    sums = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(Path(folder).glob(pattern))]
+    Path(folder, CHECKSUMS).write_text("".join(sums), encoding="utf-8")
 
 
 def check_checksums(name: str | os.PathLike[str], **where: Any) -> None:
@@ -69,15 +69,16 @@ def check_checksums(name: str | os.PathLike[str], **where: Any) -> None:
         # What was just loaded lies in the cache. Weights of another form (`variant`) may not.
         cached = {**where, **optional, "local_files_only": True, "force_download": False}
         weights = cached_file(name, found[2], **cached)
-        if weights is not None and _digest(Path(weights)) != found[1]:
+        if weights is not None and sha256_of(weights) != found[1]:
             raise ValueError(
                 f"{weights}: not what was saved, its SHA-256 is another than in {CHECKSUMS}; download the model "
                 f"again, or remove {CHECKSUMS} if the change was meant"
             )
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -141,4 +142,4 @@ def _reference(each: type) -> str:
     return f"{each.__module__.rpartition('.')[2]}.{each.__name__}"
 
 
-__all__ = ["CHECKSUMS", "TASK", "VideoCaptionSaving", "check_weight_names", "write_checksums"]
+__all__ = ["CHECKSUMS", "TASK", "VideoCaptionSaving", "check_weight_names", "sha256_of", "write_checksums"]

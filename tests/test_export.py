@@ -198,8 +198,13 @@ def test_sample_clips_come_along(tmp_path: Path) -> None:
     clip = tmp_path / "clip.gif"
     clip.write_bytes(b"GIF89a")
     folder = export_model(tiny_model(), tiny_processor(), tmp_path / "captioner", samples={"first.gif": clip})
+    for name in ("mine.gif", "notes.txt"):
+        (folder / "samples" / name).write_text("the user's own")
     export_model(tiny_model(), tiny_processor(), folder, samples={"second.gif": clip})
-    assert [path.name for path in (folder / "samples").iterdir()] == ["second.gif"]
+    assert sorted(path.name for path in (folder / "samples").glob("*.*")) == ["mine.gif", "notes.txt", "second.gif"]
+    (folder / "samples" / "second.gif").write_bytes(b"redrawn by the user")
+    export_model(tiny_model(), tiny_processor(), folder)
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == ["mine.gif", "notes.txt", "second.gif"]
 
 
 def test_a_part_alone_is_checked_as_far_as_it_goes(tmp_path: Path) -> None:

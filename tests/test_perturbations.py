@@ -98,6 +98,8 @@ def test_clips_are_captioned_as_they_would_be_if_they_were_such(captioner):
     true = caption_clips(model, processor, clips, **options)
     assert any(found["black"][place] != true[index] for place, index in enumerate(some))
     assert caption_perturbed(model, processor, clips, some, ()) == {}
+    drawn = [caption_perturbed(model, processor, clips, [4], ["noise"], seed=seed, **options) for seed in range(4)]
+    assert drawn[0]["noise"] == found["noise"][:1] and any(each != drawn[0] for each in drawn)
 
 
 def test_a_word_leans_on_the_clip_by_what_its_probability_loses(captioner):

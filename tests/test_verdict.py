@@ -20,9 +20,10 @@ STEPS = 320
 
 
 def report_of(score: float = 200.0, *, copies: dict[str, Any] | None = None, **gaps: tuple) -> dict[str, Any]:
-    """A report with these gaps; a fourth value is the control's share of exact captions."""
+    """A report with these gaps from the score; a fourth value is the control's share of exact captions."""
     controls = {
-        name: {"gap": {"cider": list(gap[:3])}, "exact": gap[3] if gap[3:] else 0.0} for name, gap in gaps.items()
+        name: {"cider": score - gap[0], "gap": {"cider": list(gap[:3])}, "exact": gap[3] if gap[3:] else 0.0}
+        for name, gap in gaps.items()
     }
     return {"scores": {"cider": score}, "controls": controls, **({"copies": copies} if copies else {})}
 
@@ -71,6 +72,19 @@ def test_motion_and_order_need_every_control_and_the_smallest_fall_is_told():
     part = report_of(**looks, shuffled=(60, 50, 70))
     assert answers(part)["sees order"] == answers(part)["sees motion"] == "not measured"
     assert "no result of the control reversed" in judge(part)[2]["sentence"]
+
+
+def test_a_fall_is_a_share_of_the_score_of_the_clips_that_it_was_measured_on():
+    # Document frequencies of the clips of a control may put its CIDEr on twice the scale of that of all clips.
+    report = report_of(
+        other_clip=(150, 140, 160), one_frame=(90, 80, 100), shuffled=(15, 11, 19), reversed=(14, 11, 17)
+    )
+    assert answers(report)["sees motion"] == answers(report)["sees order"] == "yes"
+    report["controls"]["shuffled"]["cider"] += 200.0
+    assert answers(report)["sees motion"] == answers(report)["sees order"] == "no"
+    assert (
+        "+15.0 CIDEr over shuffled frames" in judge(report)[2]["sentence"]
+    )  # the smaller share, not the smaller fall
 
 
 def test_a_no_says_what_it_can_mean():

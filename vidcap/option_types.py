@@ -56,7 +56,7 @@ def control_names(text: str) -> tuple[str, ...]:
     from .evaluation.controls import CONTROLS  # here, since numpy is not for people who only want `--help`
 
     if text in ("all", "none"):
-        return CONTROLS if text == "all" else ()
+        return tuple(CONTROLS) if text == "all" else ()
     names = tuple(text.split(","))
     if unknown := [name for name in names if name not in CONTROLS]:
         raise argparse.ArgumentTypeError(f"there is no control {unknown[0]!r}: all, none, or of {','.join(CONTROLS)}")

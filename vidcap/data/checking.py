@@ -20,6 +20,7 @@ import av
 from av.stream import Disposition
 from tqdm.auto import tqdm
 
+from modeling_vidcap.saving_vidcap import sha256_of
 from processing.video_frames_vidcap import DecodeOptions, VideoDecodeError
 from processing.video_io_vidcap import decode_video
 
@@ -155,9 +156,7 @@ def check(task: Task, cut_folder: Path) -> Check:
         return Check(refused="unreadable", detail=error.reason)
     with path.open("rb") as file:
         head = file.read(64)
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Check(str(path), path.stat().st_size, digest, suffix_of(head, path))
+    return Check(str(path), path.stat().st_size, sha256_of(path), suffix_of(head, path))
 
 
 def _problem_of(path: Path, *, stills: bool) -> str:

@@ -5,7 +5,6 @@ The same clips give the same bytes; files of at most the wanted size appear all 
 Given up: a clip that is larger than a shard may be; it gets a shard of its own.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from modeling_vidcap.saving_vidcap import sha256_of
 
 SPLITS = ("train", "validation", "test")
 ROW_GROUP_BYTES = 16 << 20  # what a reader has to hold in memory at once
@@ -102,8 +103,7 @@ def are_intact(shards: Sequence[dict[str, Any]], clips: Sequence[Clip], folder: 
 
 def describe(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _parts(clips: Sequence[Clip], most_bytes: int | None) -> list[list[Clip]]:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from hub_card.labels import CONTROLS
+
 from .bootstrap import paired_bootstrap, scores_per_clip
 from .copies import copy_shares
 from .metrics import score_captions
@@ -18,22 +20,7 @@ from .verdict import judge
 
 Tokens = tuple[str, ...]
 
-MEANINGS = {
-    "other_clip": "Captioned from the frames of a clip with another truth: what is left of the score is had without "
-    "looking at the clip.",
-    "black": "Captioned from black frames: what is left is had without any picture.",
-    "noise": "Captioned from frames of random pixels: what is left is had from pictures that show nothing.",
-    "one_frame": "Captioned from the middle frame, standing still for the whole clip: what is lost takes more than "
-    "one look.",
-    "shuffled": "Captioned from the frames in random order: what is lost needs what moves how, and what comes first.",
-    "reversed": "Captioned from the clip played backwards and scored by its ordinary references: what is lost needs "
-    "the direction of time.",
-    "first_half": "Captioned from the first half of the clip: what is lost is seen later.",
-    "no_video": "Written by the decoder without the clip, a language model alone: what is left is habit of language.",
-    "most_frequent": "The commonest training caption, given to every clip: what every captioner must beat.",
-}
 PERTURBED = ("black", "noise", "one_frame", "shuffled", "reversed", "first_half", "no_video")  # need the model again
-CONTROLS = tuple(MEANINGS)
 
 
 class NoOtherClipError(ValueError):
@@ -104,7 +91,7 @@ def evaluate_captions(
     perturbed: Mapping[str, Mapping[int, str]] | None = None,
     train_captions: Sequence[str] | None = None,
     kinds: Sequence[str | None] | None = None,
-    controls: Collection[str] = CONTROLS,
+    controls: Collection[str] = tuple(CONTROLS),
 ) -> dict[str, Any]:
     """Scores captions, and the controls beside them.
 
@@ -136,8 +123,8 @@ def evaluate_captions(
         if values is not None and len(values) != len(hypotheses):
             raise ValueError(f"{len(hypotheses)} hypotheses but {len(values)} {name}: give one for each clip")
     for name in (*controls, *(perturbed or {})):
-        if name not in MEANINGS:
-            raise ValueError(f"there is no control {name!r}: there are {', '.join(MEANINGS)}")
+        if name not in CONTROLS:
+            raise ValueError(f"there is no control {name!r}: there are {', '.join(CONTROLS)}")
     frequent = most_frequent_caption(train_captions) if train_captions else None
 
     def evaluate_some(indices: Sequence[int]) -> dict[str, Any]:
@@ -193,7 +180,7 @@ def _score_control(
     """What `evaluate_captions` returns of one control: `captions` in the place of `hypotheses`."""
     scored: dict[str, Any] = {
         **score_captions(captions, references),
-        "meaning": MEANINGS[name],
+        "meaning": CONTROLS[name].meaning,
         "clips": len(captions),
     }
     if len(captions) > 1:

@@ -66,7 +66,7 @@ def evaluate_model(
     train_captions: Sequence[str] | None = None,
     by: Sequence[str] = (),
     batch_size: int = 16,
-    controls: Collection[str] = CONTROLS,
+    controls: Collection[str] = tuple(CONTROLS),
     control_clips: int = CONTROL_CLIPS,
     **generate_kwargs: Any,
 ) -> Evaluation:

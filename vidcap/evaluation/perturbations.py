@@ -101,12 +101,12 @@ def caption_perturbed(
     some = torch.utils.data.Subset(clips, indices)
     if isinstance(model, CaptionAdapter):  # whose processors shape pixels, so that these are changed before
         ways["black"] = lambda clip: show_instead(clip, torch.zeros_like(clip["pixel_values_videos"][0]))
-        ways["noise"] = lambda clip: show_instead(clip, _noise(clip["pixel_values_videos"][0].shape))
+        ways["noise"] = lambda clip: show_instead(clip, _noise(clip["pixel_values_videos"][0].shape, seed))
         options: dict[str, Any] = {"batch_size": batch_size, "progress": "controls", **generate_kwargs}
         return {name: caption_clips(model, processor, some, change=ways[name], **options) for name in names}
 
     collator = VideoCaptionCollator(processor)
-    frames = {name: _artificial_frames(name, model, collator) for name in ("black", "noise") if name in names}
+    frames = {name: _artificial_frames(name, model, collator, seed) for name in ("black", "noise") if name in names}
 
     def caption(inputs: Batch) -> list[tuple[str, ...]]:
         pixels = inputs.get("pixel_values_videos")
@@ -128,19 +128,19 @@ def caption_perturbed(
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
-def _artificial_frames(name: str, model: Any, collator: VideoCaptionCollator) -> torch.Tensor:
+def _artificial_frames(name: str, model: Any, collator: VideoCaptionCollator, seed: int) -> torch.Tensor:
     """Black frames, or noise, as the model's encoder takes them: features `(T, N, D)`, or pixels `(T, C, H, W)` where
     the backbone sees whole clips."""
     video_processor = collator.processor.video_processor
     size, count = video_processor.size, video_processor.num_frames
     pixels = torch.zeros(count, 3, size["height"], size["width"], dtype=torch.uint8)
     if name == "noise":
-        pixels = _noise(pixels.shape)
+        pixels = _noise(pixels.shape, seed)
     clip = {"pixel_values_videos": pixels, "video_mask": torch.ones(count, dtype=torch.long)}
     normalised = collator.videos([clip])["pixel_values_videos"].to(model.device, model.dtype)
     model.eval()
     return (normalised if model.config.encodes_clips else model.model.encoder.backbone(normalised))[0]
 
 
-def _noise(shape: torch.Size) -> torch.Tensor:
-    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def _noise(shape: torch.Size, seed: int) -> torch.Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))

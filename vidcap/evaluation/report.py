@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hub_card.labels import CONTROLS, SCORES
+
 from ..files import write_atomically
 from .clip_pictures import ReportExample, contact_sheet
 from .curves import plot_history
-from .report_page import CONTROLS, SCORES, SHARES, render_page
+from .report_page import SHARES, render_page
 
 __all__ = ["CONTROLS", "SCHEMA_VERSION", "SCORES", "SHARES", "ReportExample", "contact_sheet", "plot_history",
            "write_report"]  # fmt: skip

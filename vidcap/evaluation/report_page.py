@@ -17,21 +17,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from hub_card.labels import CONTROLS, SCORES, control_label
+
 from .clip_pictures import ReportExample, draw_strip, encode_animation
 from .curves import draw_panels, find_panels
 
-SCORES = {
-    "cider": "CIDEr",
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu3": "BLEU-3",
-    "bleu4": "BLEU-4",
-    "rougeL": "ROUGE-L",
-    "meteor": "METEOR",
-    "exact": "exact",
-    "distinct": "distinct",
-    "exact_reversed": "exact, backwards",
-}
 SHARES = {"exact", "distinct", "exact_reversed"}
 _LEGEND = {
     "CIDEr": "× 100. Agreement with the references; words that are rare in the data set weigh more.",
@@ -43,31 +33,6 @@ _LEGEND = {
         "Share of the clips played backwards whose caption is exactly what is then true. High for a captioner that "
         "sees the order of events. Only clips whose truth changes count."
     ),
-}
-CONTROLS = {
-    "other_clip": (
-        "another clip's frames",
-        "Each clip captioned from the frames of a clip with another truth. Must fall far below the score: what "
-        "remains is had without looking.",
-    ),
-    "reversed": (
-        "played backwards",
-        "Each clip captioned from its frames in reverse, scored by its ordinary references. Must fall wherever the "
-        "order of events matters.",
-    ),
-    "most_frequent": (
-        "most frequent caption",
-        "The commonest training caption, given to every clip. Any captioner must beat it by far.",
-    ),
-}
-CONTROL_NAMES = {
-    **{key: name for key, (name, _) in CONTROLS.items()},
-    "black": "black frames",
-    "noise": "noise",
-    "one_frame": "one frame only",
-    "shuffled": "shuffled frames",
-    "first_half": "first half only",
-    "no_video": "language model alone",
 }
 _NOT_SCORES = {"clips"}  # numbers beside the scores of a control
 _FACTS = {"train_seconds": "training", "total_seconds": "whole run", "peak_rss_mb": "peak memory"}
@@ -91,7 +56,7 @@ def render_page(
     script = (folder / "report_script.js").read_text(encoding="utf-8")
     rows = [("this model", scores, "")]
     for table in (controls, report.get("baselines", {})):
-        rows += [(CONTROL_NAMES.get(name, name), values, _gap(values)) for name, values in table.items()]
+        rows += [(control_label(name), values, _gap(values)) for name, values in table.items()]
     kinds = report.get("by_kind", {})
     errors = report.get("errors", {})
     return template.render(
@@ -153,15 +118,12 @@ def _gap(values: Mapping[str, Any]) -> str:
 
 
 def _control_meanings(controls: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Name and meaning of each control of the report; before there are any, of those that are usual."""
-    meanings = {name: meaning for name, meaning in CONTROLS.values()}
-    if controls:
-        meanings = {}
-        for key, values in controls.items():
-            known = CONTROLS[key][1] if key in CONTROLS else None
-            if meaning := values.get("meaning", known):
-                meanings[CONTROL_NAMES.get(key, key)] = str(meaning)
-    return list(meanings.items())
+    """Name and meaning of each control of the report; a control that nobody knows has none unless it says so."""
+    found = {
+        key: values.get("meaning", CONTROLS[key].meaning if key in CONTROLS else "")
+        for key, values in controls.items()
+    }
+    return [(control_label(key), str(meaning)) for key, meaning in found.items() if meaning]
 
 
 def _verdicts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -244,9 +206,7 @@ def _card(example: ReportExample) -> dict[str, Any]:
         "more_references": len(example.references[_REFERENCES:]),
         "words": _compare(_shortened(example.hypothesis), example.references),
         "length": len(example.hypothesis.split()),
-        "controls": [
-            (CONTROL_NAMES.get(name, name), _shortened(caption)) for name, caption in example.controls.items()
-        ],
+        "controls": [(control_label(name), _shortened(caption)) for name, caption in example.controls.items()],
     }
 
 

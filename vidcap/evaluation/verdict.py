@@ -1,14 +1,15 @@
 """What the controls say, in plain words: does the captioner see objects, motion and order, or does it recite?
 
 A question is answered by how far CIDEr falls when what it asks for is taken away, with a paired bootstrap interval
-over clips:
+over clips, as a share of the true captions' CIDEr on the clips of that control (on other clips document frequencies,
+and with them the scale, are others):
 
-- yes: the interval lies above 0, and the fall is a fair share of the score (`SHARES`);
+- yes: the interval lies above 0, and the fall is a fair share of that score (`SHARES`);
 - no: the whole interval lies below that share, or it holds 0 and even its upper end is below twice that share;
 - unclear: anything else. More clips would tell.
 
 Where several things take the same away, all of them must hurt: motion is what both a standing and a shuffled clip
-lack, order what both a shuffled and a reversed clip lack; the smallest fall counts. A captioner that does not look at
+lack, order what both a shuffled and a reversed clip lack; the smallest share counts. A captioner that does not look at
 the clip sees neither.
 
 Promises: no answer where nothing was measured. Gives up: telling a captioner that cannot see from one that need not.
@@ -17,6 +18,8 @@ Promises: no answer where nothing was measured. Gives up: telling a captioner th
 
 from collections.abc import Mapping
 from typing import Any
+
+from hub_card.labels import control_label
 
 SHARES = {"sees objects": 0.25, "sees motion": 0.05, "sees order": 0.05}  # of the score, which the fall must reach
 NEGLIGIBLE = 10.0  # CIDEr: where the score itself is next to nothing, no share of it can be told from chance
@@ -28,27 +31,21 @@ CONTROLS_OF = {
 MOSTLY = 0.5  # of the clips whose truth training lacks: copies beyond it are recitation
 MIN_UNSEEN = 20  # clips below which copies are not judged
 RIGHT = 0.9  # share of exact captions at which what was taken away is plainly not needed
-_OVER = {
-    "other_clip": "another clip's frames",
-    "one_frame": "the middle frame alone",
-    "shuffled": "shuffled frames",
-    "reversed": "the clip played backwards",
-}
 
 
 def judge(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The verdict on a captioner.
 
     Args:
-        report: `scores`, `controls` and, if known, `copies`, see [`evaluate_captions`].
+        report: `controls` and, if known, `copies`, see [`evaluate_captions`].
 
     Returns:
         For each question `question`, `answer` (`yes`, `no`, `unclear` or `not measured`), `gap`, `low`, `high` (in
         CIDEr, of `memorises` a share; `None` where not measured) and `sentence`.
     """
     controls = report["controls"]
-    looks = _ask("sees objects", report["scores"]["cider"], controls)
-    others = [_ask(question, report["scores"]["cider"], controls) for question in ("sees motion", "sees order")]
+    looks = _ask("sees objects", controls)
+    others = [_ask(question, controls) for question in ("sees motion", "sees order")]
     for each in others:
         if looks["answer"] == "no" and each["answer"] in ("unclear", "yes"):
             each["answer"], each["why"] = "no", "; it does not look at the clip"
@@ -77,16 +74,17 @@ def answer(gap: float, low: float, high: float, *, enough: float, negligible: fl
     return "unclear"
 
 
-def _ask(question: str, score: float, controls: Mapping[str, Any]) -> dict[str, Any]:
+def _ask(question: str, controls: Mapping[str, Any]) -> dict[str, Any]:
     """The answer by the control that hurts least; `control` names it."""
     found = {name: controls[name]["gap"]["cider"] for name in CONTROLS_OF[question] if "gap" in controls.get(name, {})}
+    scores = {name: controls[name]["cider"] + gap for name, (gap, _, _) in found.items()}  # of the true captions
     if not found or set(found) != set(CONTROLS_OF[question]):
         missing = [name for name in CONTROLS_OF[question] if name not in found]
         return {"question": question, "answer": "not measured", "missing": missing}
-    control = min(found, key=lambda name: found[name][0])
+    control = min(found, key=lambda name: found[name][0] / scores[name] if scores[name] else 0.0)
     gap, low, high = found[control]
     negligible = NEGLIGIBLE if question == "sees objects" else 0.0
-    said = answer(gap, low, high, enough=SHARES[question] * score, negligible=negligible)
+    said = answer(gap, low, high, enough=SHARES[question] * scores[control], negligible=negligible)
     return {"question": question, "answer": said, "control": control, "gap": gap, "low": low, "high": high}
 
 
@@ -106,8 +104,9 @@ def _tell(asked: dict[str, Any]) -> dict[str, Any]:
         sentence = f"{question}: not measured (no result of the control {' or '.join(asked['missing'])})"
         return {"question": question, "answer": said, "gap": None, "low": None, "high": None, "sentence": sentence}
     gap, low, high = asked["gap"], asked["low"], asked["high"]
-    sentence = f"{question}: {said} ({gap:+.1f} CIDEr over {_OVER[asked['control']]}, 95 % interval {low:+.1f} to "
-    sentence += f"{high:+.1f}{asked.get('why', '')})"
+    less = control_label(asked["control"])
+    sentence = f"{question}: {said} ({gap:+.1f} CIDEr over {less}, 95 % interval {low:+.1f} to {high:+.1f}"
+    sentence += f"{asked.get('why', '')})"
     return {"question": question, "answer": said, "gap": gap, "low": low, "high": high, "sentence": sentence}
 
 
