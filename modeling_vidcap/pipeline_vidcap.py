@@ -4,14 +4,13 @@ Clips come in every form that the processor takes, one or many. Options are sort
 go there, the rest to the processor; a name that neither knows is an error. Given up: captions of events within a clip.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from PIL import Image
 from transformers import GenerationConfig, Pipeline
 
 from .generation_vidcap import check_guidance
+from .saving_vidcap import pop_hub_options
 
 
 class VideoCaptioningPipeline(Pipeline):
@@ -72,7 +71,7 @@ class VideoCaptioningPipeline(Pipeline):
             `TypeError`: for an unknown option.
             `ValueError`: if there is no clip, an option of `generate` is given twice, or the model cannot be guided.
         """
-        if isinstance(inputs, (list, tuple)) and inputs and all(_is_frame(item) for item in inputs):
+        if isinstance(inputs, (list, tuple)) and inputs and all(map(self.clip_reader.is_frame, inputs)):
             return super().__call__([inputs], **kwargs)[0]
         if _ndim(inputs) == 5 or isinstance(inputs, tuple):
             inputs = list(inputs)
@@ -88,28 +87,24 @@ class VideoCaptioningPipeline(Pipeline):
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves model, processor and code, for processes with this package and without it. With `push_to_hub`, the
         three are also uploaded, to `repo_id` or the folder's name."""
-        hub = {
-            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "create_pr") if name in kwargs
-        }
+        hub = pop_hub_options(kwargs, save_directory)
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
         if push_to_hub:
-            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+            self.push_to_hub(**hub)
+
+    @property
+    def clip_reader(self) -> Any:
+        """The video processor that reads clips, and tells a list of frames from a list of clips."""
+        return self.processor.video_processor
 
     def _sanitize_parameters(
         self, generate_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        generation_names = {*vars(GenerationConfig()), "generation_config", "similarity_weight"}
-        generation = {name: options.pop(name) for name in list(options) if name in generation_names}
-        known = set(self.processor.video_processor.valid_kwargs.__annotations__)
-        if unknown := sorted(set(options) - known):
-            raise TypeError(
-                f"unknown option {', '.join(unknown)}: pass an option of `generate` (max_new_tokens, num_beams ...) "
-                f"or of the processor ({', '.join(sorted(known))})"
-            )
-        if twice := sorted(set(generation) & set(generate_kwargs or {})):
-            raise ValueError(f"{', '.join(twice)} is given directly and in generate_kwargs: keep one of them")
-        generation |= generate_kwargs or {}
+        known = self.clip_reader.valid_kwargs.__annotations__
+        reading, generation = sort_options(
+            options, generate_kwargs, [*vars(GenerationConfig()), "similarity_weight"], sorted(known)
+        )
         check_guidance(self.model.config, generation.get("guidance_scale"))
         if not {"num_beams", "generation_config"} & set(generation):
             # The model's own beams would search where captions are to be drawn, and cannot be fewer than are wanted.
@@ -117,11 +112,11 @@ class VideoCaptioningPipeline(Pipeline):
                 generation["num_beams"] = 1
             elif generation.get("num_return_sequences", 1) > (self.model.generation_config.num_beams or 1):
                 generation["num_beams"] = generation["num_return_sequences"]
-        return options, generation, {}
+        return reading, generation, {}
 
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> Any:
         # In a list, an array of several clips is refused; a lone array of 3 axes is refused outside of one.
-        videos = input_ if _is_frame(input_) else [input_]
+        videos = input_ if self.clip_reader.is_frame(input_) else [input_]
         inputs = dict(self.processor(videos=videos, **{**preprocess_parameters, "return_tensors": "pt"}))
         inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.dtype)  # times stay exact in float32
         return inputs
@@ -137,14 +132,40 @@ class VideoCaptioningPipeline(Pipeline):
         return [{"generated_text": caption} for caption in captions]
 
 
+def sort_options(
+    options: dict[str, Any], generate_kwargs: dict[str, Any] | None, of_generate: Iterable[str], of_reading: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Tells options of a call apart by their names.
+
+    Args:
+        options (`dict`): all that was given directly.
+        generate_kwargs (`dict`, *optional*): options of `generate` that were given as such.
+        of_generate (`Iterable[str]`): names that go to `generate`, beside `generation_config`.
+        of_reading (`list[str]`): names that say how a clip is read.
+
+    Returns:
+        `tuple[dict, dict]`: those of reading, and those of `generate`.
+
+    Raises:
+        `TypeError`: for an unknown name.
+        `ValueError`: for an option that is given twice.
+    """
+    reading = {name: value for name, value in options.items() if name in of_reading}
+    generation = {name: value for name, value in options.items() if name not in reading}
+    if unknown := sorted(set(generation) - set(of_generate) - {"generation_config"}):
+        raise TypeError(
+            f"unknown option {', '.join(unknown)}: pass an option of `generate` (max_new_tokens, num_beams ...) or of "
+            f"the processor ({', '.join(of_reading)})"
+        )
+    if twice := sorted(set(generation) & set(generate_kwargs or {})):
+        raise ValueError(f"{', '.join(twice)} is given directly and in generate_kwargs: keep one of them")
+    return reading, {**generation, **(generate_kwargs or {})}
+
+
 def _ndim(item: Any) -> int | None:
     """Axes of an array or tensor; `None` for everything else, Pillow images and paths among it."""
     return getattr(item, "ndim", None)
 
 
-def _is_frame(item: Any) -> bool:
-    """The rule by which the processor tells a list of frames from a list of clips, on which this file may not rely."""
-    return _ndim(item) == 3 or (isinstance(item, Image.Image) and not getattr(item, "is_animated", False))
-
-
-__all__ = ["VideoCaptioningPipeline"]
+__all__ = ["VideoCaptioningPipeline", "sort_options"]

@@ -82,6 +82,14 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def pop_hub_options(kwargs: dict[str, Any], folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Takes out of the options of `save_pretrained` what is meant for `push_to_hub`; by default the repository has
+    the folder's name."""
+    names = ("repo_id", "commit_message", "private", "create_pr")
+    given = {name: kwargs.pop(name) for name in names if name in kwargs}
+    return {"repo_id": Path(folder).name, "token": kwargs.get("token"), **given}
+
+
 class VideoCaptionSaving(PreTrainedModel):
     """How all models of this family are saved and loaded."""
 
@@ -115,9 +123,7 @@ class VideoCaptionSaving(PreTrainedModel):
         **kwargs: Any,
     ) -> None:
         """As in transformers, with the code of model and pipeline, and what leads the Auto classes to it."""
-        hub = {
-            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "create_pr") if name in kwargs
-        }
+        hub = pop_hub_options(kwargs, save_directory)
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process and not getattr(self, "_hf_peft_config_loaded", False):
             custom_object_save(self, save_directory)
@@ -126,8 +132,7 @@ class VideoCaptionSaving(PreTrainedModel):
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             write_checksums(save_directory)
         if push_to_hub:
-            repo_id = hub.pop("repo_id", Path(save_directory).name)
-            self.push_to_hub(repo_id, token=kwargs.get("token"), **hub)
+            self.push_to_hub(**hub)
 
     def _code_references(self) -> dict[str, Any]:
         # Being imported here, it is also among the files that travel with the model's.
@@ -142,4 +147,12 @@ def _reference(each: type) -> str:
     return f"{each.__module__.rpartition('.')[2]}.{each.__name__}"
 
 
-__all__ = ["CHECKSUMS", "TASK", "VideoCaptionSaving", "check_weight_names", "sha256_of", "write_checksums"]
+__all__ = [
+    "CHECKSUMS",
+    "TASK",
+    "VideoCaptionSaving",
+    "check_weight_names",
+    "pop_hub_options",
+    "sha256_of",
+    "write_checksums",
+]

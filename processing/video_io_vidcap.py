@@ -94,7 +94,7 @@ def split_batch(videos: Any) -> list[Any]:
     if isinstance(videos, (list, tuple)):
         if not videos:
             raise ValueError("videos is an empty list: pass at least one clip")
-        return [videos] if all(_is_frame(item) for item in videos) else list(videos)
+        return [videos] if all(is_frame(item) for item in videos) else list(videos)
     if isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim == 5:
         return list(videos)
     return [videos]
@@ -131,7 +131,7 @@ def _decode(source: Any, name: str, options: DecodeOptions) -> VideoFrames:
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return _decode_array(source, name, options)
     if isinstance(source, (list, tuple)):
-        if not all(_is_frame(item) for item in source):
+        if not all(is_frame(item) for item in source):
             raise VideoDecodeError(
                 name, "a list that is one clip holds nothing but 3-D arrays and still Pillow images"
             )
@@ -338,7 +338,7 @@ def _decode_torchcodec(decoder: Any, name: str, options: DecodeOptions) -> Video
     return assemble_clip(name, frames, times, end - begin, options)
 
 
-def _is_frame(item: Any) -> bool:
+def is_frame(item: Any) -> bool:
     """Whether an item of a list is a frame rather than a clip of its own."""
     if isinstance(item, Image.Image):
         return not is_animated(item)

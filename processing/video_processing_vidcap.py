@@ -22,7 +22,7 @@ from transformers.utils.type_validators import (
     tensor_type_validator,
 )
 
-from .video_io_vidcap import VideoFrames, decode_video, split_batch
+from .video_io_vidcap import VideoFrames, decode_video, is_frame, split_batch
 
 logger = logging.get_logger(__name__)
 
@@ -94,6 +94,7 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
     valid_kwargs = VideoCaptionVideoProcessorKwargs  # type: ignore[assignment]
     _auto_class: Any = "AutoVideoProcessor"  # has transformers save the code, too
     model_input_names = ["pixel_values_videos", "video_mask", "video_times"]
+    is_frame = staticmethod(is_frame)  # for pipelines, whose files cannot import those that read clips
 
     num_frames = 16
     do_sample_frames = True
@@ -147,41 +148,22 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
 
         Args:
             videos (`Any`): a clip or a list of clips of any kinds: paths, URLs, bytes, open files, arrays, lists of
-                frames ...; see `decode_video` and `split_batch` in `video_io_vidcap.py`. **kwargs: options that differ
-                from those of the processor.
+                frames ...; see `decode_video` and `split_batch` in `video_io_vidcap.py`.
+            **kwargs: options that differ from those of the processor.
 
         Returns:
-            [`BatchFeature`]: `pixel_values_videos` of shape `(B, T, 3, H, W)`, float32 or uint8; `video_mask` `(B,
-            T)`, int64, 0 for repeats that fill up a short clip; `video_times` `(B, T)`, float32, seconds from the
-            start of each clip.
+            [`BatchFeature`]: `pixel_values_videos` of shape `(B, T, 3, H, W)`, float32 or uint8; `video_mask` of
+            shape `(B, T)`, int64, 0 for repeats that fill up a short clip; `video_times` of shape `(B, T)`, float32,
+            seconds from the start of each clip.
 
         Raises:
             `VideoDecodeError`: if a clip cannot be read.
             `TypeError`: for an unknown option.
             `ValueError`: if the options do not fit together.
         """
-        check_option_names(set(kwargs), set(self.valid_kwargs.__annotations__))
-        validate_typed_dict(VideoCaptionVideoProcessorKwargs, kwargs)  # type: ignore[type-var]
-        given = {name: value for name, value in kwargs.items() if value is not None}
-        known = self.valid_kwargs.__annotations__
-        options: dict[str, Any] = {name: given.get(name, getattr(self, name)) for name in known}
-        options = self._standardize_kwargs(**options)
-        size, data_format = options["size"], options["input_data_format"]
-        clips = [
-            decode_video(
-                video,
-                num_frames=options["num_frames"] if options["do_sample_frames"] else None,
-                fit=(size.height, size.width) if options["do_resize"] else None,
-                interpolation=INTERPOLATIONS[options["resample"]],
-                frame_rate=options["frame_rate"],
-                channels_first=None if data_format is None else data_format == "channels_first",
-                threads=options["decoding_threads"],
-                max_frame_pixels=options["max_frame_pixels"],
-                max_clip_frames=options["max_clip_frames"],
-                max_download_bytes=options["max_download_bytes"],
-            )
-            for video in split_batch(videos)
-        ]
+        options = self._complete(kwargs)
+        size = options["size"]
+        clips = [self._decode(video, options) for video in split_batch(videos)]
         length = max(len(clip.frames) for clip in clips)
         clips = [clip.padded(length) for clip in clips]
         frames = _stack_frames(clips, (size.height, size.width) if options["do_pad"] else None)  # (B, T, 3, H, W)
@@ -199,6 +181,45 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
             "video_times": torch.stack([clip.times for clip in clips]),  # (B, T)
         }
         return BatchFeature(data, tensor_type=options["return_tensors"])
+
+    def decode_clip(self, video: Any, **kwargs: Any) -> VideoFrames:
+        """
+        Reads one clip as [`preprocess`] does, for those who want to know its duration, too.
+
+        Args:
+            video (`Any`): a clip, see `decode_video` in `video_io_vidcap.py`.
+            **kwargs: options that differ from those of the processor.
+
+        Returns:
+            [`VideoFrames`]: its frames, uint8, not yet centred on `size`.
+
+        Raises:
+            As [`preprocess`].
+        """
+        return self._decode(video, self._complete(kwargs))
+
+    def _complete(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The options of a call, checked: those given, and for the rest the processor's own."""
+        known = self.valid_kwargs.__annotations__
+        check_option_names(set(kwargs), set(known))
+        validate_typed_dict(VideoCaptionVideoProcessorKwargs, kwargs)  # type: ignore[type-var]
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        return self._standardize_kwargs(**{name: given.get(name, getattr(self, name)) for name in known})
+
+    def _decode(self, video: Any, options: dict[str, Any]) -> VideoFrames:
+        size, data_format = options["size"], options["input_data_format"]
+        return decode_video(
+            video,
+            num_frames=options["num_frames"] if options["do_sample_frames"] else None,
+            fit=(size.height, size.width) if options["do_resize"] else None,
+            interpolation=INTERPOLATIONS[options["resample"]],
+            frame_rate=options["frame_rate"],
+            channels_first=None if data_format is None else data_format == "channels_first",
+            threads=options["decoding_threads"],
+            max_frame_pixels=options["max_frame_pixels"],
+            max_clip_frames=options["max_clip_frames"],
+            max_download_bytes=options["max_download_bytes"],
+        )
 
 
 def check_option_names(names: set[str], known: set[str]) -> None:

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from transformers import ResNetConfig, ResNetModel, pipeline
 
 from modeling_vidcap import VideoCaptioningPipeline
-from modeling_vidcap.pipeline_vidcap import _is_frame
 from processing import VideoDecodeError, split_batch
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
 
@@ -100,7 +99,7 @@ def test_data_sets_and_generators_are_read_as_they_are_needed(captioner: Any, ex
     assert list(outputs) == expected[1:]
 
 
-def test_frames_are_told_from_clips_as_the_processor_does(tmp_path: Path) -> None:
+def test_frames_are_told_from_clips_as_the_processor_does(captioner: Any, tmp_path: Path) -> None:
     first, second = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "red")
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
     array = CLIPS[0]
@@ -118,7 +117,7 @@ def test_frames_are_told_from_clips_as_the_processor_does(tmp_path: Path) -> Non
     ]
     for item in items:
         is_one_clip = len(split_batch([item, item])) == 1
-        assert _is_frame(item) == is_one_clip, item
+        assert captioner.clip_reader.is_frame(item) == is_one_clip, item
 
 
 def test_generation_options_reach_generate(captioner: Any) -> None:

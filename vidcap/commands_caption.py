@@ -16,8 +16,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from modeling_vidcap.generation_vidcap import check_guidance, check_phrases, check_similarity
-from processing import VideoDecodeError, decode_video
-from processing.video_processing_vidcap import INTERPOLATIONS
+from processing import VideoDecodeError
 
 from .adapters import CaptionAdapter
 from .adapters.options import load_for_command
@@ -118,18 +117,7 @@ def read_clip(source: Any, video_processor: Any, *, threads: int | None = None) 
     Raises:
         VideoDecodeError: If it cannot be read.
     """
-    size = video_processor.size
-    clip = decode_video(
-        source,
-        num_frames=video_processor.num_frames if video_processor.do_sample_frames else None,
-        fit=(size["height"], size["width"]) if video_processor.do_resize else None,
-        interpolation=INTERPOLATIONS[video_processor.resample],
-        frame_rate=video_processor.frame_rate,
-        threads=video_processor.decoding_threads if threads is None else threads,
-        max_frame_pixels=video_processor.max_frame_pixels,
-        max_clip_frames=video_processor.max_clip_frames,
-        max_download_bytes=video_processor.max_download_bytes,
-    )
+    clip = video_processor.decode_clip(source, decoding_threads=threads)
     pixels = video_processor(
         clip.frames, do_sample_frames=False, do_rescale=False, do_normalize=False, input_data_format="channels_first"
     )["pixel_values_videos"]  # (1, T, 3, H, W)

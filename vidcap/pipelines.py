@@ -14,7 +14,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from modeling_vidcap import TASK, VideoCaptionConfig, VideoCaptioningPipeline
-from modeling_vidcap.pipeline_vidcap import _is_frame
+from modeling_vidcap.pipeline_vidcap import sort_options
 from processing.trusted import load_pretrained
 
 from .adapters import SeparateProcessor, UnsupportedModelError, family_of
@@ -103,27 +103,25 @@ class AdapterPipeline(VideoCaptioningPipeline):
         self.adapter = family(model, processor)
         Pipeline.__init__(self, model=model, processor=processor, **kwargs)
 
+    @property
+    def clip_reader(self) -> Any:
+        """The adapter's."""
+        return self.adapter.video_processor
+
     def _sanitize_parameters(
         self, generate_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         self.adapter.check_options({**options, **(generate_kwargs or {})})
-        preprocess = {name: options.pop(name) for name in (*READING, "prompt") if name in options}
-        known = {name for name in vars(self.model.generation_config) if not name.startswith("_")}
-        if unknown := sorted(set(options) - known - {"generation_config"}):
-            own = [*READING, *["prompt"] * self.adapter.takes_prompt]
-            raise TypeError(
-                f"unknown option {', '.join(unknown)}: pass an option of `generate` (max_new_tokens, num_beams ...) "
-                f"or one of {', '.join(own)}"
-            )
-        if twice := sorted(set(options) & set(generate_kwargs or {})):
-            raise ValueError(f"{', '.join(twice)} is given directly and in generate_kwargs: keep one of them")
-        return preprocess, {**options, **(generate_kwargs or {})}, {}
+        if options.get("prompt") is None:
+            options.pop("prompt", None)
+        own = [*READING, *["prompt"] * self.adapter.takes_prompt]
+        return *sort_options(options, generate_kwargs, vars(self.model.generation_config), own), {}
 
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> Any:
         reading = dict(preprocess_parameters)
         prompt = reading.pop("prompt", None)
-        videos = input_ if _is_frame(input_) else [input_]
-        read = self.adapter.video_processor(videos, return_tensors="pt", **reading)
+        videos = input_ if self.clip_reader.is_frame(input_) else [input_]
+        read = self.clip_reader(videos, return_tensors="pt", **reading)
         clip = {name: value[0] for name, value in read.items()}
         return self.adapter.prepare(clip, prompt=prompt, keep_frames=reading.get("num_frames") is not None or None)
 

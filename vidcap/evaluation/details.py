@@ -1,8 +1,7 @@
 """What a report says beside its scores: each clip's own, how they were computed, and which words are confused.
 
 Promises: nothing that stands in the report already is replaced; the means of the scores a clip are those of the report
-to the rounding. Gives up: BLEU and distinct captions a clip, since these scores are of all
-clips together.
+to the rounding. Gives up: BLEU and distinct captions a clip, since these scores are of all clips together.
 """
 
 import hashlib
