@@ -1,9 +1,13 @@
-"""Settings that must stand before torch and the Hub's client are imported: one thread, no network."""
+"""Settings that must stand before torch and the Hub's client are imported: one thread, no network, and a folder of its
+own for the code of exported models, which processes that run tests side by side would write over one another."""
 
 import os
+import tempfile
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+_modules = tempfile.TemporaryDirectory(prefix="vidcap-tests-")  # removed when the process ends
+os.environ["HF_MODULES_CACHE"] = _modules.name
 
 import torch  # noqa: E402
 

@@ -75,6 +75,21 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path, monkeypatch, muon
 
 
 @pytest.mark.slow
+def test_two_processes_learn_of_a_mixture_what_one_learns(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    generate_demo_data(tmp_path / "more", train=8, validation=2, test=0, size=32, seed=1)
+    options = ["--dataset", str(folder), str(tmp_path / "more"), "--dataset_weights", "2", "1", "--muon", "False"]
+    one = command(folder, tmp_path / "one", "--per_device_train_batch_size", "6", *options)
+    two = command(folder, tmp_path / "two", "--per_device_train_batch_size", "3", *options)
+    assert train_hf.main(one) == 0
+    done = on_two_processes(*two)
+    assert done.returncode == 0, done.stderr
+    expected = losses(tmp_path / "one")
+    assert len(expected) == 9 and expected[0][0] - min(expected)[0] > 0.3
+    torch.testing.assert_close(torch.tensor(losses(tmp_path / "two")), torch.tensor(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_two_processes_find_the_broken_clips_of_both(tmp_path):
     generate_demo_data(tmp_path / "clips", train=12, validation=3, test=0, size=32)
     names = [json.loads(line)["file_name"] for line in (tmp_path / "clips/train/metadata.jsonl").open()]
