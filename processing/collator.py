@@ -15,8 +15,8 @@ IGNORED = -100  # the label that no loss counts
 class VideoCaptionCollator:
     """Stacks clips, draws one caption of each and makes its labels.
 
-    Clips with fewer frames than others are filled up with masked zeros. Frames that come as uint8, as they are kept,
-    are scaled and normalised here, and so in the workers of a data loader, if it has any, which pass them on as float32.
+    Clips with fewer frames than others are filled up with masked zeros. Frames are kept as uint8, and scaled and
+    normalised here: in the workers of a data loader, if it has any, which pass them on as float32.
 
     Args:
         processor: Gives the tokenizer and the scale, mean and deviation of pixels.
