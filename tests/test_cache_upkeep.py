@@ -37,7 +37,8 @@ if sys.argv[3] == "dies":  # in the middle of writing its fifth clip
             print("half", flush=True)
             time.sleep(600)
     save_file, feature_cache.save_file = feature_cache.save_file, half
-cache = feature_cache.ClipCache(sys.argv[2], tiny_processor().video_processor, workers=2)
+workers = 1 if sys.argv[3] == "dies" else 2  # one, so that no other clip is half written when it is killed
+cache = feature_cache.ClipCache(sys.argv[2], tiny_processor().video_processor, workers=workers)
 print("ready", flush=True)
 sys.stdin.readline()
 ClipDataset(load_clips(sys.argv[1], "train"), cache).prepare("clips")
