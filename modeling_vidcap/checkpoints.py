@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, TrainerCallback
 
 from .ranks import from_first_rank
+from .saving_vidcap import sha256_of
 from .sharded_weights import ShardedWeightsMixin
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ INDIFFERENT = re.compile(
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Writes the manifest: the hash of every file, and `facts`."""
-    files = {str(path.relative_to(folder)): _hash(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     _write(folder / MANIFEST, {**facts, "files": files})
 
 
@@ -54,7 +55,9 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, if anything."""
     try:
         files = read_manifest(folder)["files"]
-        return next((f"{name} is damaged" for name, digest in files.items() if _hash(folder / name) != digest), None)
+        return next(
+            (f"{name} is damaged" for name, digest in files.items() if sha256_of(folder / name) != digest), None
+        )
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -290,11 +293,6 @@ def tensors_only(checkpoint: str | None) -> Iterator[None]:
             f"{checkpoint}: its optimizer or random state holds more than tensors and was not loaded; "
             "--resume_from_checkpoint no begins anew"
         ) from error
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

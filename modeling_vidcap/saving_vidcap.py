@@ -42,7 +42,8 @@ def check_weight_names(folder: str | os.PathLike[str]) -> None:
 
 
 def write_checksums(folder: str | os.PathLike[str], pattern: str = "model*.safetensors") -> None:
-    """Writes down what the weights in a folder are, so that a damaged or changed file is told from what was saved."""
+    """Writes down what the files of a folder are that match, so that a damaged or changed one is told from what was
+    saved; by default its weights."""
     sums = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(Path(folder).glob(pattern))]
     Path(folder, CHECKSUMS).write_text("".join(sums), encoding="utf-8")
 

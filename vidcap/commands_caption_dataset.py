@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_vidcap.saving_vidcap import sha256_of
 from processing.datasets import load_clips
 from processing.sources import Columns, DatasetError
 
@@ -94,8 +95,7 @@ def _hash_of_model(model: str) -> str | None:
     digest = hashlib.sha256()
     for path in sorted(each for each in Path(model).iterdir() if each.suffix in (".json", ".safetensors")):
         if path.name.endswith(("config.json", ".safetensors")):
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+            digest.update(f"{path.name} {sha256_of(path)}".encode())
     return digest.hexdigest()[:16]
 
 
