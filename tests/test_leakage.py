@@ -1,8 +1,14 @@
 """What a test set shares with training."""
 
+import json
 from pathlib import Path
 
+import pytest
+
+from vidcap.cli import main
 from vidcap.evaluation.leakage import caption_leakage, shared_clips
+
+from .media import texture, write_video
 
 TRAIN = ["A dog runs over the green grass.", "a cat sleeps"]
 
@@ -30,3 +36,44 @@ def test_clips_with_the_same_bytes(tmp_path: Path) -> None:
     files = [each["files"] for each in shared_clips([*test, inside], train)]
     assert files == [{"test": ["c"], "train": ["a"]}, {"test": ["g"], "train": ["b"]}]
     assert shared_clips(test[1:], train) == []
+
+
+@pytest.fixture
+def encoded_anew(tmp_path: Path) -> Path:
+    """Training clips, one of which is also a test clip of half the size by another codec; and what was written."""
+    train, test = tmp_path / "data" / "train", tmp_path / "data" / "test"
+    train.mkdir(parents=True)
+    test.mkdir()
+    frames = texture(24, 96, 128)
+    write_video(train / "a.mp4", frames)
+    write_video(train / "b.mp4", frames[::-1])
+    halves = [frame.reshape(48, 2, 64, 2, 3).mean((1, 3)).astype("uint8") for frame in frames]
+    write_video(test / "copy.avi", halves, codec="mpeg4", rate=10)
+    write_video(test / "other.mp4", [frame[:, ::-1] for frame in frames])
+    (test / "broken.mp4").write_bytes(b"no film")
+    for folder in (train, test):
+        names = sorted(each.name for each in folder.iterdir())
+        rows = [json.dumps({"file_name": name, "caption": "a pattern moves"}) for name in names]
+        (folder / "metadata.jsonl").write_text("\n".join(rows))
+    written = [
+        json.dumps({"file_name": name, "caption": "a pattern"}) for name in ("broken.mp4", "copy.avi", "other.mp4")
+    ]
+    (tmp_path / "captions.jsonl").write_text("\n".join(written))
+    return tmp_path
+
+
+def test_clips_that_look_the_same(encoded_anew: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written, report = str(encoded_anew / "captions.jsonl"), encoded_anew / "report.json"
+    argv = ["evaluate", "--hypotheses", written, "--dataset", str(encoded_anew / "data"), "--output", str(report)]
+    assert main(argv) == 0
+    assert "near_clips" not in json.loads(report.read_text())["leakage"]
+    assert main([*argv, "--near_duplicates"]) == 0
+    leakage = json.loads(report.read_text())["leakage"]
+    (near,) = leakage["near_clips"]
+    assert near["files"] == {"test": "copy.avi", "train": "a.mp4"} and 0 < near["difference"] < 3
+    assert (leakage["clips_in_train"], leakage["clips_near_train"], leakage["not_compared"]) == (0, 1, 1)
+    assert "1 clips (not compared, since unreadable: 1)" in capsys.readouterr().err
+    assert main([*argv, "--near_duplicates", "--train_split", "validation"]) == 1
+    assert "no validation to compare with" in capsys.readouterr().err
+    assert main(["data", "inspect", str(encoded_anew / "data"), "--splits", "train", "test"]) == 1  # the broken one
+    assert "look the same, with other bytes: 1\n  train: a.mp4, test: copy.avi" in capsys.readouterr().out

@@ -114,6 +114,10 @@ def describe_inspection(inspection: dict[str, Any]) -> str:
         for each in leakage["content"][:SHOWN]:
             lines.append("  " + ", ".join(f"{split}: {' '.join(names)}" for split, names in each["files"].items()))
         lines += _more(leakage["content"])
+        lines += [f"clips of two splits that look the same, with other bytes: {len(leakage['near_content'])}"]
+        for each in leakage["near_content"][:SHOWN]:
+            lines.append("  " + ", ".join(f"{split}: {name}" for split, name in each["files"].items()))
+        lines += _more(leakage["near_content"])
     for split, share in leakage["captions_in_train"].items():
         lines.append(f"captions of {split} that train has, too: {share:.1%}")
     return "\n".join(lines)

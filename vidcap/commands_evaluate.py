@@ -72,6 +72,11 @@ def add_evaluate_command(
     )
     evaluate.add_argument("--train_split", default="train", help="its split [train]")
     evaluate.add_argument(
+        "--near_duplicates",
+        action="store_true",
+        help="list clips of a --dataset that look like a training clip; decodes all clips of both splits",
+    )
+    evaluate.add_argument(
         "--by", action="append", default=[], metavar="COLUMN", help="score by a column of the data set; repeatable"
     )
     evaluate.add_argument("--skip_broken_clips", action="store_true", help="leave out, and list, unreadable clips")
@@ -93,6 +98,8 @@ def add_evaluate_command(
 
 def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Mistakes that would otherwise show after minutes of work."""
+    if arguments.near_duplicates and arguments.dataset is None:
+        parser.error("--near_duplicates looks at clips, and --references have captions only: name a --dataset")
     if arguments.output.suffix != ".json":
         parser.error(f"--output {arguments.output}: the report's name must end in .json")
     if arguments.model is not None:
@@ -265,11 +272,17 @@ def _data_set_references(arguments: argparse.Namespace) -> tuple[Any, "Reference
 def _add_leakage(report: dict[str, Any], predictions: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """Adds `leakage`, what the clips share with the split behind `most_frequent`, if there is one."""
     from processing.datasets import has_split
+    from processing.sources import DatasetError
 
-    from .evaluation.leakage import caption_leakage, shared_clips
+    from .evaluation.leakage import caption_leakage, near_clips, shared_clips
 
     train = arguments.train_dataset or arguments.dataset
     if train is None or not has_split(train, arguments.train_split):
+        if arguments.near_duplicates:
+            raise DatasetError(
+                f"{train}: no {arguments.train_split} to compare with; name another --train_split, or "
+                "--train_dataset, or leave out --near_duplicates"
+            )
         return
     train_rows = _train_rows(arguments)
     captions = [caption for row in train_rows.select_columns(["captions"]) for caption in row["captions"]]
@@ -280,6 +293,13 @@ def _add_leakage(report: dict[str, Any], predictions: list[dict[str, Any]], argu
             rows = rows.select(range(min(arguments.limit, len(rows))))
         leakage["clips"] = shared_clips(rows, train_rows)
         leakage["clips_in_train"] = sum(len(each["files"]["test"]) for each in leakage["clips"])
+        if arguments.near_duplicates:
+            leakage |= near_clips(rows, train_rows)
+            print(
+                f"look like a clip of {arguments.train_split}, with other bytes: {leakage['clips_near_train']} clips "
+                f"(not compared, since unreadable: {leakage['not_compared']})",
+                file=sys.stderr,
+            )
         if leakage["clips_in_train"]:
             print(
                 f"vidcap: warning: {leakage['clips_in_train']} of the clips are in {arguments.train_split}, too; "

@@ -4,8 +4,8 @@ that several splits share.
 Every frame of a clip is decoded, so that a clip damaged anywhere counts as unreadable, also where the few frames that
 training takes of it happen to be sound.
 
-Given up: content that is nearly the same, since equal means equal bytes; words of scripts that put no space between
-them, where a sentence counts as one word; and long videos: their frames are in memory at once, 27 kB each.
+Given up: words of scripts that put no space between them, where a sentence counts as one word; and long videos: their
+frames are in memory at once, 27 kB each. What nearly the same is, and is not, stands in `fingerprints.py`.
 """
 
 import os
@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -26,6 +26,7 @@ from processing import VideoDecodeError, decode_video
 from processing.feature_cache import content_hash
 
 from .checking import NOISE, SIDE
+from .fingerprints import fingerprint, near_pairs
 
 WORD = re.compile(r"\w+(?:[-'’]\w+)*")  # as in `processing.captions`, without the marks
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
@@ -58,6 +59,7 @@ class InspectedClip:
         height, width: Of a frame as it is displayed, in pixels.
         still: Why it does not count as moving; empty if it moves.
         error: Why it cannot be read; all measures are then 0.
+        look: Its fingerprint, see [`fingerprint`]; without one it is like no other clip.
     """
 
     file_name: str
@@ -69,6 +71,7 @@ class InspectedClip:
     width: int = 0
     still: str = ""
     error: str = ""
+    look: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
@@ -94,6 +97,7 @@ def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
         height=height,
         width=width,
         still=_why_still(clip.frames),
+        look=fingerprint(clip.frames),
     )
 
 
@@ -162,6 +166,8 @@ def find_leaks(splits: Mapping[str, Sequence[InspectedClip]]) -> dict[str, Any]:
 
     Returns:
         `content`: for each content that two splits share, its `sha256`, and the names of its files by split.
+        `near_content`: clips of two splits that look the same and have other bytes: the name by split, and their
+        `difference` (of 255).
         `captions_in_train`: for each other split, the share of its captions that `train` has too. This is information
         and no fault: short descriptions repeat.
     """
@@ -172,12 +178,22 @@ def find_leaks(splits: Mapping[str, Sequence[InspectedClip]]) -> dict[str, Any]:
         for digest in by_content[pair[0]]
         if digest in by_content[pair[1]]
     ]
+    near = [each for pair in combinations(splits, 2) for each in _near(pair, splits)]
     known = {same_caption(caption) for clip in splits.get("train", ()) for caption in clip.captions}
     shares = {}
     for split in [split for split in splits if split != "train" and "train" in splits]:
         captions = [same_caption(caption) for clip in splits[split] for caption in clip.captions]
         shares[split] = round(sum(caption in known for caption in captions) / len(captions), 4)
-    return {"content": content, "captions_in_train": shares}
+    return {"content": content, "near_content": near, "captions_in_train": shares}
+
+
+def _near(pair: tuple[str, str], splits: Mapping[str, Sequence[InspectedClip]]) -> Iterator[dict[str, Any]]:
+    first, second = ([clip for clip in splits[split] if clip.look is not None] for split in pair)
+    looks = [[clip.look for clip in clips if clip.look is not None] for clips in (first, second)]
+    for ours, theirs, difference in near_pairs(*looks):
+        if first[ours].sha256 != second[theirs].sha256:
+            names = (first[ours].file_name, second[theirs].file_name)
+            yield {"files": dict(zip(pair, names, strict=True)), "difference": round(difference, 2)}
 
 
 def quantiles(values: Iterable[float]) -> dict[str, float] | None:

@@ -1,7 +1,4 @@
-"""What a test set shares with training: captions, also but for a word, and clips.
-
-Gives up: clips that are nearly the same, since equal means equal bytes.
-"""
+"""What a test set shares with training: captions, also but for a word, and clips, also those that look the same."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,7 +6,7 @@ from typing import Any
 
 from processing.feature_cache import content_hash
 
-from ..data.inspecting import InspectedClip, find_leaks, words_of
+from ..data.inspecting import InspectedClip, find_leaks, inspect_rows, words_of
 
 _LEAST_WORDS = 6  # of a caption that one word may set apart; shorter ones are alike by chance
 
@@ -60,6 +57,29 @@ def shared_clips(rows: Any, train_rows: Any) -> list[dict[str, Any]]:
     if not all(splits.values()):
         return []
     return find_leaks(splits)["content"]
+
+
+def near_clips(rows: Any, train_rows: Any, *, workers: int | None = None) -> dict[str, Any]:
+    """Clips that look like a training clip and have other bytes. All clips of both are decoded, with a progress bar.
+
+    Args:
+        rows, train_rows: From `load_clips`.
+        workers: Clips decoded at once; by default one a core.
+
+    Returns:
+        `near_clips` as `near_content` of [`find_leaks`], `clips_near_train`, how many clips these are, and
+        `not_compared`, how many clips of both cannot be read.
+    """
+    splits = {
+        "test": inspect_rows(rows, "looks of test clips", workers=workers),
+        "train": inspect_rows(train_rows, "looks of training clips", workers=workers),
+    }
+    found = find_leaks(splits)["near_content"]
+    return {
+        "near_clips": found,
+        "clips_near_train": len({each["files"]["test"] for each in found}),
+        "not_compared": sum(bool(clip.error) for clips in splits.values() for clip in clips),
+    }
 
 
 def _size(video: dict[str, Any]) -> int | None:
