@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .epochs import draw_for
+from .epochs import draw_for_each
 from .near_misses import NearMisses
 
 IGNORED = -100  # the label that no loss counts
@@ -38,7 +38,7 @@ class VideoCaptionCollator:
         `near_misses` `(B, K, L)` of the same form, -100 where there is none."""
         batch: dict[str, Any] = self.videos(clips)
         captions = [clip["captions"] for clip in clips]
-        drawn = [draw_for(clip, self._draw) for clip in clips]
+        drawn = draw_for_each(clips, self._draw)
         batch["labels"] = self.labels([caption for caption, _ in drawn])
         if self.near_misses is not None:
             texts = [text for _, near_misses in drawn for text in near_misses]

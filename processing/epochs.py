@@ -28,15 +28,18 @@ def seed_of(*numbers: int) -> int:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's global CPU generator draws as after `torch.manual_seed(seed)`; afterwards as if nothing had
-    been drawn."""
+def generator_kept() -> Iterator[None]:
+    """Afterwards torch's global CPU generator is as if nothing had been drawn, nor seeded, inside."""
     state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
         torch.set_rng_state(state)
+
+
+def seed_generator(seed: int) -> None:
+    """`torch.manual_seed` for the global CPU generator alone, which is all that clips are drawn with."""
+    torch.default_generator.manual_seed(seed)
 
 
 class EpochBatches(Sampler[list[Draw]]):
@@ -100,7 +103,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
 class SeededClips(Dataset):
     """A data set as [`EpochBatches`] asks for it: `clips[draw.clip]`, drawn with `draw.seed`, which goes on to the
-    collator under `seed`."""
+    collator under `seed`. A batch is taken at once, as keeping the generator's state costs more than many a clip."""
 
     def __init__(self, clips: Any):
         self.clips = clips
@@ -109,14 +112,24 @@ class SeededClips(Dataset):
         return len(self.clips)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        with seeded(draw.seed):
-            clip = self.clips[draw.clip]
-        return {**clip, "seed": draw.seed}
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: list[Draw]) -> list[dict[str, Any]]:
+        clips = []
+        with generator_kept():
+            for draw in draws:
+                seed_generator(draw.seed)
+                clips.append({**self.clips[draw.clip], "seed": draw.seed})
+        return clips
 
 
-def draw_for(clip: dict[str, Any], draw: Callable[[dict[str, Any]], Drawn]) -> Drawn:
-    """`draw(clip)` with the random numbers of this look at the clip; with any, if it carries no seed."""
-    if "seed" not in clip:
-        return draw(clip)
-    with seeded(seed_of(clip["seed"], 1)):  # not those that its frames were drawn with
-        return draw(clip)
+def draw_for_each(clips: list[dict[str, Any]], draw: Callable[[dict[str, Any]], Drawn]) -> list[Drawn]:
+    """`draw(clip)` of each, with the random numbers of this look at the clip; with any, where clips carry no seeds."""
+    if not all("seed" in clip for clip in clips):
+        return [draw(clip) for clip in clips]
+    drawn = []
+    with generator_kept():
+        for clip in clips:
+            seed_generator(seed_of(clip["seed"], 1))  # not what its frames were drawn with
+            drawn.append(draw(clip))
+    return drawn

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from processing.collator import VideoCaptionCollator
-from processing.epochs import EpochBatches, SeededClips, seeded
+from processing.epochs import EpochBatches, SeededClips, generator_kept, seed_generator
 from tests.tiny import tiny_processor
 
 
@@ -100,8 +100,10 @@ def test_the_global_generator_goes_on_as_if_nothing_had_been_drawn():
     expected = torch.rand(2)
     torch.manual_seed(5)
     first = torch.rand(1)
-    with seeded(7):
+    with generator_kept():
+        seed_generator(7)
         inside = torch.rand(3)
     assert torch.equal(torch.cat([first, torch.rand(1)]), expected)
-    with seeded(7):
+    with generator_kept():
+        seed_generator(7)
         assert torch.equal(torch.rand(3), inside)
