@@ -110,7 +110,7 @@ def train(
     )
     clips = TrainingClips(data, sources, cache, rank=args.process_index, world_size=args.world_size)
     validation = clips.validation()
-    training = clips.training(processor, frames, seed=args.seed)
+    training = clips.training(processor, frames, seed=args.draw_seed)
 
     eval_collator = VideoCaptionCollator(processor, max_length=model.config.max_position_embeddings)
     self_critical = None

@@ -54,7 +54,7 @@ def train_loader(
 def epoch_batches(clips: Any, args: VideoCaptionTrainingArguments, *, batch_size: int) -> EpochBatches:
     """Which clips make up this rank's batches; by the weights of a mixture that has some."""
     options: dict[str, Any] = {
-        "seed": args.seed if args.data_seed is None else args.data_seed,
+        "seed": args.draw_seed,
         "rank": args.process_index,
         "world_size": args.world_size,
         "drop_last": args.dataloader_drop_last,

@@ -326,6 +326,11 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         super().__post_init__()
 
     @property
+    def draw_seed(self) -> int:
+        """Of the order of training clips, and of what is drawn of each: frames, augmentation, the caption."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def repository(self) -> str:
         """Where on the Hub a push goes: `hub_model_id`, by default the name of the folder."""
         return self.hub_model_id or Path(str(self.output_dir)).resolve().name

@@ -45,6 +45,9 @@ STREAM = """
 import itertools, json, sys
 from huggingface_hub import HfApi
 from modeling_vidcap.training_arguments import DataArguments, VideoCaptionTrainingArguments
+from processing import VideoDecodeError
+from processing.datasets import ClipDataset
+from processing.feature_cache import ClipCache
 from processing.streams import StreamedClips
 from tests.tiny import tiny_processor
 from vidcap.training_data import load_training_data
@@ -52,12 +55,20 @@ from vidcap.training_data import load_training_data
 HfApi().create_repo("tester/clips", repo_type="dataset")
 HfApi().upload_folder(repo_id="tester/clips", repo_type="dataset", folder_path=sys.argv[1])
 args = VideoCaptionTrainingArguments(output_dir=sys.argv[2], max_steps=1, use_cpu=True)
-data = load_training_data(DataArguments(dataset=["tester/clips"], streaming=True, max_validation_clips=2), args)
+options = {"dataset": ["tester/clips"], "streaming": True, "max_validation_clips": 3}
+try:
+    load_training_data(DataArguments(**options), args)
+except VideoDecodeError as error:
+    refused = str(error)
+data = load_training_data(DataArguments(**options, skip_broken_clips=True), args)
+missing = []
+cache = ClipCache(sys.argv[2], tiny_processor().video_processor)
+ClipDataset(data.validation, cache).prepare("validation", on_broken=lambda *broken: missing.append(broken))
 captions = [caption for (caption,) in data.captions()]
 clips = StreamedClips(data.train, tiny_processor(), workers=1)
 clips.position = [[0, 10, 10]]
 rest = [clip["captions"][0] for clip in itertools.islice(clips, 2)]
-print(json.dumps([captions, rest]))
+print(json.dumps([captions, rest, refused, missing]))
 """
 
 
@@ -145,6 +156,8 @@ def test_a_stream_fetches_a_clip_when_it_is_needed(tmp_path: Path) -> None:
         for number in range(count):
             write_video(tmp_path / "clips" / split / f"{number}.mp4", shades(2))
             rows.append(json.dumps({"file_name": f"{number}.mp4", "caption": f"{split} {number}"}))
+        if split == "validation":
+            rows.insert(1, json.dumps({"file_name": "gone.mp4", "caption": "x"}))
         (tmp_path / "clips" / split / "metadata.jsonl").write_text("\n".join(rows))
     with HubServer() as hub:
         run = subprocess.run(
@@ -153,10 +166,11 @@ def test_a_stream_fetches_a_clip_when_it_is_needed(tmp_path: Path) -> None:
         )  # fmt: skip
         assert run.returncode == 0, run.stderr
         gets = [each.split("/resolve/")[1] for each in hub.requests if each.startswith("GET ") and "/resolve/" in each]
-    captions, rest = json.loads(run.stdout.splitlines()[-1])
+    captions, rest, refused, missing = json.loads(run.stdout.splitlines()[-1])
     assert set(captions) == {f"train {number}" for number in range(30)}
     assert rest == captions[10:12]  # which are sampled in the order of the stream
     fetched = {
         split: [each for each in gets if f"/{split}/" in each and ".mp4" in each] for split in ("train", "validation")
     }
-    assert len(fetched["validation"]) == 2 and 2 <= len(fetched["train"]) <= 2 + AHEAD
+    assert "gone.mp4: no such file on the Hub" in refused and [name for name, _ in missing] == ["gone.mp4"]
+    assert len(set(fetched["validation"])) == 2 and 2 <= len(fetched["train"]) <= 2 + AHEAD

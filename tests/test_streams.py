@@ -10,6 +10,7 @@ import datasets
 import pytest
 import torch
 
+from modeling_vidcap.training_arguments import DataArguments, VideoCaptionTrainingArguments
 from processing import streams
 from processing.augmentation import ClipAugmentation
 from processing.datasets import DatasetError, load_clips
@@ -18,6 +19,7 @@ from processing.streams import StreamBatches, StreamedClips
 from processing.video_io_vidcap import VideoDecodeError
 from tests.tiny import tiny_processor
 from vidcap.demo_data import generate_demo_data
+from vidcap.training_data import load_training_data
 
 CLIPS = 11
 
@@ -178,3 +180,12 @@ def test_a_source_without_a_readable_clip_ends_the_stream(folder, processor, wei
     late = StreamedClips(spoilt(folder, range(4, CLIPS)).to_iterable_dataset(), processor, on_broken=lambda *_: None)
     late.position = [[0, 5, 5]]
     assert len(list(islice(late, 9))) == 9
+
+
+def test_the_seed_of_the_data_orders_a_stream_whatever_that_of_the_weights(folder, tmp_path):
+    def order(**seeds: int) -> list[str]:
+        args = VideoCaptionTrainingArguments(output_dir=str(tmp_path), max_steps=1, use_cpu=True, **seeds)
+        (rows,) = load_training_data(DataArguments(dataset=[str(folder)], streaming=True), args).train
+        return [row["file_name"] for row in rows]
+
+    assert order(seed=1, data_seed=2) == order(seed=3, data_seed=2) == order(seed=2) != order(seed=1)

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 
 from modeling_vidcap.training_arguments import DataArguments, VideoCaptionTrainingArguments
+from processing import VideoDecodeError
 from processing.datasets import SOURCE_COLUMN, has_split, join_sources, load_clips, split_off_validation
 from processing.hub_files import fetched
 from processing.mixtures import Mixture
@@ -96,12 +97,14 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
             )
         share = -(-data.max_validation_clips // len(present))
         validation = [
-            None if each is None else datasets.Dataset.from_list([_with_clip(row) for row in each.take(share)])
+            None
+            if each is None
+            else datasets.Dataset.from_list([_with_clip(row, data.skip_broken_clips) for row in each.take(share)])
             for each in validation
         ]
         texts = [_load(data, number, data.train_split, captions_only=True) for number in range(len(train))]
         shuffled = {
-            "seed": args.seed,
+            "seed": args.draw_seed,
             "buffer_size": max(1, SHUFFLE_BUFFER // len(train)),
             "max_buffer_input_shards": 1,
         }
@@ -163,9 +166,14 @@ def _load_where_present(data: DataArguments, split: str, *, stream: bool | None 
     ]
 
 
-def _with_clip(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a stream to keep."""
-    return {**row, "video": fetched(row["video"])}
+def _with_clip(row: dict[str, Any], missing: bool) -> dict[str, Any]:
+    """A row of a stream to keep; where clips may be `missing`, such a one stays a name, and counts when it is read."""
+    try:
+        return {**row, "video": fetched(row["video"])}
+    except VideoDecodeError:
+        if not missing:
+            raise
+        return row
 
 
 def _split_off(name: str, rows: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
