@@ -2,7 +2,7 @@
 
     python benchmarks/ablations.py demo --max_train_minutes 2 --jobs 2
     python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2 --hold_out 80
-    python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2 --seeds 0 1 2 --only "as set" "no dropout"
+    python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2 --seeds 0 1 2 --only "as set" "dropout .1"
 
     python benchmarks/ablations.py my-clips --max_train_minutes 6 --table backbones
 
@@ -73,7 +73,7 @@ VARIANTS = {
     "reversed clips as negatives": "--contrastive_weight 0.5 --reversed_negatives True",
     "video dropout .1, guidance 1.5": "--video_dropout 0.1 --guidance_scale 1.5",
     # 5: regularisation and size
-    "no dropout": "--dropout 0",
+    "dropout .1": "--dropout 0.1",
     "stochastic depth .2": "--stochastic_depth 0.2",
     "weight decay .05": "--weight_decay 0.05",
     "no label smoothing": "--label_smoothing 0",
@@ -81,7 +81,7 @@ VARIANTS = {
     "speed augmentation": "--augment speed",
     "averaged weights": "--ema_decay 0.99",
     "AdamW alone": "--muon False",
-    "preset 1m": "--preset 1m",
+    "preset 8m": "--preset 8m",
     "preset 25m": "--preset 25m",
     # 6: before the first clip (self-critical training, after the last, has a benchmark of its own)
     "text warm-up": "--text_warmup_steps 100 --text_corpus {corpus}",

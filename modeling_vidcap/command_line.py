@@ -23,6 +23,7 @@ class _Parser(HfArgumentParser):
 
 
 # Options that do nothing unless one of others is above 0 or given: a run that ignored them would surprise at its end.
+# Set to 0 they ask for nothing.
 _NEEDS = {
     "self_critical_anchor": ("self_critical_samples",),
     "text_warmup_steps": ("text_corpus",),
@@ -83,7 +84,7 @@ def parse(argv: list[str]) -> Arguments:
     given = set(_given(parser, argv))
     values = {name: value for each in arguments for name, value in vars(each).items()}
     for name, needed in _NEEDS.items():
-        if name in given and not any(values[each] for each in needed):
+        if name in given and values[name] and not any(values[each] for each in needed):
             others = " or ".join(f"--{each}" for each in needed)
             parser.error(f"--{name} {values[name]} does nothing without {others}: set it, or leave --{name} out")
     for name, excluded in _EXCLUDES.items():

@@ -1,7 +1,8 @@
 """Sizes that go together, from 1 to 150 million trained parameters.
 
-Counted with 5,000 words and the features of EfficientNet-Lite0, whose own 3.4 million are frozen. The defaults of
-[`VideoCaptionConfig`] are `8m`; `71m` is the size of the captioner that this project began with.
+Counted with 5,000 words and the features of EfficientNet-Lite0, whose own 3.4 million are frozen. `1m` is what
+training takes unless told otherwise, `8m` what a bare [`VideoCaptionConfig`] has, `71m` the size of the captioner that
+this project began with.
 """
 
 _NAMES = (

@@ -93,7 +93,7 @@ class TimeBudget(TrainerCallback):
             if (passes := state.epoch / self.progress) < FEW_PASSES and state.is_world_process_zero:
                 logger.warning(
                     f"at this pace training sees each clip {passes:.0f} times, and fewer than {FEW_PASSES} are seldom "
-                    "enough: give more --max_train_minutes, or take a smaller model (--preset 1m)"
+                    "enough: give more --max_train_minutes, or take a smaller model (--preset 1m is the smallest)"
                 )
         control.should_training_stop |= self.progress >= 1
         if self.progress >= 1 or int(self.progress * self.evaluations) > int(before * self.evaluations):

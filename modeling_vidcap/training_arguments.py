@@ -27,11 +27,12 @@ class DataArguments(SourceArguments):
     feature_backend: Literal["torch", "openvino"] = field(
         default="torch", metadata={"help": "What computes features; openvino is an extra, faster on many CPUs."}
     )
-    augment: str | None = field(
-        default=None,
+    augment: str = field(
+        default="flip",
         metadata={
-            "help": "Parts of the augmentation of training clips, such as crop,flip=0.3,color,speed; pixels are "
-            "changed only where they are read anew (--backbone cnn, or --streaming)."
+            "help": "Parts of the augmentation of training clips, such as crop,flip=0.3,color,speed, or none. Flip "
+            "mirrors where no caption tells a side; crop, color and hue need pixels that are read anew (--backbone "
+            "cnn, or --streaming)."
         },
     )
     frame_pool: int | None = field(
@@ -66,7 +67,7 @@ class ModelArguments:
         },
     )
     preset: str | None = field(
-        default=None, metadata={"help": f"Sizes that go together: {', '.join(PRESETS)} parameters; 8m by default."}
+        default=None, metadata={"help": f"Sizes that go together: {', '.join(PRESETS)} parameters; 1m by default."}
     )
     backbone: str = field(
         default="efficientnet_lite0",
@@ -152,13 +153,13 @@ class ModelArguments:
     motion_floor: float = field(
         default=0.05, metadata={"help": "Show it scaled to one size, too, unless it is well below this; 0 does not."}
     )
-    hidden_size: int = 256
-    intermediate_size: int = 1024
-    num_attention_heads: int = 4
-    encoder_layers: int = 2
-    text_layers: int = 1
-    multimodal_layers: int = 2
-    dropout: float = 0.1
+    hidden_size: int = PRESETS["1m"]["hidden_size"]
+    intermediate_size: int = PRESETS["1m"]["intermediate_size"]
+    num_attention_heads: int = PRESETS["1m"]["num_attention_heads"]
+    encoder_layers: int = PRESETS["1m"]["encoder_layers"]
+    text_layers: int = PRESETS["1m"]["text_layers"]
+    multimodal_layers: int = PRESETS["1m"]["multimodal_layers"]
+    dropout: float = field(default=0.0, metadata={"help": "For larger presets and many epochs: 0.1 or more."})
     stochastic_depth: float = field(default=0.0, metadata={"help": "Drop path, at the last layer."})
     frame_dropout: float = 0.0
     video_dropout: float = field(

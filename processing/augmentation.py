@@ -30,7 +30,7 @@ PARTS = {
     "speed": (3.0, 0.25, "0.25 for 1.25 times slower to 1.25 times faster"),
     "cut": (0.5, 0.2, "the largest share of a clip's frames to leave out at its ends"),
 }
-PIXEL_PARTS = ("crop", "flip", "color", "hue")
+PIXEL_PARTS = ("crop", "color", "hue")  # for which features would have to be computed anew at each look
 SIDES = re.compile(r"(?<![^\W_])((left|right)(most|wards?|hand(ed)?|side)?|(anti|counter)?clockwise)(?![^\W_])")
 ORDER = re.compile(
     r"\b(then|before|after(wards?)?|first|second|last|next|finally|until|till|once|twice|times|again|"
@@ -82,12 +82,14 @@ class ClipAugmentation:
     @classmethod
     def from_parts(cls, parts: str | None, **options: Any) -> "ClipAugmentation":
         """Builds it of the parts named in, say, `"crop,flip=0.3,speed"`; a bare name takes its strength in `PARTS`,
-        and `None` leaves all of them out. `options` are those that are no parts."""
+        and `None` or `"none"` leaves all of them out. `options` are those that are no parts."""
         strengths: dict[str, Any] = dict.fromkeys(PARTS, 0.0)
-        for part in parts.split(",") if parts is not None else ():
+        for part in parts.split(",") if parts not in (None, "none") else ():
             match = re.fullmatch(r"\s*(\w+)(?:=(\d*\.?\d+))?\s*", part)
             if match is None or match[1] not in PARTS:
-                raise ValueError(f"augmentation {part!r}: choose from {', '.join(PARTS)}, as in 'crop,flip=0.3'")
+                raise ValueError(
+                    f"augmentation {part!r}: choose from {', '.join(PARTS)}, as in 'crop,flip=0.3', or none"
+                )
             strengths[match[1]] = float(match[2] or PARTS[match[1]][1])
         return cls(**strengths, **options)
 
@@ -97,7 +99,7 @@ class ClipAugmentation:
         if parts:
             raise ValueError(
                 f"{', '.join(parts)}: these augment pixels, but the clips are kept as features of a frozen backbone. "
-                "What remains possible with features: speed and cut, --frame_dropout, --word_dropout. To augment "
+                "What remains possible with features: flip, speed, cut, --frame_dropout, --word_dropout. To augment "
                 "pixels, train the backbone (--backbone cnn) or keep no features (--streaming)"
             )
 
@@ -107,10 +109,14 @@ class ClipAugmentation:
         words = [_normalised(word.strip()) for word in self.direction_words]
         return not any(SIDES.search(text) or any(word in text for word in words) for text in texts)
 
+    def draws_mirrored(self, generator: torch.Generator | None = None) -> bool:
+        """Whether a clip that may be is mirrored at this look."""
+        return _uniform(0, 1, generator) < self.flip
+
     def __call__(self, clip: dict[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
-        """Returns the clip with new `pixel_values_videos` `(T, 3, H, W)`, uint8 (or `video_features` `(T, N, D)`, if
-        only times and cuts are drawn), `video_mask` and `video_times` `(T,)`; the rest is handed on as it is. Draws
-        from `generator`, by default from torch's own."""
+        """Returns the clip with new `pixel_values_videos` `(T, 3, H, W)`, uint8 (or `video_features` `(T, N, D)`, of
+        which frames and times alone are drawn: [`ClipDataset`] keeps those of mirrored frames), `video_mask` and
+        `video_times` `(T,)`; the rest is handed on as it is. Draws from `generator`, by default from torch's own."""
         name = "video_features" if "video_features" in clip else "pixel_values_videos"
         if name == "video_features":
             self.check_features()
@@ -132,7 +138,7 @@ class ClipAugmentation:
             times = times / (1 + self.speed) ** _uniform(-1, 1, generator)
         if self.crop:
             frames = _crop(frames, self.crop, generator)
-        if self.flip and self.can_mirror(captions) and _uniform(0, 1, generator) < self.flip:
+        if self.flip and name != "video_features" and self.can_mirror(captions) and self.draws_mirrored(generator):
             frames = horizontal_flip(frames)
         if self.color or self.hue:
             frames = _recolor(frames, self.color, self.hue, generator)

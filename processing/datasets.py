@@ -8,6 +8,7 @@ lines are read here, since their mistakes are to be named by file and line. Othe
 
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -222,6 +223,8 @@ class _Videos(Sequence[dict[str, Any]]):
 class ClipDataset(torch.utils.data.Dataset):
     """Rows as tensors: `video_features` or `pixel_values_videos`, `video_mask`, `video_times`, without a batch axis.
 
+    Features cannot be mirrored: where the augmentation mirrors clips, those of mirrored frames are kept beside them.
+
     Args:
         rows: From [`load_clips`].
         cache: Where decoded clips are kept as uint8 frames or as a frozen backbone's features.
@@ -246,9 +249,12 @@ class ClipDataset(torch.utils.data.Dataset):
         self.cache = cache
         self.augmentation = augmentation
         self.mixture = mixture
+        flips = augmentation is not None and augmentation.flip > 0 and cache.encode is not None
+        self._mirrored = cache.mirrored() if flips else None
+        self._mirrorable: frozenset[int] = frozenset()  # what `prepare` found, and made mirrored features of
         self._texts: Any = rows  # captions and file names
         self._digests: dict[int, str] = {}  # of the clips that are known to be stored
-        self._kept: dict[int, dict[str, Any]] = {}
+        self._kept: dict[tuple[int, bool], dict[str, Any]] = {}
         self._kept_bytes = 0
 
     def __len__(self) -> int:
@@ -260,22 +266,29 @@ class ClipDataset(torch.utils.data.Dataset):
         return [counts[number] for number in range(len(self.mixture.names if self.mixture is not None else ()))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        clip = self._load(index)
-        return clip if self.augmentation is None else self.augmentation(clip)
+        if self.augmentation is None:
+            return self._load(index)
+        return self.augmentation(self._load(index, index in self._mirrorable and self.augmentation.draws_mirrored()))
 
-    def _load(self, index: int) -> dict[str, Any]:
-        if index not in self._kept:
-            tensors = self.cache.stored(self._digests[index]) if index in self._digests else None
+    def _load(self, index: int, mirrored: bool = False) -> dict[str, Any]:
+        if (index, mirrored) not in self._kept:
+            cache = self._mirrored if mirrored and self._mirrored is not None else self.cache
+            tensors = cache.stored(self._digests[index]) if index in self._digests else None
             if tensors is None:
-                tensors = self.cache.load(self.rows[index]["video"])
+                tensors = cache.load(self.rows[index]["video"])
             texts = self._texts[index]
             clip = {**tensors, "captions": texts["captions"], "file_name": texts["file_name"]}
             size = sum(tensor.nbytes for tensor in tensors.values())
             if self._kept_bytes + size > MAX_KEPT_BYTES:
                 return clip
-            self._kept[index] = clip
+            self._kept[index, mirrored] = clip
             self._kept_bytes += size
-        return self._kept[index]
+        return self._kept[index, mirrored]
+
+    def _can_mirror(self, index: int, path: str | None) -> bool:
+        """Whether features of the mirrored clip are there, or can be made."""
+        assert self._mirrored is not None
+        return path is None or os.path.exists(path) or self._mirrored.holds(self._digests[index])
 
     def _paths(self) -> list[str | None]:
         """The files of the clips; `None` where a row holds the bytes, which are not read for that."""
@@ -286,12 +299,14 @@ class ClipDataset(torch.utils.data.Dataset):
             paths += [None if bytes_there else path for bytes_there, path in zip(inside, named, strict=True)]
         return paths
 
-    def _fill(self, description: str, share: Sequence[int], gather: Callable[[Any], list[Any]]) -> Filled:
-        """Fills the cache with a share of the clips; returns what became of all shares."""
+    def _fill(
+        self, cache: ClipCache, description: str, share: Sequence[int], gather: Callable[[Any], list[Any]]
+    ) -> Filled:
+        """Fills a cache with a share of the clips; returns what became of all shares."""
         failure: Exception | None = None
         filled = Filled({}, {})
         try:
-            filled = self.cache.fill(_Videos(self.rows), description, share)
+            filled = cache.fill(_Videos(self.rows), description, share)
         except Exception as error:  # raised below, once no other process waits for this one
             failure = error
         every = gather((filled, failure and str(failure)))
@@ -328,10 +343,26 @@ class ClipDataset(torch.utils.data.Dataset):
         paths, captions = self._paths(), list(self.rows["captions"])
         if known := self.cache.recognise(paths, captions):
             logger.warning(f"{description}: {known} files are not there; their clips are taken from the cache")
-        self._digests, broken = self._fill(description, range(rank, len(self), world_size), gather)
-        if world_size > 1:  # others may write to the disk of another machine
-            missing = [index for index, digest in self._digests.items() if not self.cache.holds(digest)]
-            broken |= self._fill(description, missing, gather).broken
+
+        def fill(cache: ClipCache, description: str, indices: Sequence[int]) -> Filled:
+            filled = self._fill(cache, description, indices[rank::world_size], gather)
+            if world_size == 1:
+                return filled
+            # Others may write to the disk of another machine.
+            missing = [index for index, digest in filled.digests.items() if not cache.holds(digest)]
+            again = self._fill(cache, description, missing, gather)
+            return Filled(filled.digests, filled.broken | again.broken)
+
+        self._digests, broken = fill(self.cache, description, range(len(self)))
+        if self.augmentation is not None and self._mirrored is not None:
+            wanted = [index for index in self._digests if self.augmentation.can_mirror(captions[index])]
+            there = [index for index in wanted if self._can_mirror(index, paths[index])]
+            if len(there) < len(wanted):
+                logger.warning(
+                    f"{description}: {len(wanted) - len(there)} are not mirrored, as their files are not there"
+                )
+            broken |= fill(self._mirrored, f"{description}, mirrored", there).broken
+            self._mirrorable = frozenset(there)
         self._texts = self.rows.select_columns(["captions", "file_name"])
         self.cache.remember(paths, captions)
         if not broken:
@@ -353,6 +384,7 @@ class ClipDataset(torch.utils.data.Dataset):
         )
         clips._texts = self._texts.select(readable)
         clips._digests = {new: self._digests[old] for new, old in enumerate(readable) if old in self._digests}
+        clips._mirrorable = frozenset(new for new, old in enumerate(readable) if old in self._mirrorable)
         if self.mixture is not None:
             for name, before, left in zip(self.mixture.names, self.source_sizes(), clips.source_sizes(), strict=True):
                 if before and not left:

@@ -191,6 +191,13 @@ class ClipCache:
         other.folder = other._open()
         return other
 
+    def mirrored(self) -> "ClipCache":
+        """The same of mirrored frames, which lie in a folder of their own."""
+        other = copy.copy(self)
+        other._described = {**self._described, "mirrored": True}
+        other.folder = other._open()
+        return other
+
     def _open(self) -> Path:
         unimportant = ("auto_map", "decoding_threads")
         options = {k: v for k, v in self.video_processor.to_dict().items() if k not in unimportant}
@@ -328,6 +335,8 @@ class ClipCache:
             )
         batch = self.video_processor(clip, return_tensors="pt", **self.options)
         tensors = {name: value[0] for name, value in batch.items()}
+        if self._described.get("mirrored"):
+            tensors["pixel_values_videos"] = tensors["pixel_values_videos"].flip(-1)
         if self.encode is None:
             return tensors
         real = tensors["video_mask"].bool()  # nobody needs features of what fills up a short clip

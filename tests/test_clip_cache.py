@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import train_hf
 from modeling_vidcap import backbones_vidcap, feature_maps_vidcap
 from modeling_vidcap.pretrained_backbones import OWN, load_backbone
+from processing.augmentation import ClipAugmentation
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset, load_clips
 from processing.epochs import EpochBatches, SeededClips
@@ -125,7 +126,10 @@ def test_a_batch_norm_that_only_stands_behind_a_convolution_is_not_folded_into_i
 
 @pytest.fixture(scope="module")
 def clips_of_features(tmp_path_factory) -> ClipDataset:
-    root = tmp_path_factory.mktemp("clips")
+    return make_clips(tmp_path_factory.mktemp("clips"))
+
+
+def make_clips(root: Path) -> ClipDataset:
     generate_demo_data(root / "data", train=5, validation=1, test=0, size=32)
     model, processor = tiny_model(freeze_backbone=True), tiny_processor()
     return ClipDataset(
@@ -169,3 +173,32 @@ def test_training_with_spawned_workers(tmp_path):
     command += ["--dataloader_multiprocessing_context", "spawn"]
     run = subprocess.run([sys.executable, train_hf.__file__, *command], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
+
+
+def test_features_of_mirrored_clips_are_kept_beside_the_others(tmp_path, caplog):
+    clips = make_clips(tmp_path)
+    rows, cache = clips.rows, clips.cache
+    captions = [["a dog walks to the left"], *([each] for each in "abcd")]
+    rows = rows.remove_columns("captions").add_column("captions", captions)
+    always, never = ClipAugmentation.from_parts("flip=1"), ClipAugmentation.from_parts("none")
+    plain = ClipDataset(rows, cache, augmentation=never).prepare("clips")
+    mirrored = ClipDataset(rows, cache, augmentation=always).prepare("clips")
+    assert torch.equal(mirrored[0]["video_features"], plain[0]["video_features"])  # a caption tells its side
+    pixels = cache.video_processor(rows[1]["video"], return_tensors="pt")["pixel_values_videos"].flip(-1)
+    found = mirrored[1]["video_features"]
+    assert not torch.equal(found, plain[1]["video_features"])
+    assert torch.allclose(found.float(), cache.encode(pixels)[0][: len(found)].float(), atol=1e-2)
+    half = ClipDataset(rows, cache, augmentation=ClipAugmentation.from_parts("flip")).prepare("clips")
+    looks = [torch.equal(half[1]["video_features"], found) for _ in range(40)]
+    assert 8 < sum(looks) < 32
+
+    # Where the files are gone, what is stored is enough, but nothing can be mirrored that was not before.
+    for index in (0, 1, 2):
+        path = Path(rows[index]["video"]["path"])
+        path.rename(path.with_suffix(".gone"))
+    cache.mirrored().path(rows[2]["video"]).unlink()
+    again = ClipDataset(rows, cache, augmentation=always).prepare("clips")
+    assert torch.equal(again[1]["video_features"], found)
+    assert torch.equal(again[2]["video_features"], plain[2]["video_features"])
+    assert torch.equal(again[3]["video_features"], mirrored[3]["video_features"])
+    assert "1 are not mirrored, as their files are not there" in caplog.text
