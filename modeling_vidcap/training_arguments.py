@@ -28,7 +28,7 @@ class DataArguments(SourceArguments):
         default="torch", metadata={"help": "What computes features; openvino is an extra, faster on many CPUs."}
     )
     augment: str = field(
-        default="flip",
+        default="none",
         metadata={
             "help": "Parts of the augmentation of training clips, such as crop,flip=0.3,color,speed, or none. Flip "
             "mirrors where no caption tells a side; crop, color and hue need pixels that are read anew (--backbone "

@@ -1,6 +1,6 @@
 """Clips of one batch -> what the model takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from .epochs import draw_for_each
 from .near_misses import NearMisses
 
 IGNORED = -100  # the label that no loss counts
+MAX_KNOWN = 200_000  # captions whose tokens are kept; beyond, all are forgotten
 
 
 @dataclass
@@ -31,6 +32,7 @@ class VideoCaptionCollator:
     draw: bool = False
     references: bool = False
     near_misses: NearMisses | None = None
+    _ids: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)  # of captions met before
 
     def __call__(self, clips: list[dict[str, Any]]) -> dict[str, Any]:
         """Returns `pixel_values_videos` `(B, T, C, H, W)` or `video_features` `(B, T, N, D)`, `video_mask` and
@@ -58,11 +60,18 @@ class VideoCaptionCollator:
         return captions[index], self.near_misses(captions[index]) if self.near_misses is not None else []
 
     def labels(self, captions: list[str]) -> torch.Tensor:
-        """`(B, L)`, see above."""
-        tokens = self.processor.tokenizer(
-            captions, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        return tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, IGNORED)
+        """`(B, L)`, see above. Captions come again every epoch: beside a small model, tokenising them anew would take
+        a good part of a step."""
+        unknown = [*{caption for caption in captions if caption not in self._ids}]
+        if unknown:
+            if len(self._ids) > MAX_KNOWN:
+                self._ids.clear()
+                unknown = [*set(captions)]
+            ids = self.processor.tokenizer(unknown, truncation=True, max_length=self.max_length)["input_ids"]
+            self._ids.update(zip(unknown, ids, strict=True))
+        rows = [self._ids[caption] for caption in captions]
+        longest = max(map(len, rows))
+        return torch.tensor([row + [IGNORED] * (longest - len(row)) for row in rows])
 
     def videos(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch without labels."""

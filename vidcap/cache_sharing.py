@@ -246,6 +246,7 @@ def _facts(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "content": "features" if features else "frames",
         "backbone": (about.get("backbone") or "unknown") if features else None,
+        "mirrored": described.get("mirrored", False),
         "num_frames": processor.get("num_frames"),
         "frame_size": f"{size.get('width')} x {size.get('height')}" if "width" in size else None,
     }
@@ -255,7 +256,8 @@ def _card(repo_id: str, settings: dict[str, Any], clips: int, size: int) -> str:
     facts = _facts(settings)
     described = settings["described"]
     if facts["content"] == "features":
-        what = f"features (float16) of the frozen backbone `{facts['backbone']}`"
+        of = " of mirrored frames" if facts["mirrored"] else ""
+        what = f"features (float16){of} of the frozen backbone `{facts['backbone']}`"
         more = (
             f"- backbone: `{facts['backbone']}`, SHA-256 of its weights `{described['backbone']}`\n"
             f"- settings: `{json.dumps({k: v for k, v in described['settings'].items() if k != 'backbone'})}`\n"

@@ -79,6 +79,7 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     for each in found:
         what = "decoded frames" if each.get("content") == "frames" else f"features of {each['backbone']}"
+        what += ", mirrored" if each.get("mirrored") else ""
         frames = f", {each['num_frames']} frames of {each['frame_size']}" if "num_frames" in each else ""
         last = f"{datetime.fromtimestamp(each['last_used']):%Y-%m-%d %H:%M}" if each["last_used"] else "never"
         used = "in use" if each["in_use"] else f"last used {last}"
