@@ -76,7 +76,7 @@ class VideoCaptionCollator:
     def videos(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch without labels."""
         names = [name for name in clips[0] if name.startswith(("video_", "pixel_values"))]
-        frames = max(len(clip["video_mask"]) for clip in clips)
+        frames = max(clip["video_mask"].shape[0] for clip in clips)
         batch = {name: torch.stack([_fill(clip[name], frames) for clip in clips]) for name in names}
         pixels = batch.get("pixel_values_videos")
         if pixels is not None and pixels.dtype == torch.uint8:
@@ -88,5 +88,5 @@ class VideoCaptionCollator:
 
 
 def _fill(tensor: torch.Tensor, frames: int) -> torch.Tensor:
-    missing = frames - len(tensor)
+    missing = frames - tensor.shape[0]
     return tensor if missing == 0 else torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 Drawn = TypeVar("Drawn")
+OF_CAPTIONS = 0x9E3779B9  # turns the seed of a clip's frames into that of its captions
 
 
 class Draw(NamedTuple):
@@ -130,6 +131,6 @@ def draw_for_each(clips: list[dict[str, Any]], draw: Callable[[dict[str, Any]], 
     drawn = []
     with generator_kept():
         for clip in clips:
-            seed_generator(seed_of(clip["seed"], 1))  # not what its frames were drawn with
+            seed_generator(clip["seed"] ^ OF_CAPTIONS)
             drawn.append(draw(clip))
     return drawn
