@@ -118,8 +118,8 @@ class ClipAugmentation:
         which frames and times alone are drawn: [`ClipDataset`] keeps those of mirrored frames), `video_mask` and
         `video_times` `(T,)`; the rest is handed on as it is. Draws from `generator`, by default from torch's own."""
         name = "video_features" if "video_features" in clip else "pixel_values_videos"
-        parts = [*PARTS] if name != "video_features" else ["speed", "cut"]
-        if self.num_frames is None and not any(getattr(self, part) for part in parts + [*PIXEL_PARTS]):
+        parts = [part for part in PARTS if part != "flip" or name != "video_features"]
+        if self.num_frames is None and not any(getattr(self, part) for part in parts):
             return clip  # copying its features would take longer than collating them
         if name == "video_features":
             self.check_features()

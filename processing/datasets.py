@@ -356,7 +356,9 @@ class ClipDataset(torch.utils.data.Dataset):
         self._digests, broken = fill(self.cache, description, range(len(self)))
         if self.augmentation is not None and self._mirrored is not None:
             wanted = [index for index in self._digests if self.augmentation.can_mirror(captions[index])]
-            there = [index for index in wanted if self._can_mirror(index, paths[index])]
+            # On every machine, so that all share them out alike.
+            each = gather([index for index in wanted if self._can_mirror(index, paths[index])])
+            there = sorted(set(each[0]).intersection(*each))
             if len(there) < len(wanted):
                 logger.warning(
                     f"{description}: {len(wanted) - len(there)} are not mirrored, as their files are not there"

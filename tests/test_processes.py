@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_hf
+from processing.augmentation import ClipAugmentation
 from vidcap.demo_data import generate_demo_data
 
 SMALL = (
@@ -34,6 +35,11 @@ def folder(tmp_path_factory):
 def command(folder: Path, output: Path, *options: str) -> list[str]:
     cache = folder.parent / "cache"
     return ["--dataset", str(folder), "--output_dir", str(output), "--feature_cache", str(cache), *SMALL, *options]
+
+
+def read_settings(folder: Path) -> str:
+    settings = folder / "settings.json"
+    return settings.read_text() if settings.is_file() else ""
 
 
 def launcher(*arguments: str, fsdp: bool = False) -> dict:
@@ -98,8 +104,14 @@ def test_two_processes_find_the_broken_clips_of_both(tmp_path):
     options = ["--max_steps", "2", "--gradient_accumulation_steps", "1", "--per_device_train_batch_size", "3"]
     done = on_two_processes(*command(tmp_path / "clips", tmp_path / "m", *options))
     assert done.returncode != 0 and done.stderr.count("2 of 12 clips cannot be read") >= 1
-    done = on_two_processes(*command(tmp_path / "clips", tmp_path / "m", *options, "--skip_broken_clips", "True"))
+    options += ["--freeze_backbone", "True", "--augment", "flip", "--skip_broken_clips", "True"]
+    done = on_two_processes(*command(tmp_path / "clips", tmp_path / "m", *options))
     assert done.returncode == 0, done.stderr
+    (mirrored,) = (each for each in (tmp_path / "cache").iterdir() if '"mirrored"' in read_settings(each))
+    rows = [json.loads(line) for line in (tmp_path / "clips/train/metadata.jsonl").open()]
+    can_mirror = ClipAugmentation().can_mirror
+    expected = [row["file_name"] not in names[4:6] and can_mirror([row["caption"]]) for row in rows]
+    assert len(list(mirrored.glob("*.safetensors"))) == sum(expected) > 0
     skipped = json.loads((tmp_path / "m" / "report.json").read_text())["skipped_clips"]
     assert [each["file_name"] for each in skipped] == names[4:6]
 
