@@ -126,17 +126,17 @@ class ClipAugmentation:
         elif clip[name].dtype != torch.uint8:
             raise ValueError(f"{name} are {clip[name].dtype}: augment uint8 frames, ahead of rescaling")
         mask, captions = clip["video_mask"], clip["captions"]
-        frames, times = clip[name][mask.bool()], clip["video_times"][mask.bool()]  # copies
-        length = len(mask)
+        chosen, length = mask.nonzero().squeeze(1), len(mask)
         if self.num_frames is not None:
             length = self.num_frames
-            drawn = segment_indices(len(frames), length, torch.rand(length + 1, generator=generator).tolist())
-            frames, times = frames[drawn], times[drawn]
+            chosen = chosen[segment_indices(len(chosen), length, torch.rand(length + 1, generator=generator).tolist())]
+        shift: torch.Tensor | float = 0.0  # of the times, which start anew behind a cut
         if self.cut and not any(ORDER.search(_normalised(caption)) for caption in captions):
-            lost = _integer(int(self.cut * len(frames)) + 1, generator)
+            lost = _integer(int(self.cut * len(chosen)) + 1, generator)
             start = _integer(lost + 1, generator)
-            chosen = slice(start, start + len(frames) - lost)
-            frames, times = frames[chosen], times[chosen] - times[start] + times[0]
+            shift = clip["video_times"][chosen[0]] - clip["video_times"][chosen[start]]
+            chosen = chosen[start : start + len(chosen) - lost]
+        frames, times = clip[name][chosen], clip["video_times"][chosen] + shift  # one copy of what is left
         if self.speed:
             times = times / (1 + self.speed) ** _uniform(-1, 1, generator)
         if self.crop:
@@ -146,12 +146,11 @@ class ClipAugmentation:
         if self.color or self.hue:
             frames = _recolor(frames, self.color, self.hue, generator)
         missing = length - len(frames)
-        return {
-            **clip,
-            name: torch.cat([frames, frames[-1:].repeat_interleave(missing, dim=0)]),
-            "video_mask": (torch.arange(length) < len(frames)).to(mask.dtype),
-            "video_times": torch.cat([times, times[-1:].repeat_interleave(missing)]),
-        }
+        if missing:
+            frames = torch.cat([frames, frames[-1:].repeat_interleave(missing, dim=0)])
+            times = torch.cat([times, times[-1:].repeat_interleave(missing)])
+        real = (torch.arange(length) < length - missing).to(mask.dtype)
+        return {**clip, name: frames, "video_mask": real, "video_times": times}
 
 
 def contact_sheet(clip: dict[str, Any], augmentation: ClipAugmentation, path: str | Path, *, draws: int = 6) -> None:
