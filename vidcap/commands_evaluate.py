@@ -133,6 +133,8 @@ def run(arguments: argparse.Namespace) -> int:
     from .evaluation.verdict import verdict_text
     from .files import write_atomically
 
+    if arguments.near_duplicates:
+        _check_near_duplicates(arguments)
     evaluation = _evaluate_model(arguments) if arguments.model is not None else _evaluate_file(arguments)
     report = evaluation.report
     _add_leakage(report, evaluation.predictions, arguments)
@@ -145,6 +147,19 @@ def run(arguments: argparse.Namespace) -> int:
         os.replace(Path(scratch) / "report.json", arguments.output)
     sys.stdout.write(summary(report) + verdict_text(report.get("verdict", [])))
     return 0
+
+
+def _check_near_duplicates(arguments: argparse.Namespace) -> None:
+    """Raises a `DatasetError` ahead of all work if there is nothing to compare with."""
+    from processing.datasets import has_split
+    from processing.sources import DatasetError
+
+    train = arguments.train_dataset or arguments.dataset
+    if not has_split(train, arguments.train_split):
+        raise DatasetError(
+            f"{train}: no {arguments.train_split} to compare with; name another --train_split, or --train_dataset, "
+            "or leave out --near_duplicates"
+        )
 
 
 def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
@@ -272,17 +287,11 @@ def _data_set_references(arguments: argparse.Namespace) -> tuple[Any, "Reference
 def _add_leakage(report: dict[str, Any], predictions: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """Adds `leakage`, what the clips share with the split behind `most_frequent`, if there is one."""
     from processing.datasets import has_split
-    from processing.sources import DatasetError
 
     from .evaluation.leakage import caption_leakage, near_clips, shared_clips
 
     train = arguments.train_dataset or arguments.dataset
     if train is None or not has_split(train, arguments.train_split):
-        if arguments.near_duplicates:
-            raise DatasetError(
-                f"{train}: no {arguments.train_split} to compare with; name another --train_split, or "
-                "--train_dataset, or leave out --near_duplicates"
-            )
         return
     train_rows = _train_rows(arguments)
     captions = [caption for row in train_rows.select_columns(["captions"]) for caption in row["captions"]]

@@ -188,11 +188,11 @@ def find_leaks(splits: Mapping[str, Sequence[InspectedClip]]) -> dict[str, Any]:
 
 
 def _near(pair: tuple[str, str], splits: Mapping[str, Sequence[InspectedClip]]) -> Iterator[dict[str, Any]]:
-    first, second = ([clip for clip in splits[split] if clip.look is not None] for split in pair)
-    looks = [[clip.look for clip in clips if clip.look is not None] for clips in (first, second)]
-    for ours, theirs, difference in near_pairs(*looks):
-        if first[ours].sha256 != second[theirs].sha256:
-            names = (first[ours].file_name, second[theirs].file_name)
+    first, second = ([(clip, clip.look) for clip in splits[split] if clip.look is not None] for split in pair)
+    for ours, theirs, difference in near_pairs([look for _, look in first], [look for _, look in second]):
+        one, other = first[ours][0], second[theirs][0]
+        if one.sha256 != other.sha256:
+            names = (one.file_name, other.file_name)
             yield {"files": dict(zip(pair, names, strict=True)), "difference": round(difference, 2)}
 
 
