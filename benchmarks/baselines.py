@@ -242,7 +242,7 @@ def main() -> None:
     if arguments.what != "demo" and not dataset.is_dir():
         parser.error(f"{arguments.what}: no such folder")
     folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps({"dataset": dataset.name, "options": options})
+    settings = json.dumps({"dataset": str(dataset), "options": options})
     if not (folder / "settings.json").is_file():
         write_atomically(folder / "settings.json", settings)
     elif (folder / "settings.json").read_text() != settings:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vidcap.evaluation import score_captions
-from vidcap.evaluation.bootstrap import paired_bootstrap, scores_per_clip
+from vidcap.evaluation.bootstrap import paired_bootstrap, scores_per_clip, share_interval
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
@@ -18,6 +18,14 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         assert high - low < 0.6  # 1.4 if the clips of the two were drawn apart
         held += low <= 0.3 <= high
     assert 0.91 <= held / 300 <= 0.98
+
+
+@pytest.mark.parametrize(("clips", "share"), [(20, 0.02), (20, 0.5), (50, 0.02), (50, 0.98), (200, 0.1)])
+def test_intervals_of_shares_hold_the_truth_of_rare_things_too(clips, share):
+    counts = np.random.default_rng(0).binomial(clips, share, size=2000)
+    intervals = [share_interval(int(count), clips) for count in counts]
+    assert 0.92 <= np.mean([low <= share <= high for low, high in intervals]) <= 0.995
+    assert all(0 <= low < high <= 1 for low, high in intervals)
 
 
 def test_equals_drawing_one_sample_at_a_time(monkeypatch):

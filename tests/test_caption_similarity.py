@@ -82,6 +82,15 @@ def test_sentence_encoder_pads_without_effect(sentence_model):
         SentenceEncoder("./nowhere")
 
 
+def test_long_captions_are_cut_at_the_positions_of_the_model(sentence_model):
+    encode = SentenceEncoder(sentence_model)
+    assert (
+        encode.tokenizer.model_max_length > 10**6 and encode.max_length == encode.model.config.max_position_embeddings
+    )
+    long = encode(["a dog " * 400])
+    assert torch.equal(long, encode(["a dog " * 300]))
+
+
 def test_clip_encoder_is_the_model_with_frames_averaged(clip_model):
     encoder = ClipEncoder.from_pretrained(clip_model, batch_size=3)
     generator = torch.Generator().manual_seed(0)

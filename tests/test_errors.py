@@ -59,6 +59,10 @@ def test_bins_hold_every_value_once_and_say_which() -> None:
     assert bins(list(range(1, 9)), "s") == ["1 to 2 s"] * 2 + ["3 to 4 s"] * 2 + ["5 to 6 s"] * 2 + ["7 to 8 s"] * 2
     assert bins([5, 5, 5], "words") == ["5 words"] * 3
     assert bins([1, 1, 1, 1, 1, 9], "") == ["1"] * 5 + ["9"]
+    years = bins([*range(2015, 2023)], "")
+    assert years[0] == "2015 to 2016" and years[-1] == "2021 to 2022"
+    assert len(set(bins([100 + index / 10_000 for index in range(8)], "s"))) == 4
+    assert bins([1.25, 2.5, 3.75, 5.123456], "s") == ["1.25 s", "2.5 s", "3.75 s", "5.12 s"]
     # As text, too, and in the order of their values.
     values = [str(value) for value in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1)]
     found = analyse_errors(["a"] * 10, [["a"]] * 10, {"cider": [0.0] * 10}, columns={"loudness": values})

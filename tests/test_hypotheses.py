@@ -1,6 +1,7 @@
 """`vidcap evaluate --hypotheses`: captions of any origin, scored over all clips or refused in one line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.media import texture, write_animation
 from vidcap.cli import main
 from vidcap.evaluation import score_captions, scoring_facts
+from vidcap.evaluation.predictions import References, read_references
 
 CAPTIONS = {"a.gif": ["a dog runs", "the dog is running"], "b.gif": ["a cat sleeps"], "c.gif": ["two birds fly up"]}
 GOOD = {"a.gif": "a dog runs", "b.gif": "a cat sits", "c.gif": "two birds fly down"}
@@ -254,3 +256,44 @@ def test_options_without_a_meaning_are_refused(tmp_path, references, capsys, opt
     assert "no such file" in refused(capsys, tmp_path, file, "--references", "nothing.json", status=2)
     own = refused(capsys, tmp_path, file, "--references", references, "--predictions", file, status=2)
     assert "would replace the file of --hypotheses" in own
+
+
+@pytest.mark.parametrize(
+    ("output", "predictions", "message"),
+    [
+        ("captions.json", None, "--output .* would replace the file of --hypotheses"),
+        ("coco.json", None, "--output .* would replace the file of --references"),
+        ("report.json", "report.json", "--predictions .* would replace the file of --output"),
+        ("report.json", "report.html", "--predictions .* would replace the file of the page of --output"),
+        ("sub/../captions.json", None, "--output .* would replace the file of --hypotheses"),
+    ],
+)
+def test_no_file_is_replaced_that_is_read_or_written(tmp_path, capsys, output, predictions, message) -> None:
+    (tmp_path / "sub").mkdir()
+    results, annotations = tmp_path / "captions.json", tmp_path / "coco.json"
+    results.write_text('[{"image_id": 1, "caption": "a dog"}]')
+    annotations.write_text('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a dog"}]}')
+    argv = ["--hypotheses", str(results), "--references", str(annotations), "--output", str(tmp_path / output)]
+    argv += ["--predictions", str(tmp_path / predictions)] if predictions else []
+    with pytest.raises(SystemExit) as raised:
+        main(["evaluate", *argv])
+    assert raised.value.code == 2 and re.search(message, capsys.readouterr().err)
+    assert "a dog" in results.read_text() and "images" in annotations.read_text()
+
+
+def test_clips_without_a_split_among_others_are_refused(tmp_path, capsys) -> None:
+    rows = [{"file_name": "a", "caption": "a dog", "split": "test"}, {"file_name": "b", "caption": "a cat"}]
+    file = hypotheses(tmp_path / "h.jsonl", {"a": "a dog"})
+    error = refused(capsys, tmp_path, file, "--references", lines(tmp_path / "r.jsonl", rows))
+    assert "b: has no split, as 1 of the 2 clips" in error
+
+
+def test_names_without_ending_or_folder_and_names_that_two_clips_share(tmp_path, capsys) -> None:
+    known = References("r", {"x/a.mp4": ["1"], "y/b.mp4": ["2"], "z/b.mp4": ["3"]}).names()
+    assert known["x/a"] == known["a"] == "x/a.mp4" and known["y/b"] == "y/b.mp4" and "b" not in known
+    images = [{"id": 1, "file_name": "c_1.jpg"}, {"id": 2, "file_name": "d.jpg"}, {"id": 3, "file_name": "d.jpg"}]
+    annotations = [{"image_id": index, "caption": "a dog"} for index in (1, 2, 3)]
+    coco = tmp_path / "coco.json"
+    coco.write_text(json.dumps({"images": images, "annotations": annotations}))
+    names = read_references(coco).names()
+    assert names["c_1"] == names["c_1.jpg"] == "1" and "d.jpg" not in names and "d" not in names

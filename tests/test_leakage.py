@@ -37,6 +37,30 @@ def test_clips_with_the_same_bytes(tmp_path: Path) -> None:
     assert files == [{"test": ["c"], "train": ["a"]}, {"test": ["g"], "train": ["b"]}]
     assert shared_clips(test[1:], train) == []
 
+    def folder(name: str, *frames: bytes) -> dict:
+        (tmp_path / name).mkdir()
+        for index, frame in enumerate(frames):
+            (tmp_path / name / f"{index}.png").write_bytes(frame)
+        return {"file_name": name, "captions": ["x"], "video": {"path": str(tmp_path / name), "bytes": None}}
+
+    train, test = [folder("one", b"12", b"345")], [folder("two", b"12", b"345"), folder("three", b"345", b"12")]
+    assert [each["files"] for each in shared_clips(test, train)] == [{"test": ["two"], "train": ["one"]}]
+
+
+def test_clips_that_were_not_scored_share_nothing(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for index in range(2):
+            write_video(tmp_path / split / f"{index}.mp4", texture(4, 32, 32)[index:])
+        rows = [json.dumps({"file_name": f"{index}.mp4", "caption": "a pattern"}) for index in range(2)]
+        (tmp_path / split / "metadata.jsonl").write_text("\n".join(rows))
+    (tmp_path / "h.jsonl").write_text(json.dumps({"file_name": "1.mp4", "hypothesis": "a pattern"}))
+    report = tmp_path / "report.json"
+    argv = ["--hypotheses", str(tmp_path / "h.jsonl"), "--dataset", str(tmp_path), "--output", str(report)]
+    assert main(["evaluate", *argv, "--allow_missing"]) == 0
+    leakage = json.loads(report.read_text())["leakage"]
+    assert [each["files"]["test"] for each in leakage["clips"]] == [["1.mp4"]] and leakage["clips_in_train"] == 1
+
 
 @pytest.fixture
 def encoded_anew(tmp_path: Path) -> Path:

@@ -256,6 +256,10 @@ def test_wrong_input_is_named(hypotheses, references, message):
         score_captions(hypotheses, references)
 
 
+def test_captions_without_a_token_are_never_right():
+    assert score_captions(["🐶", "", "a dog"], [["🐱"], ["🐱"], ["A dog."]])["exact"] == pytest.approx(1 / 3)
+
+
 def test_unknown_tokenizer_is_named():
     with pytest.raises(ValueError, match="'moses'"):
         score_captions(["a"], [["a"]], tokenizer="moses")
@@ -268,6 +272,9 @@ def test_evaluate_loads_the_module_offline(tmp_path):
         "hypotheses, references = json.load(sys.stdin)\n"
         "metric = evaluate.load(sys.argv[1])\n"
         "print(json.dumps(metric.compute(predictions=hypotheses, references=references, tokenizer='whitespace')))\n"
+        "metric = evaluate.load(sys.argv[1])\n"
+        "one_each = [each[0] for each in references]\n"
+        "print(json.dumps(metric.compute(predictions=hypotheses, references=one_each, tokenizer='whitespace')))\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", program, ROOT / "vidcap" / "evaluation" / "caption_scores"],
@@ -278,8 +285,10 @@ def test_evaluate_loads_the_module_offline(tmp_path):
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stderr
-    scores = json.loads(run.stdout.splitlines()[-1])
-    assert scores == pytest.approx(score_captions(HYPOTHESES, REFERENCES, tokenizer="whitespace"))
+    several, one = map(json.loads, run.stdout.splitlines()[-2:])
+    assert several == pytest.approx(score_captions(HYPOTHESES, REFERENCES, tokenizer="whitespace"))
+    first = [each[:1] for each in REFERENCES]
+    assert one == pytest.approx(score_captions(HYPOTHESES, first, tokenizer="whitespace"))
 
 
 JAR = os.environ.get("VIDCAP_CORENLP_JAR", "")

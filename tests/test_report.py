@@ -230,13 +230,23 @@ def test_strip_and_animation_go_from_the_first_frame_to_the_last(tmp_path):
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_nan_is_refused_and_nothing_written(tmp_path, number):
+def test_nan_is_refused_and_no_bad_picture_takes_the_scores_away(tmp_path, number):
     with pytest.raises(ValueError, match="cannot hold NaN"):
         write_report(tmp_path / "out", {"scores": {"cider": number}}, examples=[])
+    assert not (tmp_path / "out").exists()
     bad = ReportExample("bad.mp4", np.zeros((4, 3, 8, 8), np.uint8), "a", ["a"], True)
     with pytest.raises(ValueError, match=r"bad.mp4: frames are uint8 of shape \(4, 3, 8, 8\)"):
         write_report(tmp_path / "out", REPORT, examples=[bad])
-    assert not (tmp_path / "out").exists()
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize("shape", [(4, 640), (1, 2000), (2000, 1)])
+def test_clips_of_any_proportions_have_their_picture(tmp_path, shape):
+    frames = np.full((9, *shape, 3), 255, np.uint8)
+    write_report(tmp_path, REPORT, examples=[ReportExample("odd.gif", frames, "a", ["a"], True)])
+    page = (tmp_path / "report.html").read_text()
+    (strip,) = (Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"jpeg;base64,([^\"]+)", page))
+    assert strip.height == 96 and strip.width <= 8 * 4 * 96 + 7 * 2
 
 
 def test_missing_parts_are_called_missing(tmp_path):

@@ -18,6 +18,10 @@ def test_equal_captions_are_equally_right_and_ties_are_no_gain():
     video = torch.eye(2)
     swapped = video.flip(0)
     assert retrieval_scores(video, swapped, ["a", "a"])["text_to_video"]["r1"] == 1
+    assert retrieval_scores(video, swapped, ["A dog runs.", "a dog runs"])["text_to_video"]["r1"] == 1
+    assert retrieval_scores(video, swapped, ["🐶", "🐱"])["text_to_video"]["r1"] == 0  # no token, but no equal texts
+    ranks = retrieval_scores(video, torch.tensor([[1.0, 0.0], [1.0, 0.5]]), ["a", "b"])["text_to_video"]
+    assert ranks["median_rank"] == 1.5
     assert retrieval_scores(video, swapped, ["a", "b"])["text_to_video"]["r1"] == 0
     blind = retrieval_scores(torch.ones(20, 2), torch.ones(20, 2), [str(i) for i in range(20)])
     assert blind["text_to_video"] == {"r1": 0, "r5": 0, "r10": 0, "median_rank": 20}

@@ -74,6 +74,19 @@ def test_motion_and_order_need_every_control_and_the_smallest_fall_is_told():
     assert "no result of the control reversed" in judge(part)[2]["sentence"]
 
 
+def test_the_worst_answer_counts_and_a_handful_of_clips_gives_none():
+    looks = {"other_clip": (150, 140, 160)}
+    # The smaller fall is certain, the larger one may be chance; the smaller one is too small, the larger one unclear.
+    wide = report_of(**looks, one_frame=(30, -25, 85), shuffled=(20, 15, 25), reversed=(40, -10, 90))
+    assert answers(wide)["sees motion"] == answers(wide)["sees order"] == "unclear"
+    small = report_of(**looks, one_frame=(6, 4, 9), shuffled=(5, -30, 60), reversed=(80, 70, 90))
+    assert answers(small)["sees motion"] == "no" and answers(small)["sees order"] == "unclear"
+    few = report_of(**looks, one_frame=(90, 80, 100), shuffled=(60, 50, 70), reversed=(80, 70, 90))
+    few["controls"]["reversed"]["clips"] = 19
+    assert answers(few)["sees motion"] == "yes" and answers(few)["sees order"] == "not measured"
+    assert "only 19 clips had the control reversed, 20 are needed" in judge(few)[2]["sentence"]
+
+
 def test_a_fall_is_a_share_of_the_score_of_the_clips_that_it_was_measured_on():
     # Document frequencies of the clips of a control may put its CIDEr on twice the scale of that of all clips.
     report = report_of(
@@ -95,8 +108,10 @@ def test_a_no_says_what_it_can_mean():
     assert "these captions do not need it: they stay exactly right" in sentence(reversed=(0, -1, 1, 0.98))
     assert "either these captions do not need it, or the captioner" in sentence(reversed=(0, -1, 1, 0.5))
     report = report_of(other_clip=(150, 140, 160), shuffled=(1, -1, 3, 0.2), reversed=(4, -1, 7, 0.2))
-    report["controls"]["reversed"]["exact_reversed"] = 0.0
+    report["controls"]["reversed"] |= {"exact_reversed": 0.0, "clips": 40, "clips_with_reversed": 10}
     assert "the captions need it, since clips played backwards have others" in judge(report)[2]["sentence"]
+    report["controls"]["reversed"]["clips_with_reversed"] = 9  # too few to speak for all
+    assert "either these captions do not need it" in judge(report)[2]["sentence"]
 
 
 def test_a_captioner_that_does_not_look_sees_neither_motion_nor_order():
@@ -129,6 +144,10 @@ def test_copies_are_found_after_tokenisation_and_told_from_novel_captions():
     assert shares["share"] == 0.5 and shares["share_of_wrong"] == 0.5 and shares["novel"] == 0.25
     assert shares["unseen_clips"] == 3 and shares["share_of_unseen"][0] == pytest.approx(1 / 3)
     assert copy_shares(["a dog"], [["a dog"]], ["a cow"])["share_of_wrong"] is None
+    # What has no token is like nothing, and a share of 0 has an interval with a width.
+    assert find_copies(["🐱", ""], ["🐶", ""]) == [False, False]
+    share, low, high = copy_shares(["🐱"] * 10, [["🐶"]] * 10, ["🐶"])["share_of_unseen"]
+    assert share == low == 0 and high == pytest.approx(0.2775, abs=1e-4)
 
 
 def test_captions_of_known_captioners_get_their_verdict_from_strings_alone():

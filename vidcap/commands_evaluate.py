@@ -102,6 +102,7 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
         parser.error("--near_duplicates looks at clips, and --references have captions only: name a --dataset")
     if arguments.output.suffix != ".json":
         parser.error(f"--output {arguments.output}: the report's name must end in .json")
+    _check_files(arguments, parser)
     if arguments.model is not None:
         if arguments.references is not None:
             parser.error("--references belong to --hypotheses; a --model needs clips: name a --dataset")
@@ -119,12 +120,24 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
         path = getattr(arguments, name)
         if path is not None and not path.is_file():
             parser.error(f"--{name} {path}: no such file")
-        if (
-            path is not None
-            and arguments.predictions is not None
-            and path.resolve() == arguments.predictions.resolve()
-        ):
-            parser.error(f"--predictions {path} would replace the file of --{name}: name another")
+
+
+def _check_files(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """No file that is written may replace one that is read, or another that is written."""
+    read = {f"--{name}": getattr(arguments, name) for name in ("hypotheses", "references")}
+    taken = {path.resolve(): option for option, path in read.items() if path is not None}
+    page = arguments.output.with_suffix(".html")
+    written = [
+        ("--output", arguments.output),
+        ("the page of --output", page),
+        ("--predictions", arguments.predictions),
+    ]
+    for option, path in written:
+        if path is None:
+            continue
+        if other := taken.get(path.resolve()):
+            parser.error(f"{option} {path} would replace the file of {other}: name another")
+        taken[path.resolve()] = option
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -142,9 +155,12 @@ def run(arguments: argparse.Namespace) -> int:
         lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in evaluation.predictions]
         write_atomically(arguments.predictions, "".join(lines))
     with tempfile.TemporaryDirectory(dir=arguments.output.parent, prefix=f".{arguments.output.name}-") as scratch:
-        write_report(scratch, report, examples=evaluation.examples)
-        os.replace(Path(scratch) / "report.html", arguments.output.with_suffix(".html"))
-        os.replace(Path(scratch) / "report.json", arguments.output)
+        try:
+            write_report(scratch, report, examples=evaluation.examples)
+            os.replace(Path(scratch) / "report.html", arguments.output.with_suffix(".html"))
+        finally:  # what was measured outlives a page that cannot be drawn
+            if (measured := Path(scratch) / "report.json").is_file():
+                os.replace(measured, arguments.output)
     sys.stdout.write(summary(report) + verdict_text(report.get("verdict", [])))
     return 0
 
@@ -298,8 +314,8 @@ def _add_leakage(report: dict[str, Any], predictions: list[dict[str, Any]], argu
     leakage: dict[str, Any] = caption_leakage([each["references"] for each in predictions], captions)
     if arguments.dataset is not None:
         rows = load_rows(arguments, arguments.split or "test")
-        if arguments.limit is not None:
-            rows = rows.select(range(min(arguments.limit, len(rows))))
+        scored = {each["file_name"] for each in predictions}
+        rows = rows.select([index for index, name in enumerate(rows["file_name"]) if name in scored])
         leakage["clips"] = shared_clips(rows, train_rows)
         leakage["clips_in_train"] = sum(len(each["files"]["test"]) for each in leakage["clips"])
         if arguments.near_duplicates:

@@ -4,6 +4,7 @@ Promises: the same numbers for the same seed; scores whose means are those of [`
 another training seed would change, which no resampling of clips can tell.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from .metrics import score_each
 
 CONFIDENCE = 0.95
+_NORMAL_95 = 1.959964  # standard deviations that hold 95 % of a normal distribution
 _BATCH = 2**22  # draws at once: what is resampled together stays below 100 MB
 
 
@@ -56,6 +58,25 @@ def paired_bootstrap(
     drawn = [gains[rng.integers(len(gains), size=(size, len(gains)))].mean(axis=1) for size in sizes]
     low, high = np.quantile(np.concatenate(drawn), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Difference(float(gains.mean()), float(low), float(high))
+
+
+def share_interval(count: int, clips: int) -> tuple[float, float]:
+    """
+    The 95 % interval of a share of clips (Wilson, 1927, https://doi.org/10.2307/2276774). Drawing clips anew would
+    give a share of 0 or 1 an interval without width, however few the clips.
+
+    Args:
+        count (`int`): the clips that count, of 0 to `clips`.
+        clips (`int`): all of them, at least 1.
+
+    Returns:
+        `tuple[float, float]`: its ends, from 0 to 1.
+    """
+    share, spread = count / clips, _NORMAL_95**2 / clips
+    middle = share + spread / 2
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) / clips + spread / (4 * clips))
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return max(0.0, low), min(1.0, high)
 
 
 def scores_per_clip(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:

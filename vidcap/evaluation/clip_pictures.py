@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..files import write_bytes_atomically
 
 _FRAMES_SHOWN = 8
+_WIDEST = 4  # a frame's width in a strip, in its heights; wider ones are made lower
 _ANIMATION_FRAMES, _ANIMATION_SIDE = 16, 160
 _GIF_COLOURS = 64
 _SHORTEST_FRAME, _LONGEST_FRAME = 40, 1000  # milliseconds
@@ -89,10 +90,12 @@ def contact_sheet(examples: Sequence[ReportExample], path: str | os.PathLike[str
 def draw_strip(example: ReportExample, *, height: int) -> Image.Image:
     """Up to eight frames of a clip, evenly spread from the first to the last, side by side."""
     frames = _frames(example, _FRAMES_SHOWN)
-    width = max(1, round(height * frames.shape[2] / frames.shape[1]))
+    scale = min(height / frames.shape[1], _WIDEST * height / frames.shape[2])
+    width, lower = (max(1, round(scale * side)) for side in (frames.shape[2], frames.shape[1]))
     strip = Image.new("RGB", (len(frames) * (width + 2) - 2, height), "white")
     for place, frame in enumerate(frames):
-        strip.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC), (place * (width + 2), 0))
+        picture = Image.fromarray(frame).resize((width, lower), Image.Resampling.BICUBIC)
+        strip.paste(picture, (place * (width + 2), (height - lower) // 2))
     return strip
 
 

@@ -100,11 +100,13 @@ def compare_reports(
     orders = [[places[name] for name in shared] for places in rows]
 
     def compare(
-        values: tuple[Mapping[str, Any], Mapping[str, Any]], clips: tuple[Mapping[str, Any], Mapping[str, Any]]
+        values: tuple[Mapping[str, Any], Mapping[str, Any]],
+        clips: tuple[Mapping[str, Any], Mapping[str, Any]],
+        restricted: bool,
     ) -> dict[str, Any]:
         found = {}
         for key in values[0]:
-            if not (_is_number(values[0][key]) and _is_number(values[1].get(key))):
+            if key == "clips" or not (_is_number(values[0][key]) and _is_number(values[1].get(key))):
                 continue
             per_clip = all(isinstance(table.get(key), list) for table in clips)
             if per_clip and not (restricted and key == "cider"):
@@ -135,12 +137,23 @@ def compare_reports(
     for name in both[0]:
         if isinstance(both[1].get(name), Mapping) and isinstance(both[0][name], Mapping):
             clips = tuple(table.get("controls", {}).get(name, {}) for table in tables)
-            if found := compare((both[0][name], both[1][name]), (clips[0], clips[1])):
+            # Words weigh as in all clips that a report has the control of, so that other clips make another scale.
+            sizes = [both[index][name].get("clips") for index in (0, 1)]
+            differ = sizes[0] != sizes[1] or (
+                all("exact" in table for table in clips)
+                and _clips_with(clips[0], orders[0]) != _clips_with(clips[1], orders[1])
+            )
+            if differ and not restricted:
+                notes.append(
+                    f"the control {name} has {sizes[0]} clips in {names[0]}, {sizes[1]} in {names[1]}; compared is "
+                    "what both have, without CIDEr and scores without clip values"
+                )
+            if found := compare((both[0][name], both[1][name]), (clips[0], clips[1]), restricted or differ):
                 controls[name] = found
     for own, other, name in ((both[0], both[1], names[0]), (both[1], both[0], names[1])):
         if lonely := [control for control in own if control not in other]:
             notes.append(f"only {name} has the controls {', '.join(lonely)}")
-    scores = compare((first["scores"], second["scores"]), (tables[0], tables[1]))
+    scores = compare((first["scores"], second["scores"]), (tables[0], tables[1]), restricted)
     return {"a": names[0], "b": names[1], "clips": len(shared), "notes": notes, "scores": scores, "controls": controls}
 
 
@@ -161,6 +174,11 @@ def describe_comparison(comparison: Mapping[str, Any]) -> str:
             said = "more than noise" if entry["beyond_noise"] else "within noise"
             lines.append(f"{line}   {interval:18} {said}")
     return "\n".join(lines)
+
+
+def _clips_with(table: Mapping[str, Any], order: list[int]) -> list[bool]:
+    """Which of the compared clips a control was run on."""
+    return [table["exact"][index] is not None for index in order]
 
 
 def _is_number(value: Any) -> bool:

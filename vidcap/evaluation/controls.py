@@ -109,11 +109,12 @@ def evaluate_captions(
         `scores`; `controls`, by name in the order of [`CONTROLS`], each with the keys of `scores`, `meaning`, a
         sentence, `clips`, how many were captioned for it, and `gap`, `{"cider": [gap, low, high]}`: by how much the
         true captions of these clips score higher, with its 95 % interval ([`paired_bootstrap`]; left out of fewer
-        than two clips). `reversed` also has `exact_reversed`, the share of the clips with a reversed caption that got
-        exactly that when played backwards. `copies`, see [`copy_shares`], where `train_captions` are given; `verdict`,
-        see [`judge`]; where there are kinds, `by_kind`: for each the number of `clips`, the keys of `scores` and its
-        `controls` other than `perturbed` ones. A control that cannot be run is left out: those whose captions are not
-        given, and `other_clip` where a clip shares a caption with every other one.
+        than two clips). `reversed` also has `clips_with_reversed`, the number of clips whose reversed caption differs
+        from the true ones, if there are any, and `exact_reversed`, the share of these that got exactly that when
+        played backwards. `copies`, see [`copy_shares`], where `train_captions` are given; `verdict`, see [`judge`];
+        where there are kinds, `by_kind`: for each the number of `clips`, the keys of `scores` and its `controls`
+        other than `perturbed` ones. A control that cannot be run is left out: those whose captions are not given, and
+        `other_clip` where a clip shares a caption with every other one.
 
     Raises:
         ValueError: The lengths differ, a control is unknown, or there is nothing to score.
@@ -140,10 +141,14 @@ def evaluate_captions(
         found = {name: _score_control(name, captions, guesses, truths) for name, captions in said.items()}
         if "reversed" in found and captions_reversed is not None:
             wanted = [captions_reversed[index] for index in indices]
-            pairs = [(got, want) for got, want in zip(said["reversed"], wanted, strict=True) if want is not None]
+            pairs = [
+                (_tokens(got), _tokens(want))
+                for got, want, alternatives in zip(said["reversed"], wanted, truths, strict=True)
+                if want is not None and _tokens(want) not in map(_tokens, alternatives)
+            ]
             if pairs:
-                hits = sum(_tokens(got) == _tokens(want) for got, want in pairs)
-                found["reversed"]["exact_reversed"] = hits / len(pairs)
+                found["reversed"]["exact_reversed"] = sum(got == want for got, want in pairs) / len(pairs)
+                found["reversed"]["clips_with_reversed"] = len(pairs)
         return {"scores": score_captions(guesses, truths), "controls": found}
 
     report = evaluate_some(range(len(hypotheses)))

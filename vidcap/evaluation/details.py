@@ -12,6 +12,7 @@ from typing import Any
 from .bootstrap import scores_per_clip
 from .errors import analyse_errors
 from .facts import scoring_facts
+from .metrics import score_each
 
 _DIGITS = 3  # CIDEr times 100 has three before the point
 
@@ -36,9 +37,9 @@ def add_details(
     """
     hypotheses = [each["hypothesis"] for each in predictions]
     references = [each["references"] for each in predictions]
-    scores = {name: _rounded(values) for name, values in scores_per_clip(hypotheses, references).items()}
-    # Its share of a clip depends on the other clips' captions: a mean over drawn clips would call any change certain.
-    scores.pop("distinct")
+    # Not `distinct`, whose value of a clip depends on the other clips' captions: drawn anew, any change seems certain.
+    of_each = score_each(hypotheses, references, metrics=("cider", "rougeL", "exact"))
+    scores = {name: _rounded(values) for name, values in of_each.items()}
     for line, cider, exact in zip(predictions, scores["cider"], scores["exact"], strict=True):
         line |= {"cider": cider, "exact": bool(exact)}
     report.setdefault("scoring", scoring_facts(references))

@@ -8,7 +8,7 @@ form "a dog runs", not a tagger: what no rule tells stands under `other words`.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -39,6 +39,7 @@ CLASSES = ("nouns", "verbs", "colours", "counts", "directions", "other words")
 _MOST = 30  # confusions of a class that are kept
 _EMPTY = "(nothing)"
 _BINS = 4
+_EXACT = 2**53  # whole numbers below it have a float of their own
 _NOTED_CLIPS = 20  # best and worst
 _LONGEST = 60  # words that are aligned; the time grows with the square
 
@@ -156,12 +157,26 @@ def bins(values: Sequence[float], unit: str, *, count: int = _BINS) -> list[str 
     edges = np.unique(np.quantile(values, np.linspace(0, 1, count + 1)[1:-1]))
     places = np.searchsorted(edges, values, side="left")  # a value at an edge belongs below it
     unit = f" {unit}" if unit else ""
+    members: dict[int, list[float]] = {}
+    for value, place in zip(values, places.tolist(), strict=True):
+        members.setdefault(place, []).append(value)
+    ends = [end for own in members.values() for end in (min(own), max(own))]
+    show = _number_format(ends)
     names = {}
-    for place in sorted(set(places.tolist())):
-        own = [value for value, at in zip(values, places, strict=True) if at == place]
-        low, high = f"{min(own):.3g}", f"{max(own):.3g}"
+    for place, own in members.items():
+        low, high = show(min(own)), show(max(own))
         names[place] = f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
     return [names[place] for place in places.tolist()]
+
+
+def _number_format(values: Sequence[float]) -> Callable[[float], str]:
+    """Whole numbers as they are, others by the fewest digits, at least three, that tell all of `values` apart."""
+    if all(float(value).is_integer() and abs(value) < _EXACT for value in values):
+        return lambda value: str(int(value))
+    for digits in range(3, 17):
+        if len({f"{value:.{digits}g}" for value in values}) == len(set(values)):
+            break
+    return lambda value: f"{value:.{digits}g}"
 
 
 def analyse_errors(

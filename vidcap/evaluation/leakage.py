@@ -38,11 +38,11 @@ def caption_leakage(references: Sequence[Sequence[str]], train_captions: Sequenc
 
 
 def shared_clips(rows: Any, train_rows: Any) -> list[dict[str, Any]]:
-    """Clips whose bytes training has, too, as in [`find_leaks`]; only files of equal size are read.
+    """Clips whose bytes training has, too, as in [`find_leaks`]; only clips of equal size are read.
 
     Args:
-        rows, train_rows: From `load_clips`, of local files or with the clips inside; files that are missing are no
-            clips.
+        rows, train_rows: From `load_clips`, of local files, folders of frames, or with the clips inside; files that
+            are missing are no clips.
     """
     sizes = [[_size(row["video"]) for row in split] for split in (rows, train_rows)]
     both = set(sizes[0]) & set(sizes[1]) - {None}
@@ -82,9 +82,12 @@ def near_clips(rows: Any, train_rows: Any, *, workers: int | None = None) -> dic
     }
 
 
-def _size(video: dict[str, Any]) -> int | None:
+def _size(video: dict[str, Any]) -> int | tuple[int, ...] | None:
+    """Bytes of a clip, of a folder those of each of its files; `None` of what is not there."""
     if video["bytes"] is not None:
         return len(video["bytes"])
+    if os.path.isdir(video["path"]):
+        return tuple(sorted(each.stat().st_size for each in os.scandir(video["path"]) if each.is_file()))
     return os.path.getsize(video["path"]) if os.path.isfile(video["path"]) else None
 
 

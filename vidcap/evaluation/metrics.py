@@ -331,7 +331,11 @@ def _score(
         scores |= _meteor(pairs.hypotheses, pairs.references)
     scores = {key: (100 * of_corpus, 100 * of_each) for key, (of_corpus, of_each) in scores.items()}
     if "exact" in metrics:
-        exact = [float(guess in truths) for guess, truths in zip(pairs.hypotheses, pairs.references, strict=True)]
+        # Captions that have no token, such as a lone emoji, are all alike: none of them counts as right.
+        exact = [
+            float(bool(guess) and guess in truths)
+            for guess, truths in zip(pairs.hypotheses, pairs.references, strict=True)
+        ]
         scores["exact"] = sum(exact) / len(exact), np.array(exact)
     if "distinct" in metrics:
         counts = Counter(map(tuple, pairs.hypotheses))

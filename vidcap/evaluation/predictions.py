@@ -34,23 +34,25 @@ class References:
     Args:
         source: The file or data set, for messages.
         captions: By the clip's name, in the order of the source.
-        aliases: Other names of clips, such as ids.
+        aliases: Other names, such as those of files where ids are names, and the clips that they may mean.
     """
 
     source: str
     captions: dict[str, list[str]]
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, set[str]] = field(default_factory=dict)
 
     def names(self) -> dict[str, str]:
-        """Every name a clip may be called by -> its name: its own, its aliases, its file name without the ending.
+        """Every name a clip may be called by -> its name: its own, its aliases, and both without ending or folder.
 
         A name that two clips could mean is none.
         """
-        meant: dict[str, set[str]] = {}
-        for name in self.captions:
-            meant.setdefault(Path(name).stem, set()).add(name)
-        for alias, name in self.aliases.items():
-            meant.setdefault(alias, set()).add(name)
+        meant: dict[str, set[str]] = {
+            alias: set(clips) & self.captions.keys() for alias, clips in self.aliases.items()
+        }
+        whole = {**{name: {name} for name in self.captions}, **meant}
+        for name, clips in whole.items():
+            for shorter in {str(Path(name).with_suffix("")), Path(name).stem} if Path(name).name else ():
+                meant[shorter] = meant.get(shorter, set()) | clips
         others = {alias: next(iter(names)) for alias, names in meant.items() if len(names) == 1}
         return others | {name: name for name in self.captions}
 
@@ -245,7 +247,7 @@ def _coco_references(path: Path, content: dict[str, Any]) -> References:
         caption = get_value(path, place, entry, "caption", str)
         texts.setdefault(str(get_value(path, place, entry, "image_id", (int, str))), []).append(caption)
     captions: dict[str, list[str]] = {}
-    aliases: dict[str, str] = {}
+    aliases: dict[str, set[str]] = {}
     for place, entry in list_entries(path, content["images"], "images"):
         number = str(get_value(path, place, entry, "id", (int, str)))
         if number in captions:
@@ -254,7 +256,7 @@ def _coco_references(path: Path, content: dict[str, Any]) -> References:
             raise AnnotationError(path, place, f"no caption of the image {number}")
         captions[number] = texts[number]
         if "file_name" in entry:
-            aliases[get_value(path, place, entry, "file_name", str)] = number
+            aliases.setdefault(get_value(path, place, entry, "file_name", str), set()).add(number)
     if strange := texts.keys() - captions.keys():
         raise AnnotationError(path, "annotations", f"{min(strange)} is none of the images")
     if not captions:
@@ -267,11 +269,16 @@ def _of_split(path: Path, found: References, splits: dict[str, str], split: str 
         if split is not None:
             raise AnnotationError(path, "", f"does not say which clips are of the split {split}; leave --split out")
         return found
+    if without := [name for name in found.captions if name not in splits]:
+        raise AnnotationError(
+            path, without[0], f"has no split, as {len(without)} of the {len(found.captions)} clips, and others have "
+            "one; name the split of each clip, or of none"
+        )  # fmt: skip
     wanted = split or "test"
     chosen = {
         name: captions
         for name, captions in found.captions.items()
-        if name in splits and SPLIT_NAMES.get(splits[name], splits[name]) == SPLIT_NAMES.get(wanted, wanted)
+        if SPLIT_NAMES.get(splits[name], splits[name]) == SPLIT_NAMES.get(wanted, wanted)
     }
     if not chosen:
         there = ", ".join(f"{count} of {name}" for name, count in sorted(Counter(splits.values()).items()))

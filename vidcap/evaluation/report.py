@@ -49,11 +49,10 @@ def write_report(
         raise ValueError(
             f"report.json cannot hold NaN or infinite numbers ({error}); leave such scores out"
         ) from error
-    page = render_page(report, examples, history)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / "report.json", text)
-    write_atomically(directory / "report.html", page)
+    write_atomically(directory / "report.json", text)  # before the page: what was measured outlives a bad picture
+    write_atomically(directory / "report.html", render_page(report, examples, history))
 
 
 def _json_text(report: Mapping[str, Any]) -> str:

@@ -1,8 +1,11 @@
 """Clips found by captions and captions by clips, in the space that the contrastive loss has made."""
 
+import statistics
 from collections.abc import Sequence
 
 import torch
+
+from .ptb_tokenizer import ptb_tokenize
 
 RANKS = (1, 5, 10)
 
@@ -14,15 +17,17 @@ def retrieval_scores(
 
     Args:
         video_embeds, text_embeds: `(N, P)`, L2-normalised; row i of both belongs to clip i.
-        captions: The N captions behind `text_embeds`. Clips with equal captions are equally right answers.
+        captions: The N captions behind `text_embeds`. Clips whose captions are equal after tokenisation are equally
+            right answers.
 
     Returns:
         `{"text_to_video": {"r1", "r5", "r10", "median_rank"}, "video_to_text": {...}}`; a rank of 1 is the best.
     """
     if not len(video_embeds) == len(text_embeds) == len(captions):
         raise ValueError(f"{len(video_embeds)} clips, {len(text_embeds)} texts and {len(captions)} captions")
-    number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
-    ids = torch.tensor([number[caption] for caption in captions])
+    sentences = [tuple(ptb_tokenize(caption)) or caption for caption in captions]
+    number = {sentence: index for index, sentence in enumerate(dict.fromkeys(sentences))}
+    ids = torch.tensor([number[sentence] for sentence in sentences])
     same = ids[:, None] == ids[None]  # (N, N)
     similarity = text_embeds.float() @ video_embeds.float().T  # (texts, clips)
     return {"text_to_video": _recalls(similarity, same), "video_to_text": _recalls(similarity.T, same)}
@@ -32,4 +37,6 @@ def _recalls(similarity: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
     """Ranks of the best right answer of each row; wrong answers of equal similarity count as better."""
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # (N, 1)
     ranks = 1 + ((similarity >= best) & ~right).sum(dim=1)  # (N,)
-    return {f"r{k}": (ranks <= k).float().mean().item() for k in RANKS} | {"median_rank": ranks.median().item()}
+    return {f"r{k}": (ranks <= k).float().mean().item() for k in RANKS} | {
+        "median_rank": statistics.median(ranks.tolist())
+    }

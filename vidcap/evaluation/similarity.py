@@ -47,14 +47,19 @@ class SentenceEncoder:
         self.tokenizer = _load(AutoTokenizer, name)
         self.model = _load(AutoModel, name, use_safetensors=True).eval()
         self.batch_size = batch_size
+        # Of a tokenizer that names no length, the model's positions are the limit.
+        positions = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        self.max_length = min(self.tokenizer.model_max_length, positions)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """`(N, P)`."""
+        """`(N, P)`; texts are cut at the model's length."""
         embeds = []
         for start in range(0, len(texts), self.batch_size):
             batch = list(texts[start : start + self.batch_size])
-            inputs = self.tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+            inputs = self.tokenizer(
+                batch, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+            )
             states = self.model(**inputs).last_hidden_state  # (B, L, P)
             mask = inputs["attention_mask"][..., None]  # (B, L, 1)
             embeds.append((states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1))

@@ -9,11 +9,12 @@ and with them the scale, are others):
 - unclear: anything else. More clips would tell.
 
 Where several things take the same away, all of them must hurt: motion is what both a standing and a shuffled clip
-lack, order what both a shuffled and a reversed clip lack; the smallest share counts. A captioner that does not look at
-the clip sees neither.
+lack, order what both a shuffled and a reversed clip lack; the worst answer counts, of equal ones that with the
+smallest share. A captioner that does not look at the clip sees neither.
 
-Promises: no answer where nothing was measured. Gives up: telling a captioner that cannot see from one that need not.
-"No" to order also fits captions that need none; the sentence says so unless the data themselves show the need.
+Promises: no answer where nothing, or only a handful of clips, was measured. Gives up: telling a captioner that cannot
+see from one that need not. "No" to order also fits captions that need none; the sentence says so unless the data
+themselves show the need.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,9 @@ CONTROLS_OF = {
     "sees order": ("shuffled", "reversed"),
 }
 MOSTLY = 0.5  # of the clips whose truth training lacks: copies beyond it are recitation
-MIN_UNSEEN = 20  # clips below which copies are not judged
+MIN_CLIPS = 20  # below which nothing is judged: intervals of fewer clips promise too much
+_WORST_FIRST = ("no", "unclear", "yes")
+TOLD_BACKWARDS = 0.25  # share of clips with another caption backwards, at which captions need the order
 RIGHT = 0.9  # share of exact captions at which what was taken away is plainly not needed
 
 
@@ -75,17 +78,26 @@ def answer(gap: float, low: float, high: float, *, enough: float, negligible: fl
 
 
 def _ask(question: str, controls: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer by the control that hurts least; `control` names it."""
+    """The worst of the answers by each control, of equal ones that by the control that hurts least; it is named."""
     found = {name: controls[name]["gap"]["cider"] for name in CONTROLS_OF[question] if "gap" in controls.get(name, {})}
     scores = {name: controls[name]["cider"] + gap for name, (gap, _, _) in found.items()}  # of the true captions
     if not found or set(found) != set(CONTROLS_OF[question]):
         missing = [name for name in CONTROLS_OF[question] if name not in found]
         return {"question": question, "answer": "not measured", "missing": missing}
-    control = min(found, key=lambda name: found[name][0] / scores[name] if scores[name] else 0.0)
-    gap, low, high = found[control]
+    if few := [name for name in found if controls[name].get("clips", MIN_CLIPS) < MIN_CLIPS]:
+        return {"question": question, "answer": "not measured", "few": controls[few[0]]["clips"], "missing": few}
     negligible = NEGLIGIBLE if question == "sees objects" else 0.0
-    said = answer(gap, low, high, enough=SHARES[question] * scores[control], negligible=negligible)
-    return {"question": question, "answer": said, "control": control, "gap": gap, "low": low, "high": high}
+    answers = {
+        name: answer(*found[name], enough=SHARES[question] * scores[name], negligible=negligible) for name in found
+    }
+
+    def worst_first(name: str) -> tuple[int, float]:
+        share = found[name][0] / scores[name] if scores[name] else 0.0
+        return _WORST_FIRST.index(answers[name]), share
+
+    control = min(found, key=worst_first)
+    gap, low, high = found[control]
+    return {"question": question, "answer": answers[control], "control": control, "gap": gap, "low": low, "high": high}
 
 
 def _why_not(asked: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -93,7 +105,9 @@ def _why_not(asked: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     controls = report["controls"]
     if controls[asked["control"]].get("exact", 0.0) >= RIGHT:
         return "; these captions do not need it: they stay exactly right"
-    if asked["question"] == "sees order" and "exact_reversed" in controls.get("reversed", {}):
+    backwards = controls.get("reversed", {})
+    told = backwards.get("clips_with_reversed", 0)
+    if asked["question"] == "sees order" and told and told >= TOLD_BACKWARDS * backwards["clips"]:
         return "; the captions need it, since clips played backwards have others"
     return "; either these captions do not need it, or the captioner does not use it"
 
@@ -101,7 +115,10 @@ def _why_not(asked: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 def _tell(asked: dict[str, Any]) -> dict[str, Any]:
     question, said = asked["question"], asked["answer"]
     if said == "not measured":
-        sentence = f"{question}: not measured (no result of the control {' or '.join(asked['missing'])})"
+        why = f"no result of the control {' or '.join(asked['missing'])}"
+        if "few" in asked:
+            why = f"only {asked['few']} clips had the control {asked['missing'][0]}, {MIN_CLIPS} are needed"
+        sentence = f"{question}: not measured ({why})"
         return {"question": question, "answer": said, "gap": None, "low": None, "high": None, "sentence": sentence}
     gap, low, high = asked["gap"], asked["low"], asked["high"]
     less = control_label(asked["control"])
@@ -116,8 +133,8 @@ def _judge_copies(copies: Mapping[str, Any] | None) -> dict[str, Any]:
     if copies is None:
         return {**unknown, "sentence": f"{question}: not measured (the training captions are not known)"}
     clips = copies["unseen_clips"]
-    if clips < MIN_UNSEEN:
-        why = f"only {clips} clips have captions that training lacks, {MIN_UNSEEN} are needed"
+    if clips < MIN_CLIPS:
+        why = f"only {clips} clips have captions that training lacks, {MIN_CLIPS} are needed"
         return {**unknown, "sentence": f"{question}: not measured ({why})"}
     share, low, high = copies["share_of_unseen"]
     said = "yes" if low >= MOSTLY else "no" if high <= MOSTLY else "unclear"

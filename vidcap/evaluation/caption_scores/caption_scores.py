@@ -27,20 +27,19 @@ class CaptionScores(evaluate.Metric):
             description=self.__doc__,
             citation="",
             inputs_description=score_captions.__doc__,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
+            features=[  # several references a caption, or one
+                datasets.Features({"predictions": datasets.Value("string"), "references": references})
+                for references in (datasets.Sequence(datasets.Value("string")), datasets.Value("string"))
+            ],
         )
 
     def _compute(
         self,
         *,
         predictions: list[str],
-        references: list[list[str]],
+        references: list[list[str]] | list[str],
         tokenizer: Literal["ptb", "whitespace"] = "ptb",
         metrics: Sequence[str] = DEFAULT_METRICS,
     ) -> dict[str, float]:
-        return score_captions(predictions, references, tokenizer=tokenizer, metrics=metrics)
+        truths = [[each] if isinstance(each, str) else each for each in references]
+        return score_captions(predictions, truths, tokenizer=tokenizer, metrics=metrics)

@@ -22,16 +22,20 @@ class CaptionSimilarity(evaluate.Metric):
             description=self.__doc__,
             citation="",
             inputs_description=embedding_similarity.__doc__,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
+            features=[  # several references a caption, or one
+                datasets.Features({"predictions": datasets.Value("string"), "references": references})
+                for references in (datasets.Sequence(datasets.Value("string")), datasets.Value("string"))
+            ],
         )
 
     def _compute(
-        self, *, predictions: list[str], references: list[list[str]], encoder: str, batch_size: int = 64
+        self,
+        *,
+        predictions: list[str],
+        references: list[list[str]] | list[str],
+        encoder: str,
+        batch_size: int = 64,
     ) -> dict[str, float]:
+        truths = [[each] if isinstance(each, str) else each for each in references]
         encode = SentenceEncoder(encoder, batch_size=batch_size)
-        return {"similarity": embedding_similarity(predictions, references, encode)[0]}
+        return {"similarity": embedding_similarity(predictions, truths, encode)[0]}
