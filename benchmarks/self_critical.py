@@ -82,6 +82,7 @@ def main() -> None:
     data = ["--dataset", dataset, "--feature_cache", str(folder / "cache")]
     start = [*data, "--model_name_or_path", str(arguments.checkpoint.resolve()), "--seed", arguments.seed, *options]
     once = ["--max_steps", "1", "--logging_steps", "1", "--save_strategy", "no", "--load_best_model_at_end", "False"]
+    once += ["--max_train_minutes", "1000"]  # a budget that options such as --processor_time can be of
     train(folder / "features", [*start, *once])  # so that neither run pays for the features of the other
     start += ["--max_train_minutes", arguments.max_train_minutes, "--learning_rate", arguments.learning_rate]
     rewards = ["--self_critical_samples", arguments.self_critical_samples]
