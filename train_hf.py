@@ -42,15 +42,15 @@ from vidcap.evaluation.reward import CiderReward
 from vidcap.training_clips import FrameDraw, TrainingClips, read_augmentation, read_near_misses
 from vidcap.training_data import load_training_data
 from vidcap.training_model import make_captioner
-from vidcap.training_report import evaluate_on_test, report_of_run, write_run
+from vidcap.training_report import evaluate_on_test, remove_reports, report_of_run, write_run
 
 logger = logging.getLogger("vidcap")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one training; errors of the user's making become one line and status 1."""
+def main(argv: list[str] | None = None, program: str = "train_hf.py") -> int:
+    """Runs one training; errors of the user's making become one line, which begins with `program`, and status 1."""
     started = time.perf_counter()
-    data, model_args, args, given = parse(sys.argv[1:] if argv is None else argv)
+    data, model_args, args, given = parse(sys.argv[1:] if argv is None else argv, program)
     logging.basicConfig(format="%(message)s")
     for name in ("vidcap", "modeling_vidcap"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, ImportError, OSError) as error:
         if os.environ.get("VIDCAP_DEBUG"):
             raise
-        print(f"train_hf.py: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -145,6 +145,9 @@ def train(
     if not trainer.is_world_process_zero():
         return
 
+    # Before the evaluation too, which may fail, or be cut off; scores of an earlier model do not belong to this one.
+    directory = export_model(model, processor, args.output_dir)
+    remove_reports(directory)
     evaluation = evaluate_on_test(model, processor, clips, captions)
     facts = {
         "train_seconds": train_seconds,
@@ -160,7 +163,7 @@ def train(
         facts=facts,
     )
     samples, pictures = sample_clips(evaluation.examples)
-    directory = export_model(model, processor, args.output_dir, facts=report | {"samples": samples}, samples=pictures)
+    export_model(model, processor, directory, facts=report | {"samples": samples}, samples=pictures)
     write_run(directory, report, evaluation.examples, trainer.state.log_history)
     if clips.skipped:
         logger.warning(

@@ -13,6 +13,8 @@ from transformers.trainer_utils import has_length
 
 from processing.datasets import ClipDataset
 
+from .training_arguments import SCORES
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,7 +53,7 @@ class CaptionScores:
         logger.info("validation: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
         for caption, references in list(zip(captions, self.references, strict=True))[:3]:
             logger.info(f"  {caption!r}  (true: {references[0]!r})")
-        return {name: scores[name] for name in ("cider", "bleu4", "rougeL", "exact", "distinct")}
+        return {name: scores[name] for name in SCORES}
 
 
 class CaptionEvaluationMixin(Seq2SeqTrainer):

@@ -150,6 +150,10 @@ def checkpoint_to_resume(directory: str | Path, wanted: str | None, settings: di
         found = None
     elif wanted.lower() in ("true", "last"):
         found = find_last(directory)
+    elif not Path(wanted).is_dir():
+        raise ValueError(f"--resume_from_checkpoint {wanted}: no such folder; give a checkpoint-N, last, or no")
+    elif not Path(wanted, MANIFEST).is_file():
+        raise ValueError(f"--resume_from_checkpoint {wanted}: no checkpoint of train_hf.py, it has no {MANIFEST}")
     elif (reason := damage(Path(wanted))) is not None:
         raise ValueError(f"--resume_from_checkpoint {wanted}: {reason}")
     else:

@@ -19,7 +19,7 @@ class _Parser(HfArgumentParser):
     """Errors on one line: argparse would print two hundred lines of usage first."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"train_hf.py: error: {' '.join(message.split())} (see train_hf.py --help)\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 # Options that do nothing unless one of others is above 0 or given: a run that ignored them would surprise at its end.
@@ -46,12 +46,12 @@ _EXCLUDES = {"max_vocab_size": ("tokenizer", "text_embeddings", "decoder")}
 Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]
 
 
-def parse(argv: list[str]) -> Arguments:
+def parse(argv: list[str], program: str = "train_hf.py") -> Arguments:
     """Command line, on top of a preset, on top of a YAML file given first or by --recipe; and the names that were
-    given in any of these."""
+    given in any of these. `program` is what errors call the command."""
     parser = _Parser(
         [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
-        prog="train_hf.py",
+        prog=program,
         allow_abbrev=False,
     )
 
@@ -82,6 +82,8 @@ def parse(argv: list[str]) -> Arguments:
     if unknown:
         parser.error(f"unknown option: {' '.join(unknown)}")
     given = set(_given(parser, argv))
+    if "do_train" in given and not arguments[2].do_train:
+        parser.error("--do_train False: this command trains; vidcap evaluate scores a model that there is")
     values = {name: value for each in arguments for name, value in vars(each).items()}
     for name, needed in _NEEDS.items():
         if name in given and values[name] and not any(values[each] for each in needed):

@@ -9,11 +9,15 @@ import torch
 from transformers import Seq2SeqTrainingArguments
 from transformers.training_args import OptimizerNames
 
+from .argument_bounds import check_above_zero, check_least
 from .averaging import check_decay
 from .data_arguments import SourceArguments
 from .precision import cpu_computes_in_bf16
 from .presets import PRESETS
 from .schedules import check_schedule
+
+UNLIMITED = -1  # what transformers takes for "no `max_steps`"
+SCORES = ("cider", "bleu4", "rougeL", "exact", "distinct")  # of an evaluation inside a training
 
 
 @dataclass
@@ -55,6 +59,10 @@ class DataArguments(SourceArguments):
         default=None, metadata={"help": "File of sentences, one a line, on which the decoder is trained first."}
     )
     decoding_workers: int | None = field(default=None, metadata={"help": "Threads that decode clips [one a core]."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, max_validation_clips=1, decoding_workers=1)
 
 
 @dataclass
@@ -193,6 +201,10 @@ class ModelArguments:
         default=1.0, metadata={"help": "Guidance of `generate`, saved with the model; above 1 needs --video_dropout."}
     )
 
+    def __post_init__(self) -> None:
+        # A caption is a word and its end at least; sizes of the model are checked with its config.
+        check_least(self, num_beams=1, max_caption_length=2, image_size=1, num_frames=1, lora_rank=1, lora_alpha=1)
+
 
 @dataclass
 class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
@@ -232,7 +244,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     save_minutes: float = field(default=10, metadata={"help": "Most minutes between checkpoints; 0: as evaluated."})
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "cider"
-    greater_is_better: bool | None = True
+    greater_is_better: bool | None = field(default=None, metadata={"help": "[of every score, not of loss]"})
     best_model_tolerance: float = field(
         default=1.0,
         metadata={
@@ -290,28 +302,21 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self):
+        self._check_numbers()
+        self._check_evaluation()
+        if os.path.isfile(self.output_dir or ""):
+            raise ValueError(f"--output_dir {self.output_dir} is a file; name a folder")
         if self.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor drops the contrastive loss; use --label_smoothing")
-        if self.self_critical_samples == 1 or self.self_critical_samples < 0:
-            raise ValueError(f"--self_critical_samples {self.self_critical_samples}: 0, or at least 2 to compare")
-        for name in ("loss_warmup", "word_dropout_warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name} {getattr(self, name)} is a share of the run, from 0 to 1")
+        if self.remove_unused_columns:
+            raise ValueError("--remove_unused_columns True would leave no clip to train on: leave it out")
         if self.train_sampling_strategy != "random":
             strategy = self.train_sampling_strategy
             raise ValueError(
                 f"--train_sampling_strategy {strategy}: each epoch shows the clips once, at random; leave it out"
             )
-        if self.save_minutes < 0:
-            raise ValueError(f"--save_minutes {self.save_minutes}: 0, or minutes between checkpoints")
-        if self.best_model_tolerance < 0:
-            raise ValueError(f"--best_model_tolerance {self.best_model_tolerance} counts standard errors: 0 or more")
-        if self.ema_decay:
-            check_decay(self.ema_decay)
         if self.max_train_minutes is not None:
-            if self.max_train_minutes <= 0:
-                raise ValueError(f"--max_train_minutes {self.max_train_minutes} must be above 0")
-            if self.max_steps <= 0:
+            if self.max_steps == UNLIMITED:
                 self.max_steps = 1_000_000_000  # the clock ends the run, be it on a stream
             check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs)
             self.eval_strategy = "steps"
@@ -325,6 +330,45 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         # other, and they would write over each other's checkpoints.
         self.use_cpu = self.use_cpu or ("LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
         super().__post_init__()
+
+    def _check_numbers(self) -> None:
+        """Raises a `ValueError` for a number that no run can use."""
+        check_least(
+            self,
+            **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+            **dict.fromkeys(("gradient_accumulation_steps", "generation_num_beams", "evaluations"), 1),
+            **dict.fromkeys(("generation_max_length", "text_warmup_steps"), 1),
+            **dict.fromkeys(("learning_rate", "backbone_learning_rate", "decoder_learning_rate", "weight_decay"), 0),
+            **dict.fromkeys(("self_critical_anchor", "save_minutes", "best_model_tolerance"), 0),
+            **dict.fromkeys(("early_stopping_patience", "dataloader_num_workers"), 0),
+        )
+        check_above_zero(self, "num_train_epochs", "max_train_minutes")
+        if self.max_steps != UNLIMITED:
+            check_least(self, max_steps=1)
+        if self.self_critical_samples == 1 or self.self_critical_samples < 0:
+            raise ValueError(f"--self_critical_samples {self.self_critical_samples}: 0, or at least 2 to compare")
+        for name in ("loss_warmup", "word_dropout_warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} {getattr(self, name)} is a share of the run, from 0 to 1")
+        if self.ema_decay:
+            check_decay(self.ema_decay)
+
+    def _check_evaluation(self) -> None:
+        """Raises a `ValueError` for an evaluation that is impossible, or gives nothing to choose a checkpoint by."""
+        for name, needed in (("predict_with_generate", True), ("prediction_loss_only", False)):
+            if getattr(self, name) != needed:
+                raise ValueError(f"--{name} {not needed}: checkpoints are chosen by their captions; leave it out")
+        if str(self.eval_strategy) == "no" and self.load_best_model_at_end and self.max_train_minutes is None:
+            raise ValueError(
+                "--eval_strategy no leaves no score to choose a checkpoint by: add --load_best_model_at_end False, "
+                "which keeps the last weights, or leave it out"
+            )
+        metric = (self.metric_for_best_model or "cider").removeprefix("eval_")
+        if metric not in (*SCORES, "loss"):
+            known = ", ".join((*SCORES, "loss"))
+            raise ValueError(f"--metric_for_best_model {self.metric_for_best_model}: there are {known}")
+        if self.greater_is_better is None:
+            self.greater_is_better = metric != "loss"
 
     @property
     def draw_seed(self) -> int:

@@ -28,7 +28,15 @@ def train_tokenizer(
 
     Returns:
         A tokenizer that ends each caption with EOS and has a pad token of its own.
+
+    Raises:
+        ValueError: If the vocabulary has no room for a word.
     """
+    if vocab_size <= len(SPECIAL_TOKENS):
+        raise ValueError(
+            f"a vocabulary of {vocab_size} has no room for words beside {', '.join(SPECIAL_TOKENS)}: raise "
+            "max_vocab_size"
+        )
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True)
@@ -41,7 +49,7 @@ def train_tokenizer(
         return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
     words = list(dict.fromkeys([*words_of(captions), *words_of(further)]))
-    vocabulary = [*SPECIAL_TOKENS, *words[: max(0, vocab_size - len(SPECIAL_TOKENS))]]
+    vocabulary = [*SPECIAL_TOKENS, *words[: vocab_size - len(SPECIAL_TOKENS)]]
     tokenizer.model = models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token="<unk>")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     return PreTrainedTokenizerFast(

@@ -170,7 +170,7 @@ def test_a_disk_that_fills_up_loses_the_steps_since_the_last_checkpoint_alone(un
 def test_what_is_asked_for_and_not_there_is_one_line(folder, tmp_path, capsys):
     for wanted, message in (
         ("last", "no whole checkpoint to resume from"),
-        (str(tmp_path / "no"), "KeyError: 'files'"),
+        (str(tmp_path / "no"), "no such folder; give a checkpoint-N, last, or no"),
     ):
         command = arguments(folder, tmp_path / "m", "map-style", "--resume_from_checkpoint", wanted)
         assert train_hf.main(command) == 1

@@ -307,5 +307,5 @@ def test_what_has_no_captions_or_no_end_is_not_scored(tmp_path, processor, clips
 
 
 def test_negative_tolerance_is_refused():
-    with pytest.raises(ValueError, match="--best_model_tolerance -1.0 counts standard errors"):
+    with pytest.raises(ValueError, match="--best_model_tolerance -1.0 must be 0 or more"):
         VideoCaptionTrainingArguments(best_model_tolerance=-1.0)

@@ -9,7 +9,9 @@ import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 
 import train_hf
+from modeling_vidcap.command_line import parse
 from processing.datasets import DatasetError, load_clips
+from vidcap.cli import main as command
 from vidcap.demo_data import generate_demo_data
 from vidcap.evaluation.controls import CONTROLS
 
@@ -133,7 +135,27 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
             ["--streaming", "True", "--max_steps", "2", "--dataloader_num_workers", "3"],
             "give --decoding_workers 3 in its place",
         ),
-        (["--save_minutes", "-1"], "--save_minutes -1.0: 0, or minutes between checkpoints"),
+        (["--save_minutes", "-1"], "--save_minutes -1.0 must be 0 or more"),
+        (["--num_beams", "0"], "--num_beams 0 must be 1 or more"),
+        (["--generation_num_beams", "0"], "--generation_num_beams 0 must be 1 or more"),
+        (["--max_validation_clips", "0"], "--max_validation_clips 0 must be 1 or more"),
+        (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps 0 must be 1 or more"),
+        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0 must be 1 or more"),
+        (["--learning_rate", "nan"], "--learning_rate nan must be 0 or more"),
+        (["--num_train_epochs", "0"], "--num_train_epochs 0.0 must be above 0"),
+        (["--max_steps", "0"], "--max_steps 0 must be 1 or more"),
+        (["--max_train_minutes", "nan"], "--max_train_minutes nan must be above 0"),
+        (["--max_caption_length", "1"], "--max_caption_length 1 must be 2 or more"),
+        (["--max_vocab_size", "4"], "a vocabulary of 4 has no room for words beside <pad>"),
+        (["--eval_strategy", "no"], "--eval_strategy no leaves no score to choose a checkpoint by"),
+        (["--predict_with_generate", "False"], "--predict_with_generate False: checkpoints are chosen by their"),
+        (["--prediction_loss_only", "True"], "--prediction_loss_only True: checkpoints are chosen by their captions"),
+        (["--metric_for_best_model", "meteor"], "--metric_for_best_model meteor: there are cider, bleu4"),
+        (["--remove_unused_columns", "True"], "--remove_unused_columns True would leave no clip"),
+        (["--do_train", "False"], "--do_train False: this command trains"),
+        (["--output_dir", __file__], "is a file; name a folder"),
+        (["--resume_from_checkpoint", "nosuch"], "--resume_from_checkpoint nosuch: no such folder"),
+        (["--resume_from_checkpoint", "tests"], "--resume_from_checkpoint tests: no checkpoint of train_hf.py"),
         (["--self_critical_anchor", "1"], "does nothing without --self_critical_samples"),
         (["--contrastive_type", "sigmoid", "--contrastive_weight", "0"], "does nothing without --contrastive_weight"),
         (["--augment", "zoom"], "zoom"),
@@ -157,6 +179,27 @@ def test_parts_that_cannot_work_are_refused_in_one_line(folder, tmp_path, capsys
         assert refused.code == 2
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1] and error.splitlines()[-1].startswith("train_hf.py: error:")
+
+
+def test_a_failing_test_evaluation_leaves_the_model_and_no_scores_of_another(folder, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "model"
+    output.mkdir()
+    (output / "report.json").write_text('{"scores": {"cider": 900}}')
+
+    def fail(*_, **__):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(train_hf, "evaluate_on_test", fail)
+    assert run(folder, output, tmp_path / "cache", "--max_steps", "2", "--eval_steps", "2") == 1
+    assert "train_hf.py: error: no such thing" in capsys.readouterr().err
+    AutoModel.from_pretrained(output)
+    assert not (output / "report.json").exists()
+
+
+def test_the_best_checkpoint_is_the_one_of_the_lowest_loss_or_the_highest_score(tmp_path):
+    for metric, greater in (("loss", False), ("eval_loss", False), ("exact", True), ("eval_cider", True)):
+        args = parse(["--dataset", "x", "--output_dir", str(tmp_path), "--metric_for_best_model", metric])[2]
+        assert args.greater_is_better is greater
 
 
 def test_words_that_the_model_to_go_on_from_lacks_are_refused(trained, tmp_path, capsys):
@@ -240,3 +283,6 @@ def test_bad_usage_is_one_line(tmp_path, capsys):
     assert train_hf.main(["--dataset", str(tmp_path / "none"), "--output_dir", str(tmp_path / "m")]) == 1
     assert "no such folder" in capsys.readouterr().err
     assert not Path(tmp_path / "m").exists()
+    with pytest.raises(SystemExit):
+        command(["train", "--dataset", "x", "--output_dir", "y", "--num_beams", "0"])
+    assert capsys.readouterr().err.startswith("vidcap train: error: --num_beams 0 must be 1 or more")

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         if argv[:1] == ["train"]:
             from train_hf import main as train
 
-            return train(argv[1:])
+            return train(argv[1:], "vidcap train")
         arguments = build_parser().parse_args(argv)
         debug |= arguments.debug
         _check_outputs(arguments)

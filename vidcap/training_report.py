@@ -18,6 +18,7 @@ from .training_clips import TrainingClips
 from .training_data import public_name, public_names
 
 logger = logging.getLogger("vidcap")
+RUN_FILES = ("report.json", "report.html", "training_curve.png", "training_log.jsonl")
 SOURCES = ("backbone", "tokenizer", "text_embeddings", "decoder", "model_name_or_path")  # may name local folders
 
 
@@ -84,10 +85,17 @@ def shareable_arguments(
     }
 
 
+def remove_reports(directory: Path) -> None:
+    """Removes what [`write_run`] wrote of an earlier run, whose model has been replaced."""
+    for name in RUN_FILES:
+        (directory / name).unlink(missing_ok=True)
+
+
 def write_run(
     directory: Path, report: dict[str, Any], examples: Sequence[ReportExample], history: list[dict[str, Any]]
 ) -> None:
     """Writes `report.json` and `.html`, the curve of the training and its log."""
     write_report(directory, report, examples=examples, history=history)
-    plot_history(history, directory / "training_curve.png")
-    (directory / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    _, _, curve, log = (directory / name for name in RUN_FILES)
+    plot_history(history, curve)
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in history))
