@@ -126,6 +126,22 @@ def test_what_cannot_be_read_is_listed_and_another_run_is_not_mixed_in(folder, m
     assert "holds captions of another run (clips 2, now 11)" in capsys.readouterr().err
 
 
+def test_neither_a_data_set_nor_other_files_are_written_over(folder, model, tmp_path, capsys):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    (tmp_path / "link").symlink_to(folder)
+    for output in (folder, folder / "train", folder / "new", tmp_path / "link"):
+        with pytest.raises(SystemExit) as refused:
+            main(command(folder, model, output))
+        assert refused.value.code == 2
+        assert "lies within the data set; name a folder elsewhere" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    assert main(command(folder, model, tmp_path / "other")) == 1
+    assert "holds other files than captions (thesis.txt); name another --output" in capsys.readouterr().err
+    assert os.listdir(tmp_path / "other") == ["thesis.txt"]
+
+
 @pytest.fixture(scope="module")
 def done(folder, model, tmp_path_factory):
     """Complete captions."""

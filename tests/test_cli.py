@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -104,6 +105,17 @@ def test_bad_files_are_reported_and_the_others_captioned(captioner, clips, tmp_p
 
     assert main(["caption", *files, "--model", captioner]) == 1
     assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == clips
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems insist on names in UTF-8")
+def test_a_name_that_is_not_utf_8_loses_no_caption(captioner, clips, tmp_path, capsys) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.gif")
+    shutil.copy(clips[0], odd)
+    for output in ([], ["--output", str(tmp_path / "out.json")]):
+        assert main(["caption", odd, clips[0], "--model", str(captioner), "--format", "json", *output]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert [each["file"] for each in written] == [each["file"] for each in shown] == [odd, clips[0]]
 
 
 def test_json_says_how_sure_the_model_is_and_strange_clips_are_a_warning(clips, tmp_path, capsys) -> None:
@@ -371,6 +383,10 @@ def test_wrong_usage_is_one_line_and_status_2(captioner, clips, tmp_path, capsys
     assert "'0' is not a whole number" in misused(capsys, "caption", clips[0], "--model", "x", "--batch_size", "0")
     assert "takes one clip, got 2" in misused(capsys, "caption", *clips, "--model", "x", "--format", "srt")
     assert "no such folder" in misused(capsys, "caption", clips[0], "--model", "x", "--output", "no/where/x.txt")
+    replaced = misused(capsys, "caption", clips[0], "--model", "x", "--output", clips[0])
+    assert f"--output {clips[0]} would replace the file of a clip" in replaced
+    assert f"--ban {clips[0]} is a clip" in misused(capsys, "caption", "x", "--model", "x", "--ban", "red", clips[0])
+    assert "clips stand ahead of --ban" in misused(capsys, "caption", "--model", "x", "--ban", "red", "no.mp4")
     options = ["--model", captioner, "--dataset", str(tmp_path), "--output", str(tmp_path / "report.txt")]
     assert "must end in .json" in misused(capsys, "evaluate", *options)
     assert "there is no control 'blakc': all, none" in misused(capsys, "evaluate", *options, "--controls", "blakc")

@@ -61,4 +61,5 @@ def test_the_command_line_exports_and_says_what_cannot_be(tmp_path: Path, capsys
     assert "ONNX needs onnx, onnxscript, onnxruntime: pip install 'vidcap[onnx]'" in capsys.readouterr().err
     written = []
     monkeypatch.setattr(onnx_export, "export_onnx", lambda model, processor, output: written.append(output))
+    (tmp_path / "onnx").mkdir()  # of an earlier export, say
     assert main(command) == 0 and written == [tmp_path / "onnx"]

@@ -5,6 +5,7 @@ appears with `--debug` or `VIDCAP_DEBUG=1` only. Results go to the standard outp
 """
 
 import argparse
+import io
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ from .commands_compare import add_compare_command
 from .commands_data import add_data_commands
 from .commands_evaluate import add_evaluate_command
 from .commands_push import add_push_command
+from .files import output_mistake
 from .option_types import checked, whole
 
 
@@ -45,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: With status 2 on wrong usage, 0 after `--help` and `--version`.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     debug = bool(os.environ.get("VIDCAP_DEBUG"))
     try:
         if argv[:1] == ["train"]:
@@ -53,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             return train(argv[1:], "vidcap train")
         arguments = build_parser().parse_args(argv)
         debug |= arguments.debug
-        _check_outputs(arguments)
+        if check := getattr(arguments, "check", None):
+            check(arguments)
         if not debug:
             _quieten()
         return arguments.run(arguments)
@@ -154,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     search_group.add_argument(
         "--include", action="append", default=[], metavar="PHRASE", help="a phrase that each caption holds; repeatable"
     )
-    caption.set_defaults(run=_caption)
+    caption.set_defaults(run=_caption, check=_check_caption)
 
     evaluate = add_evaluate_command(commands, [device, generation], _Parser)
     add_compare_command(commands)
@@ -187,7 +192,14 @@ def build_parser() -> argparse.ArgumentParser:
         "model. Needs the extra onnx.",
     )
     onnx.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
-    onnx.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder, created where needed")
+    onnx.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        dest="output_folder",
+        metavar="DIR",
+        help="folder, created where needed",
+    )
     onnx.set_defaults(run=_export_onnx)
 
     commands.add_parser("train", help="train a model; see vidcap train --help")
@@ -220,29 +232,22 @@ def _number(kind: str, fits: Callable[[float], bool] = math.isfinite) -> Callabl
     return lambda text: checked(text, kind, float, fits)
 
 
-def _check_outputs(arguments: argparse.Namespace) -> None:
+def _check_caption(arguments: argparse.Namespace) -> None:
     """Mistakes that would otherwise show after minutes of work."""
-    parser = _Parser(prog="vidcap")
-    if arguments.run is _caption and arguments.dataset is not None:
+    if arguments.dataset is not None:
         _check_whole(arguments)
         return
-    for name in ("output", "predictions"):
-        path = getattr(arguments, name, None)
-        if path is not None and not path.parent.is_dir():
-            parser.error(f"--{name} {path}: no such folder: {path.parent}")
-        if path is not None and path.is_dir():
-            parser.error(f"--{name} {path} is a folder; name a file")
-    if check := getattr(arguments, "check", None):
-        check(arguments)
-    if arguments.run is _caption and arguments.format in ("vtt", "srt") and len(arguments.clips) > 1:
+    parser = _Parser(prog="vidcap caption")
+    for name in ("split", "shard_size", "video_column", "caption_column"):
+        if getattr(arguments, name) is not None:
+            parser.error(f"--{name} is for a whole data set: name it by --dataset, or leave --{name} out")
+    if not arguments.clips:
+        parser.error("name clips, or a --dataset (clips stand ahead of --ban, which takes all words behind it)")
+    if arguments.format in ("vtt", "srt") and len(arguments.clips) > 1:
         parser.error(f"--format {arguments.format} takes one clip, got {len(arguments.clips)}")
-    if arguments.run is _caption:
-        for name in ("split", "shard_size", "video_column", "caption_column"):
-            if getattr(arguments, name) is not None:
-                parser.error(f"--{name} is for a whole data set: name it by --dataset, or leave --{name} out")
-        if not arguments.clips:
-            parser.error("name clips, or a --dataset")
-        _check_search(arguments)
+    if mistake := output_mistake({"--output": arguments.output}, {"a clip": arguments.clips}):
+        parser.error(mistake)
+    _check_search(arguments)
 
 
 def _check_whole(arguments: argparse.Namespace) -> None:
@@ -252,8 +257,12 @@ def _check_whole(arguments: argparse.Namespace) -> None:
         parser.error(f"{arguments.clips[0]}: clips are named one by one, or by --dataset: leave one of them out")
     if arguments.format != "text":
         parser.error(f"--format {arguments.format} is for single clips; a --dataset gets files of captions")
-    if arguments.output is None or arguments.output.is_file():
+    folder, dataset = arguments.output, Path(arguments.dataset)
+    if folder is None or (folder.exists() and not folder.is_dir()):
         parser.error("--dataset needs an --output folder for the captions")
+    # There its shards might take the place of the data set's own, or be read as a part of it.
+    if dataset.is_dir() and folder.resolve().is_relative_to(dataset.resolve()):
+        parser.error(f"--output {folder} lies within the data set; name a folder elsewhere")
     arguments.split = arguments.split or "train"
     arguments.shard_size = arguments.shard_size or 500
     _check_search(arguments)
@@ -263,6 +272,9 @@ def _check_search(arguments: argparse.Namespace) -> None:
     """Options of `vidcap caption` that contradict each other."""
     parser = _Parser(prog="vidcap caption")
     beams, captions = arguments.num_beams, arguments.captions
+    for word in arguments.ban:
+        if os.path.isfile(word) or "://" in word:
+            parser.error(f"--ban {word} is a clip, not a word: name clips ahead of --ban")
     if arguments.sample:
         if beams is not None and beams > 1:
             parser.error(f"--num_beams {beams} searches and --sample draws: leave one of them out")

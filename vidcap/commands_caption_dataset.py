@@ -103,10 +103,13 @@ def check_facts(folder: Path, facts: dict[str, Any]) -> None:
     """Writes what the shards are of, or makes sure that those that are there are of the same.
 
     Raises:
-        DatasetError: If they are of something else.
+        DatasetError: If they are of something else, or other files are there.
     """
     path = folder / FACTS
     if not path.exists():
+        # What begins with a dot may be another process that writes them just now.
+        if foreign := next((each for each in folder.iterdir() if not each.name.startswith(".")), None):
+            raise DatasetError(f"{folder} holds other files than captions ({foreign.name}); name another --output")
         write_atomically(path, json.dumps(facts, indent=1))
         return
     before = json.loads(path.read_text())

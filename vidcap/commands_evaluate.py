@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import output_mistake
 from .option_types import above_zero, control_names, whole
 
 if TYPE_CHECKING:
@@ -102,7 +102,11 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
         parser.error("--near_duplicates looks at clips, and --references have captions only: name a --dataset")
     if arguments.output.suffix != ".json":
         parser.error(f"--output {arguments.output}: the report's name must end in .json")
-    _check_files(arguments, parser)
+    page = arguments.output.with_suffix(".html")
+    written = {"--output": arguments.output, "the page of --output": page, "--predictions": arguments.predictions}
+    read = {f"--{name}": getattr(arguments, name) for name in ("hypotheses", "references")}
+    if mistake := output_mistake(written, {name: [path] for name, path in read.items() if path is not None}):
+        parser.error(mistake)
     if arguments.model is not None:
         if arguments.references is not None:
             parser.error("--references belong to --hypotheses; a --model needs clips: name a --dataset")
@@ -122,29 +126,11 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
             parser.error(f"--{name} {path}: no such file")
 
 
-def _check_files(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """No file that is written may replace one that is read, or another that is written."""
-    read = {f"--{name}": getattr(arguments, name) for name in ("hypotheses", "references")}
-    taken = {path.resolve(): option for option, path in read.items() if path is not None}
-    page = arguments.output.with_suffix(".html")
-    written = [
-        ("--output", arguments.output),
-        ("the page of --output", page),
-        ("--predictions", arguments.predictions),
-    ]
-    for option, path in written:
-        if path is None:
-            continue
-        if other := taken.get(path.resolve()):
-            parser.error(f"{option} {path} would replace the file of {other}: name another")
-        taken[path.resolve()] = option
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates `arguments.model` or scores `arguments.hypotheses`, and prints the main scores."""
     from .evaluation.report import write_report
     from .evaluation.verdict import verdict_text
-    from .files import write_atomically
+    from .files import write_atomically, write_bytes_atomically
 
     if arguments.near_duplicates:
         _check_near_duplicates(arguments)
@@ -157,10 +143,11 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(dir=arguments.output.parent, prefix=f".{arguments.output.name}-") as scratch:
         try:
             write_report(scratch, report, examples=evaluation.examples)
-            os.replace(Path(scratch) / "report.html", arguments.output.with_suffix(".html"))
+            page = Path(scratch, "report.html").read_bytes()
+            write_bytes_atomically(arguments.output.with_suffix(".html"), page)
         finally:  # what was measured outlives a page that cannot be drawn
-            if (measured := Path(scratch) / "report.json").is_file():
-                os.replace(measured, arguments.output)
+            if (measured := Path(scratch, "report.json")).is_file():
+                write_bytes_atomically(arguments.output, measured.read_bytes())
     sys.stdout.write(summary(report) + verdict_text(report.get("verdict", [])))
     return 0
 

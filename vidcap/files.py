@@ -2,26 +2,63 @@
 
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], content: str) -> None:
     """Writes a UTF-8 text file; an earlier file of that name is replaced at the very end, or kept if writing fails.
 
+    File names that are not UTF-8 are written as escapes (`\\udcff`), which JSON reads as the same names.
+
     Args:
-        path: The file; its folder must exist.
+        path: The file; its folder must exist. A link stays one, and the file that it names is replaced; what is no
+            file, such as a device or a pipe, is written to.
         content: What it shall hold.
     """
-    write_bytes_atomically(path, content.encode())
+    write_bytes_atomically(path, content.encode(errors="backslashreplace"))
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """The same for a file of bytes."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         unfinished = Path(scratch) / path.name
         unfinished.write_bytes(content)
         os.replace(unfinished, path)
+
+
+def output_mistake(written: Mapping[str, Path | None], read: Mapping[str, Iterable[str | Path]]) -> str | None:
+    """Why these files should not be written, in one line; None if all is well.
+
+    Args:
+        written: The files by what names them, such as `--output`; None where an option was not given.
+        read: The files, and perhaps URLs, that the same command reads, in the same way.
+    """
+    taken = {_identity(path): name for name, paths in read.items() for path in paths}
+    for name, path in written.items():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            return f"{name} {path}: no such folder: {path.parent}"
+        if path.is_dir():
+            return f"{name} {path} is a folder; name a file"
+        if other := taken.get(_identity(path)):
+            return f"{name} {path} would replace the file of {other}: name another"
+        taken[_identity(path)] = name
+    return None
+
+
+def _identity(path: str | Path) -> object:
+    """Equal for two names of one file, be they links; of what is no file its path."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return (found.st_dev, found.st_ino)
 
 
 def public_name(source: str | None) -> str | None:

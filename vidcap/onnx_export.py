@@ -87,8 +87,8 @@ class Decoder(nn.Module):
 def run(arguments: argparse.Namespace) -> int:
     """`vidcap export-onnx`."""
     model, processor = load_captioner(arguments.model, device="cpu")
-    export_onnx(model.float(), processor, arguments.output)
-    print(f"{arguments.output}: {ENCODER} and {DECODER}; ONNX Runtime writes the same words as the model")
+    export_onnx(model.float(), processor, arguments.output_folder)
+    print(f"{arguments.output_folder}: {ENCODER} and {DECODER}; ONNX Runtime writes the same words as the model")
     return 0
 
 
