@@ -105,8 +105,18 @@ def is_animated(image: Image.Image) -> bool:
     return getattr(image, "is_animated", False)
 
 
-def image_to_tensor(image: Image.Image) -> torch.Tensor:
-    """The current frame of a Pillow image as uint8 RGB `(3, H, W)`, transparency composed over white."""
+def image_to_tensor(image: Image.Image, source: str) -> torch.Tensor:
+    """The current frame of a Pillow image as uint8 RGB `(3, H, W)`, transparency composed over white.
+
+    Raises:
+        VideoDecodeError: If its shades are of 32 bits, of which nobody says what is white.
+    """
+    if image.mode.startswith("I;16"):  # Pillow itself would make all but the darkest 256 shades white
+        shades = torch.from_numpy(np.asarray(image).astype(np.int32))
+        return ((shades * 255 + 32767) // 65535).to(torch.uint8).expand(3, -1, -1)
+    if image.mode in ("I", "F"):
+        reason = f"shades of 32 bits (mode {image.mode}) do not say what is white; store it with 8 or 16 bits"
+        raise VideoDecodeError(source, reason)
     if image.has_transparency_data:
         return over_white(torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1))
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
@@ -122,7 +132,9 @@ def _sample_image(image: Image.Image, delays: array, source: str, options: Decod
     if not delays:
         upright = ImageOps.exif_transpose(image)
         period = round(1 / MICROSECOND / options.frame_rate)
-        return sample_clip(source, Timeline([0], period, MICROSECOND), lambda _: [image_to_tensor(upright)], options)
+        return sample_clip(
+            source, Timeline([0], period, MICROSECOND), lambda _: [image_to_tensor(upright, source)], options
+        )
 
     starts, now = array("q"), 0
     for delay in delays:
@@ -133,7 +145,7 @@ def _sample_image(image: Image.Image, delays: array, source: str, options: Decod
     def read(indices: list[int]) -> Iterator[torch.Tensor]:
         for index in indices:
             image.seek(index + hidden)
-            yield image_to_tensor(image)
+            yield image_to_tensor(image, source)
 
     return sample_clip(source, Timeline(starts, now, MICROSECOND), read, options)
 

@@ -6,6 +6,7 @@ Parquet files with the clips inside (`SPLIT-*.parquet`, also under `data/`), or 
 place of a folder. Columns are recognised by name and type, said in the log, and can be given.
 """
 
+import glob
 import logging
 import os
 from collections.abc import Callable
@@ -51,6 +52,7 @@ def find_files(folder: Path, split: str) -> list[Path]:
     if folder.is_file():
         return [folder] if folder.suffix in BUILDERS and split == split_of_file(folder, split) else []
     found: dict[str, list[Path]] = {}
+    split = glob.escape(split)
     for suffix in BUILDERS:
         # Beside a split's clips there are other tables than such of clips.
         inside = () if suffix in TABLES else (f"data/{split}-*{suffix}", f"{split}/*{suffix}")
@@ -85,7 +87,7 @@ def load_files(files: list[Path], *, streaming: bool, columns: Columns, captions
             options["columns"] = caption_columns(read_schema(files[0]).names, columns, str(files[0]))
         rows = datasets.load_dataset(
             BUILDERS[suffix],
-            data_files={"rows": [str(path) for path in files]},
+            data_files={"rows": [glob.escape(str(path)) for path in files]},  # which are taken for patterns
             split="rows",
             streaming=streaming and suffix not in TABLES,
             **options,

@@ -43,6 +43,8 @@ from .video_frames_vidcap import (
 
 FRAME_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 CHUNK = 1 << 20
+WIDE = (torch.uint16, torch.uint32, torch.uint64)
+KEPT_IN_URLS = "%/:=&?~#+!$,;'@()*[]"  # beside letters, digits and _.-
 
 
 def decode_video(source: Any, **options: Any) -> VideoFrames:
@@ -223,8 +225,8 @@ def _copy(stream: IO[bytes], file: IO[bytes], name: str, options: DecodeOptions)
 
 
 def _download(url: str, file: IO[bytes], options: DecodeOptions) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "vidcap"})
     try:
+        request = urllib.request.Request(in_ascii(url), headers={"User-Agent": "vidcap"})
         with urllib.request.urlopen(request, timeout=options.timeout) as response:
             announced = response.headers.get("Content-Length", "")
             expected = int(announced) if announced.isdigit() else 0
@@ -237,6 +239,16 @@ def _download(url: str, file: IO[bytes], options: DecodeOptions) -> None:
         raise VideoDecodeError(url, f"it cannot be fetched: {error}") from error
     if size < expected:
         raise VideoDecodeError(url, f"the connection broke after {size} of {expected} bytes")
+
+
+def in_ascii(url: str) -> str:
+    """A URL as servers are asked for it (RFC 3986), from one as people write it: what is escaped stays as it is."""
+    scheme, place, *rest = urllib.parse.urlsplit(url)
+    if not place.isascii():
+        user, at, host = place.rpartition("@")
+        host, colon, port = host.partition(":")
+        place = f"{user}{at}{host.encode('idna').decode()}{colon}{port}"
+    return urllib.parse.urlunsplit((scheme, place, *(urllib.parse.quote(part, safe=KEPT_IN_URLS) for part in rest)))
 
 
 def _decode_folder(folder: str, name: str, options: DecodeOptions) -> VideoFrames:
@@ -275,7 +287,7 @@ def _decode_frames(clip: list | tuple | np.ndarray | torch.Tensor, name: str, op
         for index in indices:
             frame = clip[index]
             if isinstance(frame, Image.Image):
-                yield image_to_tensor(frame)
+                yield image_to_tensor(frame, name)
             else:
                 yield _array_to_tensor(frame, name, options)
 
@@ -299,6 +311,10 @@ def _array_to_tensor(array: np.ndarray | torch.Tensor, name: str, options: Decod
     if frame.shape[0] not in (1, 3, 4) or not frame.numel():
         raise VideoDecodeError(name, f"frames of shape {tuple(array.shape)} do not have 1, 3 or 4 channels and pixels")
 
+    if frame.dtype in WIDE:  # which torch cannot compare
+        frame = frame.to(torch.int64)
+    elif frame.dtype == torch.bool:
+        frame = frame.to(torch.uint8) * 255
     low, high = frame.min().item(), frame.max().item()
     if frame.is_floating_point():
         if not (low >= 0 and high <= 1):

@@ -105,6 +105,21 @@ def test_every_form_gives_the_same_rows(plain, tmp_path, form, streaming):
     assert len(decoded["pixel_values_videos"]) == len(rows)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_folder_whose_name_looks_like_a_pattern_is_read_and_not_its_neighbour(plain, tmp_path, form, streaming):
+    odd, neighbour = tmp_path / "clips [a]*", tmp_path / "clips aa"
+    for folder in (odd, neighbour):
+        folder.mkdir()
+    FORMS[form](plain, odd)
+    if form in ("csv", "jsonl"):
+        (neighbour / f"train.{form}").write_text((odd / f"train.{form}").read_text().replace("a ", "no "))
+    rows = list(load_clips(odd, "train", streaming=streaming))
+    FORMS[form](plain, neighbour)
+    assert [row["captions"] for row in rows] == [row["captions"] for row in load_clips(neighbour, "train")]
+    assert not has_split(odd, "trai[n]")
+
+
 def as_folder(plain: Path, folder: Path) -> None:
     folder.rmdir()
     folder.symlink_to(plain)

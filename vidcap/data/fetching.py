@@ -30,6 +30,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from processing.video_io_vidcap import in_ascii
+
 from .notes import read_notes
 
 CHUNK = 1 << 16
@@ -230,7 +232,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
 
 def _ask(opener: urllib.request.OpenerDirector, url: str, timeout: float) -> Any:
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "vidcap"})
+        request = urllib.request.Request(in_ascii(url), headers={"User-Agent": "vidcap"})
         return opener.open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         with error:
