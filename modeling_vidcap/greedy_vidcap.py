@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from transformers.utils.output_capturing import capture_outputs
 
 from .encoder_vidcap import time_rotation
 from .layers_vidcap import VideoCaptionAttention, VideoCaptionDecoderLayer, rotate
@@ -144,6 +146,22 @@ def write_greedily(
         hidden_states = writer.read(words[:, None])
 
 
+def is_plain(decoder: Any) -> bool:
+    """Whether a decoder computes what its weights say, and nothing beside it: no adapter (LoRA), quantised layer or
+    hook, which a [`LayerStep`] would pass by."""
+    layers = (*decoder.text_layers, *decoder.multimodal_layers)
+    projections = [getattr(layer.self_attn, name) for layer in layers for name in ("q_proj", "k_proj", "v_proj")]
+    added = [
+        each
+        for module in decoder.modules()
+        for each in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if getattr(each, "__module__", None)
+        != capture_outputs.__module__  # those of transformers record outputs and change nothing
+    ]
+    replaced = any("forward" in vars(module) for module in decoder.modules())  # as accelerate hooks into a module
+    return not (added or replaced) and all(type(each) is nn.Linear for each in projections)
+
+
 def can_write_greedily(model: Any, generation_config: Any, model_kwargs: dict[str, Any]) -> bool:
     """Whether a call of `generate` wants the likeliest word at each step, and nothing else but these."""
     cache = model_kwargs.get("cache")
@@ -158,4 +176,5 @@ def can_write_greedily(model: Any, generation_config: Any, model_kwargs: dict[st
         or cache is None
         or cache.get_seq_length() > 0  # it goes on from what somebody else cached
         or model_kwargs.get("decoder_attention_mask") is not None
+        or not is_plain(model.model.decoder)
     )

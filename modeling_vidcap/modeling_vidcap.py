@@ -190,10 +190,12 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         self,
         pixel_values_videos: torch.Tensor | None = None,
         video_mask: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """How unlike the training clips each clip is, `(B,)`: above 1 it is farther out than 99 % of the validation
-        clips. `None` if training did not store what is usual."""
+        clips. `None` if training did not store what is usual. Takes all that the processor gives; `video_times` make
+        no difference."""
         if not self.novelty.fitted:
             return None
         if video_features is None:

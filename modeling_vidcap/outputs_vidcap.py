@@ -1,7 +1,7 @@
 """What encoder, model and captioner return. Fields are None where they were not asked for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any
 
@@ -74,8 +74,8 @@ class VideoCaptionOutput(ModelOutput):
 
     Args:
         loss (scalar): The sum of the parts, each times its weight in the config, where labels were given.
-        caption_loss, masked_word_loss, contrastive_loss (scalars): Its parts, without their weights.
         logits (`(B, L, V)`): Scores of the next token.
+        caption_loss, masked_word_loss, contrastive_loss (scalars): The loss' parts, without their weights.
         cache: The decoder's cache.
         encoder_outputs: The encoded clips, to be passed in again.
         video_embeds, text_embeds (`(B, P)`): Clip and caption in the shared space, if the contrastive loss took them.
@@ -89,10 +89,10 @@ class VideoCaptionOutput(ModelOutput):
     """
 
     loss: torch.Tensor = None  # type: ignore[assignment]
+    logits: torch.Tensor = None  # type: ignore[assignment]
     caption_loss: torch.Tensor = None  # type: ignore[assignment]
     masked_word_loss: torch.Tensor = None  # type: ignore[assignment]
     contrastive_loss: torch.Tensor = None  # type: ignore[assignment]
-    logits: torch.Tensor = None  # type: ignore[assignment]
     cache: Cache | None = None
     encoder_outputs: VideoEncoderOutput = None  # type: ignore[assignment]
     video_embeds: torch.Tensor = None  # type: ignore[assignment]
@@ -102,7 +102,8 @@ class VideoCaptionOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
 
     def to_tuple(self) -> tuple:
+        """What is there, in the order above, whichever was set first; so `[0]` is the loss where there is one."""
+        values = (getattr(self, each.name) for each in fields(self))
         return tuple(
-            value.to_tuple() if isinstance(value, ModelOutput) else value
-            for value in (self[key] for key in self.keys())
+            value.to_tuple() if isinstance(value, ModelOutput) else value for value in values if value is not None
         )

@@ -14,8 +14,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+RUNS_ONLY = "runs_only"  # attribute of a module that computes what another does and has other weights
 CHECKSUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 TASK = "video-captioning"
 MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText")
@@ -123,9 +124,24 @@ class VideoCaptionSaving(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As in transformers, with the code of model and pipeline, and what leads the Auto classes to it."""
+        """As in transformers, with the code of model and pipeline, and what leads the Auto classes to it.
+
+        Weights of an earlier save in another form (one file, or shards) go: they would be loaded in place of these.
+
+        Raises:
+            ValueError: If a part of the model was made to run only, by `vidcap.backends`.
+        """
+        if any(getattr(each, RUNS_ONLY, False) for each in self.modules()):
+            raise ValueError(
+                "the backbone is a fast copy that can only run (use_fast_backbone): load the model anew and save that"
+            )
         hub = pop_hub_options(kwargs, save_directory)
+        forms = [Path(save_directory, name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)]
+        before = [_written_at(each) for each in forms]
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        written = [_written_at(each) != then for each, then in zip(forms, before, strict=True)]
+        if is_main_process and any(written):
+            forms[written.index(False)].unlink(missing_ok=True)
         if is_main_process and not getattr(self, "_hf_peft_config_loaded", False):
             custom_object_save(self, save_directory)
             path = Path(save_directory, CONFIG_NAME)
@@ -144,12 +160,17 @@ class VideoCaptionSaving(PreTrainedModel):
         return {"auto_map": classes, "custom_pipelines": {TASK: pipeline}}
 
 
+def _written_at(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
 def _reference(each: type) -> str:
     return f"{each.__module__.rpartition('.')[2]}.{each.__name__}"
 
 
 __all__ = [
     "CHECKSUMS",
+    "RUNS_ONLY",
     "TASK",
     "VideoCaptionSaving",
     "check_weight_names",

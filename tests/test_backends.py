@@ -123,7 +123,7 @@ def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @torch.no_grad()
-def test_a_captioner_keeps_its_captions(lite) -> None:
+def test_a_captioner_keeps_its_captions(lite, tmp_path: Path) -> None:
     model = tiny_model(seed=3)
     inputs = tiny_processor()(videos=[tiny_clip(0), tiny_clip(1)], return_tensors="pt")
     before = model.generate(**inputs, max_new_tokens=6)
@@ -131,3 +131,8 @@ def test_a_captioner_keeps_its_captions(lite) -> None:
     use_fast_backbone(model, tiny_processor())
     assert model.model.encoder.backbone is not original
     assert torch.equal(model.generate(**inputs, max_new_tokens=6), before)
+    with pytest.raises(ValueError, match="the backbone is a fast copy that can only run"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    model.model.encoder.backbone = original
+    model.save_pretrained(tmp_path / "model")

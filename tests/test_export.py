@@ -1,6 +1,7 @@
 """An exported folder loads anywhere: with the package and without it, and after being saved again."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -194,6 +195,16 @@ def test_large_weights_come_in_shards(tmp_path: Path) -> None:
     assert not (folder / "model.safetensors").exists()
 
 
+def test_weights_of_an_earlier_save_are_not_loaded_in_place_of_the_last(tmp_path: Path) -> None:
+    for seed, size in enumerate(["5GB", "50KB", "5GB", "50KB", "50KB"]):
+        model = tiny_model(seed=seed)
+        model.save_pretrained(tmp_path, max_shard_size=size)
+        again = AutoModel.from_pretrained(tmp_path).state_dict()
+        assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+        assert (tmp_path / "model.safetensors").exists() == (size == "5GB")
+        assert (tmp_path / "model.safetensors.index.json").exists() == (size != "5GB")
+
+
 def test_sample_clips_come_along(tmp_path: Path) -> None:
     clip = tmp_path / "clip.gif"
     clip.write_bytes(b"GIF89a")
@@ -205,6 +216,14 @@ def test_sample_clips_come_along(tmp_path: Path) -> None:
     (folder / "samples" / "second.gif").write_bytes(b"redrawn by the user")
     export_model(tiny_model(), tiny_processor(), folder)
     assert sorted(path.name for path in (folder / "samples").iterdir()) == ["mine.gif", "notes.txt", "second.gif"]
+
+
+@pytest.mark.parametrize("options", [{}, {"color_bins": 5, "thumbnail_size": 5}, {"motion": False}])
+def test_a_model_alone_is_compared_by_numbers(options: dict, tmp_path: Path) -> None:
+    model = tiny_model(**options)
+    assert all(math.isfinite(each) for each in measure(model)["logits"])
+    model.save_pretrained(tmp_path)
+    verify_export(tmp_path, model=model, complete=False)
 
 
 def test_a_part_alone_is_checked_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Greedy captions by our own loop: those of transformers, token by token, and only where nothing else is asked for."""
 
+import peft
 import pytest
 import torch
+from torch import nn
 
 import modeling_vidcap.generation_vidcap as generation
-from modeling_vidcap.greedy_vidcap import GreedyWriter, write_greedily
+from modeling_vidcap import VideoCaptionForConditionalGeneration
+from modeling_vidcap.greedy_vidcap import GreedyWriter, is_plain, write_greedily
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
+from vidcap.onnx_export import export_onnx
 
 LIMIT = {"max_new_tokens": 12, "num_beams": 1}
 
@@ -92,3 +96,46 @@ def test_joint_fusion_and_training_are_left_to_transformers(calls):
     half, inputs = tiny_model().to(torch.bfloat16), inputs_of()
     inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(torch.bfloat16)
     assert half.generate(**inputs, **LIMIT).shape[0] == 6 and len(calls) == 1
+
+
+def low_rank(model: VideoCaptionForConditionalGeneration) -> None:
+    config = peft.LoraConfig(target_modules=["self_attn.q_proj", "self_attn.v_proj"], init_lora_weights=False)
+    peft.inject_adapter_in_model(config, model.model.decoder)
+
+
+def hook(model: VideoCaptionForConditionalGeneration) -> None:
+    model.model.decoder.text_layers[0].self_attn.v_proj.register_forward_hook(lambda *args: 3 * args[2])
+
+
+def other_forward(model: VideoCaptionForConditionalGeneration) -> None:
+    projection = model.model.decoder.text_layers[0].self_attn.q_proj
+    projection.forward = lambda states: -nn.Linear.forward(projection, states)
+
+
+def eight_bits(model: VideoCaptionForConditionalGeneration) -> None:
+    torch.ao.quantization.quantize_dynamic(model.model.decoder, {nn.Linear}, inplace=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated")
+@pytest.mark.parametrize("change", [low_rank, hook, other_forward, eight_bits])
+def test_what_stands_beside_the_weights_is_heeded(change, calls):
+    model, inputs = tiny_model(initializer_range=0.3), inputs_of()
+    assert is_plain(model.model.decoder)
+    plain = model.generate(**inputs, **LIMIT)
+    assert calls == [1]
+    change(model)
+    found = model.generate(**inputs, **LIMIT)
+    assert calls == [1] and not is_plain(model.model.decoder)
+    expected = model.generate(**inputs, **LIMIT, return_dict_in_generate=True).sequences
+    assert torch.equal(found, expected)
+    if change is not eight_bits:
+        assert not torch.equal(found, plain)
+    with pytest.raises(ValueError, match="merge or remove them before the export"):
+        export_onnx(model, tiny_processor(), "never-written")
+
+
+def test_recorded_outputs_leave_the_fast_way_open(calls):
+    model, inputs = tiny_model(), inputs_of()
+    model(**inputs, decoder_input_ids=torch.full((6, 1), 1), output_hidden_states=True)
+    model.generate(**inputs, **LIMIT)
+    assert calls == [1]

@@ -233,7 +233,7 @@ def test_stochastic_depth_skips_blocks_in_training_alone():
 
 def test_novelty_tells_strange_clips_from_usual_ones(tmp_path):
     model = tiny_model()
-    assert model.get_novelty(**without_times(clips())) is None
+    assert model.get_novelty(**clips()) is None
     generator = torch.Generator().manual_seed(0)
     spread = torch.rand(16, generator=generator) + 0.1
 
@@ -252,10 +252,6 @@ def test_novelty_tells_strange_clips_from_usual_ones(tmp_path):
     torch.testing.assert_close(model.novelty.summarise(features, mask), features[:, :2].mean(dim=(1, 2)))
     with pytest.raises(ValueError, match="1 training and 2 validation clips"):
         model.novelty.fit([usual(1)], [usual(2)])
-
-
-def without_times(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in inputs.items() if name != "video_times"}
 
 
 def test_frozen_backbone_takes_no_gradient_and_stays_in_evaluation():

@@ -97,6 +97,11 @@ def test_tuples_are_for_the_caller_alone() -> None:
     inputs = {**clips(model), "decoder_input_ids": torch.tensor([[1, 5], [1, 6]])}
     expected = model(**inputs)
     assert torch.equal(model(**inputs, return_dict=False)[0], expected.logits)
+    learning = {**clips(model), "labels": torch.tensor([[5, 2], [6, 2]])}
+    expected_loss = model(**learning)
+    for found in (expected_loss, model(**learning, return_dict=False)):
+        assert torch.equal(found[0], expected_loss.loss) and torch.equal(found[1], expected_loss.logits)
+    assert all(each is not None for each in model(**learning, return_dict=False))
     model.config.return_dict = False
     assert torch.equal(model(**inputs).logits, expected.logits)
 

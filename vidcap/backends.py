@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from modeling_vidcap.saving_vidcap import RUNS_ONLY
+
 BACKENDS = ("torch", "openvino")
 TOLERANCE = 0.05  # of the largest feature, by which OpenVINO's may differ: it computes in bf16 where the CPU does
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers the options of mallopt
@@ -27,14 +29,16 @@ def use_fast_backbone(model: Any, processor: Any, backend: str = "torch") -> Non
     """Gives a captioner that shall only caption the fast copy of its backbone, in place.
 
     Args:
-        model: The captioner, on its device. Do not save it afterwards.
+        model: The captioner, on its device; `save_pretrained` refuses it afterwards.
         processor: Its processor.
         backend: See [`fast_backbone`].
     """
     if model.device.type == "cpu":
         keep_freed_memory()
     probe = probe_clip(model, processor, model.config.min_frames)
-    model.model.encoder.backbone = fast_backbone(model.model.encoder.backbone, probe, backend)
+    backbone = fast_backbone(model.model.encoder.backbone, probe, backend)
+    setattr(backbone, RUNS_ONLY, True)
+    model.model.encoder.backbone = backbone
 
 
 def probe_clip(model: Any, processor: Any, frames: int) -> torch.Tensor:

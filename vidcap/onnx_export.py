@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from modeling_vidcap.greedy_vidcap import LayerStep, attention_bias, video_states
+from modeling_vidcap.greedy_vidcap import LayerStep, attention_bias, is_plain, video_states
 
 from .loading import load_captioner
 
@@ -112,6 +112,8 @@ def export_onnx(model: Any, processor: Any, folder: str | Path) -> Path:
     if config.fusion != "cross_attention" or config.decoder_config is not None:
         what = "a pretrained decoder" if config.decoder_config is not None else f"`fusion` {config.fusion!r}"
         raise ValueError(f"{what} cannot be exported to ONNX, only `fusion` 'cross_attention' with our own decoder")
+    if not is_plain(model.model.decoder):
+        raise ValueError("the decoder has adapters, quantised layers or hooks: merge or remove them before the export")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
