@@ -151,12 +151,12 @@ def is_plain(decoder: Any) -> bool:
     hook, which a [`LayerStep`] would pass by."""
     layers = (*decoder.text_layers, *decoder.multimodal_layers)
     projections = [getattr(layer.self_attn, name) for layer in layers for name in ("q_proj", "k_proj", "v_proj")]
+    # Hooks of transformers record outputs, and change nothing.
     added = [
         each
         for module in decoder.modules()
         for each in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if getattr(each, "__module__", None)
-        != capture_outputs.__module__  # those of transformers record outputs and change nothing
+        if getattr(each, "__module__", None) != capture_outputs.__module__
     ]
     replaced = any("forward" in vars(module) for module in decoder.modules())  # as accelerate hooks into a module
     return not (added or replaced) and all(type(each) is nn.Linear for each in projections)
