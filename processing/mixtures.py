@@ -117,7 +117,8 @@ class MixedStreams:
     """
 
     def __init__(self, sources: Sequence[IterableDataset], mixture: Mixture | None = None):
-        self.sources = list(sources)
+        self.whole = list(sources)
+        self.sources = self.whole  # of them what is this rank's
         self.mixture = mixture
 
     def start(self) -> tuple[Place, ...]:
@@ -125,9 +126,9 @@ class MixedStreams:
 
     def split(self, rank: int, world_size: int) -> None:
         """Keeps what is one rank's, of each source: whole shards where they can be dealt out evenly, one of
-        `world_size` rows else."""
+        `world_size` rows else. May be said again, as each new loader does."""
         if world_size > 1:
-            self.sources = [split_dataset_by_node(each, rank, world_size) for each in self.sources]
+            self.sources = [split_dataset_by_node(each, rank, world_size) for each in self.whole]
 
     def read(self, position: Sequence[Sequence[int]]) -> Iterator[Read]:
         """The rows behind a position.

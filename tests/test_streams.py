@@ -50,7 +50,8 @@ def test_each_clip_comes_once_a_pass_over_all_ranks(folder, processor, ranks):
     seen = Counter()
     for rank in range(ranks):
         clips = stream(folder, processor)
-        clips.split(rank, ranks)
+        for _ in range(2):  # each loader says it
+            clips.split(rank, ranks)
         own = names(clips.one_pass())
         assert len(own) in (CLIPS // ranks, CLIPS // ranks + 1)
         seen.update(own)
