@@ -20,7 +20,7 @@ from .commands_compare import add_compare_command
 from .commands_data import add_data_commands
 from .commands_evaluate import add_evaluate_command
 from .commands_push import add_push_command
-from .files import output_mistake
+from .files import output_mistake, within_data_set
 from .option_types import checked, whole
 
 
@@ -257,11 +257,10 @@ def _check_whole(arguments: argparse.Namespace) -> None:
         parser.error(f"{arguments.clips[0]}: clips are named one by one, or by --dataset: leave one of them out")
     if arguments.format != "text":
         parser.error(f"--format {arguments.format} is for single clips; a --dataset gets files of captions")
-    folder, dataset = arguments.output, Path(arguments.dataset)
+    folder = arguments.output
     if folder is None or (folder.exists() and not folder.is_dir()):
         parser.error("--dataset needs an --output folder for the captions")
-    # There its shards might take the place of the data set's own, or be read as a part of it.
-    if dataset.is_dir() and folder.resolve().is_relative_to(dataset.resolve()):
+    if within_data_set(folder, arguments.dataset):
         parser.error(f"--output {folder} lies within the data set; name a folder elsewhere")
     arguments.split = arguments.split or "train"
     arguments.shard_size = arguments.shard_size or 500

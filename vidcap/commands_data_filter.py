@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import within_data_set
 from .option_types import cosine, share_kept, whole
 
 if TYPE_CHECKING:
@@ -49,13 +50,12 @@ def add_filter_command(subcommands: Any) -> argparse.ArgumentParser:
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    folder, dataset = arguments.output_folder, Path(arguments.dataset)
+    folder = arguments.output_folder
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         parser.error(f"--output {folder} is there already; name a new folder")
     if not folder.parent.is_dir():
         parser.error(f"--output {folder}: no such folder: {folder.parent}")
-    # There it might be taken for one of the data set's own forms.
-    if dataset.is_dir() and folder.resolve().is_relative_to(dataset.resolve()):
+    if within_data_set(folder, arguments.dataset):
         parser.error(f"--output {folder} lies within the data set; name a folder elsewhere")
 
     from processing.datasets import load_clips

@@ -61,6 +61,11 @@ def _identity(path: str | Path) -> object:
     return (found.st_dev, found.st_ino)
 
 
+def within_data_set(folder: Path, dataset: str) -> bool:
+    """Whether a folder to be written lies in a local data set, whose own files it might replace, or be read with."""
+    return os.path.isdir(dataset) and folder.resolve().is_relative_to(Path(dataset).resolve())
+
+
 def public_name(source: str | None) -> str | None:
     """A Hub id as it is; of a local file or folder its name only, since reports are shared."""
     return Path(source).resolve().name if source is not None and os.path.exists(source) else source
