@@ -141,10 +141,10 @@ def train(
     train_seconds = time.perf_counter() - (started if args.max_train_minutes else training_started)
     model = trainer.whole_model()
     merge_lora(adapters)
-    fit_novelty(model, eval_collator, training, validation)
     if not trainer.is_world_process_zero():
         return
 
+    fit_novelty(model, eval_collator, training, validation)
     # Before the evaluation too, which may fail, or be cut off; scores of an earlier model do not belong to this one.
     directory = export_model(model, processor, args.output_dir)
     remove_reports(directory)

@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainer, set_seed
 
-from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, run_settings
+from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
 from modeling_vidcap.command_line import parse
 from modeling_vidcap.precision import choose_precision
 from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
-from processing.augmentation import ClipAugmentation
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset
 from vidcap.captioning import caption_clips
@@ -36,6 +35,7 @@ from vidcap.evaluation.baseline_models import KINDS, make_baseline
 from vidcap.evaluation.baselines import nearest_neighbours, pool_features
 from vidcap.evaluation.bootstrap import scores_per_clip
 from vidcap.files import write_atomically
+from vidcap.training_clips import FrameDraw, read_augmentation
 from vidcap.training_data import load_training_data
 from vidcap.training_model import build
 
@@ -72,12 +72,11 @@ def run(
     cache = open_clip_cache(
         ours, processor, folder=data.feature_cache, workers=data.decoding_workers, backend=data.feature_backend
     )
-    pool = data.frame_pool or ours.config.num_frames
-    augmentation = ClipAugmentation.from_parts(data.augment)
-    if pool > ours.config.num_frames:
-        augmentation = dataclasses.replace(augmentation, num_frames=ours.config.num_frames)
+    frames = FrameDraw.for_model(data, read_augmentation(data), ours.config, ours.config.num_frames)
     validation = ClipDataset(sources.validation, cache).prepare("validation clips")
-    clips = ClipDataset(sources.train, cache.with_frames(pool), augmentation=augmentation, mixture=sources.mixture)
+    clips = ClipDataset(
+        sources.train, cache.with_frames(frames.pool), augmentation=frames.augmentation, mixture=sources.mixture
+    )
     clips = clips.prepare("training clips")
     test = ClipDataset(sources.test, cache).prepare("test clips")
 
@@ -97,7 +96,8 @@ def run(
         settings = run_settings(args, vars(data) | vars(model_args) | {"kind": kind}, captions)
         resume = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, settings)
         eval_collator = VideoCaptionCollator(processor, max_length=ours.config.max_position_embeddings)
-        choose_precision(args, given, model, eval_collator, validation)
+        manifest = None if resume is None else read_manifest(resume)
+        choose_precision(args, given, model, eval_collator, validation, manifest=manifest)
         trainer = BaselineTrainer(
             model=model,
             args=args,

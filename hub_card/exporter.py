@@ -46,6 +46,7 @@ PART_CLASSES = {
 }
 CODE_SUFFIX = "_vidcap.py"
 SAMPLES = "samples"  # the folder of sample clips
+SAMPLE_SUFFIXES = (".gif", ".mp4", ".webp")
 WEIGHTS = ("model.safetensors", "model-*.safetensors", SAFE_WEIGHTS_INDEX_NAME, CHECKSUMS)
 # All that is ever uploaded; whatever else lies in a folder stays there.
 UPLOADED = (
@@ -53,7 +54,7 @@ UPLOADED = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja"),
     *(f"*{CODE_SUFFIX}", "README.md", "report.json", "report.html", "training_curve.png"),
-    *(f"{SAMPLES}/*.{suffix}" for suffix in ("gif", "mp4", "webp")),
+    *(f"{SAMPLES}/*{suffix}" for suffix in SAMPLE_SUFFIXES),
 )
 
 
@@ -99,6 +100,9 @@ def export_model(
     >>> push_to_hub("my-captioner", "me/my-captioner")
     ```
     """
+    for sample in samples or {}:
+        if Path(sample).suffix not in SAMPLE_SUFFIXES or Path(sample).name != sample:
+            raise ExportError(f"{sample!r} is no name for a sample clip: name.gif, name.mp4 or name.webp is one")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     code = {path.name for path in code_files()}
@@ -109,11 +113,6 @@ def export_model(
         known = {"name": directory.resolve().name, **known_facts(model)}
         (folder / "README.md").write_text(model_card({**known, **(facts or {})}), encoding="utf-8")
         for sample, content in (samples or {}).items():
-            if (
-                not any(Path(sample).match(f"*.{each}") for each in ("gif", "mp4", "webp"))
-                or Path(sample).name != sample
-            ):
-                raise ExportError(f"{sample!r} is no name for a sample clip: name.gif, name.mp4 or name.webp is one")
             (folder / SAMPLES).mkdir(exist_ok=True)
             if isinstance(content, bytes):
                 (folder / SAMPLES / sample).write_bytes(content)

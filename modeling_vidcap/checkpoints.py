@@ -2,8 +2,8 @@
 
 A checkpoint is written beside the others under a name that nobody looks for, gets a list of its files with their
 hashes, and appears by rename. So a kill or a full disk leaves the checkpoints that were there; what was damaged later
-is noticed by its hash and passed over, saying so. Gives up: nothing that is pickled but optimizer and random states,
-which the Trainer reads with `weights_only=True`.
+is noticed by its hash and passed over, saying so. Nothing is pickled but optimizer and random states, which the
+Trainer reads with `weights_only=True`.
 """
 
 import dataclasses
@@ -91,7 +91,8 @@ def remove(folder: Path) -> None:
 def find_unfinished(directory: str | Path, settings: dict[str, Any]) -> Path | None:
     """The newest whole checkpoint of a run with these settings that has not come to its end.
 
-    Damaged ones are passed over with a warning, and so are those of a run with other settings.
+    Damaged ones are passed over with a warning. If the newest that is whole is of a finished run, or of one with other
+    settings (which is warned of), there is none to go on from, whatever lies behind it.
     """
     for path in checkpoints(directory):
         if (reason := damage(path)) is not None:
@@ -279,16 +280,16 @@ class SafeCheckpointsMixin(ShardedWeightsMixin):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with tensors_only(checkpoint):
+        with explain_refused_pickle(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with tensors_only(checkpoint):
+        with explain_refused_pickle(checkpoint):
             super()._load_rng_state(checkpoint)
 
 
 @contextmanager
-def tensors_only(checkpoint: str | None) -> Iterator[None]:
+def explain_refused_pickle(checkpoint: str | None) -> Iterator[None]:
     """Says in one line that a pickle was refused, by `weights_only=True`, before anything in it ran."""
     try:
         yield

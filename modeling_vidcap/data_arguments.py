@@ -4,6 +4,8 @@ import math
 import os
 from dataclasses import dataclass, field
 
+from .argument_bounds import check_above_zero
+
 
 @dataclass
 class SourceArguments:
@@ -20,7 +22,7 @@ class SourceArguments:
             "all, once an epoch]."
         },
     )
-    train_split: str = "train"
+    train_split: str = field(default="train", metadata={"help": "Of every data set."})
     validation_split: str = field(
         default="validation",
         metadata={"help": "Of every data set that has it; if none does, 5 %% of train take its place."},
@@ -74,8 +76,7 @@ class SourceArguments:
                     f"--{option} {' '.join(given)}: {len(given)} for {_counted(count, 'data set')}; give one for all "
                     "of them, or one for each"
                 )
-        if self.feature_cache_limit is not None and not self.feature_cache_limit > 0:
-            raise ValueError(f"--feature_cache_limit {self.feature_cache_limit:g} counts GB: give a number above 0")
+        check_above_zero(self, "feature_cache_limit")
 
 
 def _counted(count: int, what: str) -> str:

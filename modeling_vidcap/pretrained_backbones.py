@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, TimmBackboneConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from processing.trusted import ForeignCodeError, load_pretrained
+from processing.trusted import ForeignCodeError, has_frame_processor, load_pretrained
 
 from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import CLIP_ENCODERS, VideoCaptionConfig
@@ -214,13 +214,19 @@ def _weights(source: str, config: Any) -> tuple[dict[str, torch.Tensor] | None, 
 
 
 def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int | None, bool]:
-    """Mean, deviation and side of the frames that a backbone's own processor makes; and whether it has one."""
+    """Mean, deviation and side of the frames that a backbone's own processor makes; and whether it has one.
+
+    Raises:
+        ValueError: If it has one that cannot be read.
+    """
+    problems = []
     for auto_class in (AutoImageProcessor, AutoVideoProcessor):
         try:
             found = load_pretrained(auto_class.from_pretrained, source).to_dict()
         except ForeignCodeError:
             raise
-        except (OSError, ValueError):  # it has none of this kind
+        except (OSError, ValueError) as error:  # as it should be where there is none of this kind
+            problems.append(error)
             continue
         size = found.get("crop_size") or found.get("size") or {}
         return (
@@ -229,6 +235,8 @@ def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int |
             size.get("height") or size.get("shortest_edge"),
             True,
         )
+    if has_frame_processor(source):
+        raise ValueError(f"{source}: its processor cannot be read: {problems[0]}") from problems[0]
     return PIXEL_MEAN, PIXEL_STD, None, False
 
 

@@ -63,7 +63,7 @@ def check_checksums(name: str | os.PathLike[str], **where: Any) -> None:
     optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     path = cached_file(name, CHECKSUMS, **where, **optional)
     if path is None:
-        return  # a model of 0.1.0, or one that another program wrote
+        return  # a model of before version 0.2, or one that another program wrote
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         found = re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+\.safetensors)", line)
         if found is None:

@@ -117,7 +117,7 @@ class ModelArguments:
             "they are added into the weights at the end. Needs the extra lora."
         },
     )
-    lora_rank: int = 8
+    lora_rank: int = field(default=8, metadata={"help": "Of these matrices."})
     lora_alpha: int | None = field(default=None, metadata={"help": "They count alpha / rank [twice the rank]."})
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
@@ -130,7 +130,7 @@ class ModelArguments:
     max_vocab_size: int = field(default=10_000, metadata={"help": "Words of a tokenizer made of the captions."})
     max_caption_length: int = field(default=64, metadata={"help": "In tokens."})
     image_size: int = field(default=160, metadata={"help": "Side of the square that whole frames are fitted into."})
-    num_frames: int = 16
+    num_frames: int = field(default=16, metadata={"help": "Frames of a clip that the model sees, spread over it."})
     feature_grid: int = field(default=3, metadata={"help": "Cells a side that a frame's features are averaged to."})
     thumbnail_size: int = field(
         default=5, metadata={"help": "Pixels a side that each cell keeps of the frame itself."}
@@ -142,8 +142,12 @@ class ModelArguments:
     color_dropout: float = field(
         default=0.0, metadata={"help": "Share of the clips whose histogram of colours training hides."}
     )
-    time_positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
-    space_positions: Literal["learned", "rotary", "sinusoidal"] = "learned"
+    time_positions: Literal["rotary", "learned", "sinusoidal"] = field(
+        default="rotary", metadata={"help": "How tokens know when they are; rotary: in seconds."}
+    )
+    space_positions: Literal["learned", "rotary", "sinusoidal"] = field(
+        default="learned", metadata={"help": "How cells know where in the frame they are."}
+    )
     encoder_attention: Literal["joint", "factorized"] = field(
         default="joint", metadata={"help": "Over all cells of all frames, or in turns in a frame and along time."}
     )
@@ -161,28 +165,44 @@ class ModelArguments:
     motion_floor: float = field(
         default=0.05, metadata={"help": "Show it scaled to one size, too, unless it is well below this; 0 does not."}
     )
-    hidden_size: int = PRESETS["1m"]["hidden_size"]
-    intermediate_size: int = PRESETS["1m"]["intermediate_size"]
-    num_attention_heads: int = PRESETS["1m"]["num_attention_heads"]
-    encoder_layers: int = PRESETS["1m"]["encoder_layers"]
-    text_layers: int = PRESETS["1m"]["text_layers"]
-    multimodal_layers: int = PRESETS["1m"]["multimodal_layers"]
+    hidden_size: int = field(default=PRESETS["1m"]["hidden_size"], metadata={"help": "Width of encoder and decoder."})
+    intermediate_size: int = field(
+        default=PRESETS["1m"]["intermediate_size"], metadata={"help": "Width inside their feed-forward blocks."}
+    )
+    num_attention_heads: int = field(
+        default=PRESETS["1m"]["num_attention_heads"], metadata={"help": "Of each layer; they share the width out."}
+    )
+    encoder_layers: int = field(
+        default=PRESETS["1m"]["encoder_layers"], metadata={"help": "Layers over the video's tokens; 0: none."}
+    )
+    text_layers: int = field(
+        default=PRESETS["1m"]["text_layers"], metadata={"help": "Layers of the decoder that read words alone."}
+    )
+    multimodal_layers: int = field(
+        default=PRESETS["1m"]["multimodal_layers"], metadata={"help": "Layers above them, which see the video, too."}
+    )
     dropout: float = field(default=0.0, metadata={"help": "For larger presets and many epochs: 0.1 or more."})
     stochastic_depth: float = field(default=0.0, metadata={"help": "Drop path, at the last layer."})
-    frame_dropout: float = 0.0
+    frame_dropout: float = field(default=0.0, metadata={"help": "Share of the frames that training hides."})
     video_dropout: float = field(
         default=0.0,
         metadata={"help": "Share of clips captioned without video, for guidance when captions are written."},
     )
-    word_dropout: float = 0.6
+    word_dropout: float = field(
+        default=0.6, metadata={"help": "Share of the decoder's input words that training hides, so that it looks."}
+    )
     scheduled_sampling: float = field(
         default=0.0,
         metadata={"help": "Share of input words that are the model's own predictions, ahead of word dropout."},
     )
-    label_smoothing: float = 0.1
-    caption_weight: float = 1.0
-    masked_word_weight: float = 0.0
-    contrastive_weight: float = 0.5
+    label_smoothing: float = field(default=0.1, metadata={"help": "Of the caption loss."})
+    caption_weight: float = field(default=1.0, metadata={"help": "Weight of the caption loss."})
+    masked_word_weight: float = field(
+        default=0.0, metadata={"help": "Weight of a loss on words that are hidden, which sees those behind them."}
+    )
+    contrastive_weight: float = field(
+        default=0.5, metadata={"help": "Weight of the loss that brings clips and their captions together; 0: none."}
+    )
     contrastive_type: Literal["softmax", "sigmoid"] = field(
         default="softmax", metadata={"help": "Over the batch (CLIP) or of each pair (SigLIP)."}
     )
@@ -223,7 +243,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Train matrices inside the network by Muon and the rest by AdamW: half as many steps for the same "
-            "captions, each longer on CPU [where bf16 is computed, which it needs, with optim adamw_torch]."
+            "captions, each longer on CPU [where bf16 is computed, which it needs, and --optim is AdamW]."
         },
     )
     backbone_learning_rate: float | None = field(

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from transformers.utils import IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME, cached_file
+
 
 class ForeignCodeError(ValueError):
     """A model that cannot be loaded without running code of its own."""
@@ -27,3 +29,17 @@ def load_pretrained(load: Callable[..., Any], source: str, **options: Any) -> An
         raise ForeignCodeError(
             f"{source}: needs code of its own, which is never run; take a model that transformers knows by itself"
         ) from error
+
+
+def has_frame_processor(source: str, **where: Any) -> bool:
+    """Whether an image or video processor has a file in a folder or Hub id, be it readable or not.
+
+    Args:
+        source: Folder or Hub id.
+        where: `revision`, `token` and the like, as for `from_pretrained`.
+
+    Raises:
+        OSError: If the Hub cannot be asked.
+    """
+    where = {**where, "_raise_exceptions_for_missing_entries": False}
+    return any(cached_file(source, name, **where) for name in (IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME))

@@ -178,6 +178,11 @@ def test_colours_are_counted_alike_whatever_the_backbone_wants(tmp_path: Path) -
     processor = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": SIDE}}
     processor |= {"image_mean": mean.tolist(), "image_std": std.tolist()}
     (source / "preprocessor_config.json").write_text(json.dumps(processor))
+    whole = (source / "preprocessor_config.json").read_text()
+    (source / "preprocessor_config.json").write_text(whole[:40])
+    with pytest.raises(ValueError, match=f"{source}: its processor cannot be read: .*JSON"):
+        load_backbone(str(source))
+    (source / "preprocessor_config.json").write_text(whole)
     loaded = load_backbone(str(source), grid=2)
     assert "no image processor" not in loaded.description and list(loaded.pixel_std) == std.tolist()
     pixels = torch.rand(1, 2, 3, SIDE, SIDE)

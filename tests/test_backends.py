@@ -15,6 +15,7 @@ from vidcap import backends
 from vidcap.backends import fast_backbone, use_fast_backbone
 from vidcap.cli import main
 from vidcap.clip_cache import feature_extractor, open_clip_cache
+from vidcap.demo_data import generate_demo_data
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,23 @@ def test_captions_are_the_same_by_every_back_end(tmp_path: Path, capsys: pytest.
     inputs = processor(videos=clips, return_tensors="pt")
     captions = processor.batch_decode(model.generate(**inputs, max_new_tokens=6), skip_special_tokens=True)
     assert written[0] == written[1] == "".join(f"{file}: {text}\n" for file, text in zip(clips, captions, strict=True))
+
+
+def test_evaluation_runs_a_trained_backbone_by_the_back_end_too(tmp_path: Path, monkeypatch) -> None:
+    compiled, compile_maps = [], backends._compiled_maps
+    monkeypatch.setattr(backends, "_compiled_maps", lambda *args: compiled.append(args) or compile_maps(*args))
+    generate_demo_data(tmp_path / "clips", train=2, validation=0, test=3, size=32)
+    for frozen in (False, True):
+        model, processor = tiny_model(freeze_backbone=frozen), tiny_processor()
+        model.save_pretrained(tmp_path / "model")
+        processor.save_pretrained(tmp_path / "model")
+        command = ["evaluate", "--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "clips")]
+        command += ["--output", str(tmp_path / "r.json"), "--feature_cache", str(tmp_path / "c"), "--controls", "none"]
+        assert main([*command, "--backend", "openvino", "--max_new_tokens", "4"]) == 0
+        assert len(compiled) == 1
+        compiled.clear()
+    with pytest.raises(ValueError, match="openvino computes features of a frozen backbone"):
+        open_clip_cache(tiny_model(freeze_backbone=False), processor, folder=tmp_path / "c", backend="openvino")
 
 
 def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) -> None:

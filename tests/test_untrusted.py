@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 from hub_card import ExportError, export_model, push_to_hub
 from hub_card.probe import synthetic_clip
-from modeling_vidcap.checkpoints import tensors_only
+from modeling_vidcap.checkpoints import explain_refused_pickle
 from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import load_embeddings, load_language_model
 from processing.captions import load_tokenizer
@@ -235,7 +235,7 @@ def test_a_pickle_in_a_checkpoint(name: str, tmp_path: Path, mark: Path) -> None
     with pytest.raises(ValueError, match="checkpoint-1: its optimizer or random state holds more than tensors"):
         load(str(checkpoint))
     assert not mark.exists()
-    with pytest.raises(KeyError), tensors_only(str(checkpoint)):
+    with pytest.raises(KeyError), explain_refused_pickle(str(checkpoint)):
         raise KeyError  # other errors pass
 
 

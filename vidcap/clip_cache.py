@@ -34,10 +34,18 @@ def open_clip_cache(
         workers: Threads that decode and encode; by default one a core.
         backend: What computes features, see [`fast_backbone`]. Features of one serve the other.
         limit: GB that all of the cache may take; by default `$VIDCAP_CACHE_LIMIT`, or no limit.
+
+    Raises:
+        ValueError: If there is a back end but no features are kept, or the limit is no number above 0.
     """
     folder = folder or default_cache_folder()
     size = cache_limit(limit)
     if not keeps_features(model.config):
+        if backend != "torch":
+            raise ValueError(
+                f"{backend} computes features of a frozen backbone that sees each frame alone, and of this one pixels "
+                "are kept: leave it out"
+            )
         return ClipCache(folder, processor.video_processor, workers=workers, limit=size)
     workers = workers or os.cpu_count() or 1
     encode = feature_extractor(model, processor, workers=workers, backend=backend)
@@ -71,15 +79,19 @@ def cache_limit(limit: float | None = None) -> int | None:
     Raises:
         ValueError: If that is not a number above 0.
     """
-    given = os.environ.get("VIDCAP_CACHE_LIMIT") if limit is None else limit
-    if not given:
+    if limit is not None:
+        given: float | str = limit
+        where = "the limit of the cache is "
+    elif given := os.environ.get("VIDCAP_CACHE_LIMIT", ""):
+        where = "VIDCAP_CACHE_LIMIT="
+    else:
         return None
     try:
         size = float(given)
     except ValueError:
         size = math.nan
-    if not size > 0 or math.isinf(size):
-        raise ValueError(f"VIDCAP_CACHE_LIMIT={given}: give a number of GB above 0, or unset it")
+    if not (size > 0 and math.isfinite(size)):
+        raise ValueError(f"{where}{given}: give a number of GB above 0, or none")
     return int(size * GB)
 
 

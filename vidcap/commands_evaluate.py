@@ -172,7 +172,8 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
     from .adapters import CaptionAdapter
     from .adapters.clips import UncachedClips
     from .adapters.options import load_for_command
-    from .clip_cache import open_clip_cache
+    from .backends import use_fast_backbone
+    from .clip_cache import keeps_features, open_clip_cache
     from .commands_caption import generation_options
     from .evaluation.controls import CONTROLS
     from .evaluation.evaluate import CONTROL_CLIPS, coverage_of, evaluate_model
@@ -193,7 +194,7 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
 
     if isinstance(model, CaptionAdapter):
         cache: ClipCache = UncachedClips(model.video_processor)
-    else:
+    elif keeps_features(model.config):
         cache = open_clip_cache(
             model,
             processor,
@@ -201,6 +202,9 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
             backend=arguments.backend,
             limit=arguments.feature_cache_limit,
         )
+    else:  # pixels are kept, and the backbone runs anew for each control
+        use_fast_backbone(model, processor, arguments.backend)
+        cache = open_clip_cache(model, processor, folder=arguments.feature_cache, limit=arguments.feature_cache_limit)
     clips = ClipDataset(rows, cache)
     clips = clips.prepare("reading clips", on_broken=skip if arguments.skip_broken_clips else None)
     evaluation = evaluate_model(

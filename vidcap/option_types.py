@@ -53,7 +53,7 @@ def above_zero(text: str) -> float:
 
 def control_names(text: str) -> tuple[str, ...]:
     """Names of controls of an evaluation, comma-separated; `all` and `none` stand for themselves."""
-    from .evaluation.controls import CONTROLS  # here, since numpy is not for people who only want `--help`
+    from .evaluation.controls import CONTROLS
 
     if text in ("all", "none"):
         return tuple(CONTROLS) if text == "all" else ()

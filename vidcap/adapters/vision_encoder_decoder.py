@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor
 
+from processing.trusted import has_frame_processor
+
 from .base import CaptionAdapter, SeparateProcessor
 
 
@@ -44,6 +46,8 @@ class VisionEncoderDecoderAdapter(CaptionAdapter):
                 videos = AutoVideoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
                 return SeparateProcessor(tokenizer, video_processor=videos)
             except (OSError, ValueError):
+                if has_frame_processor(name):
+                    raise OSError(f"{name}: its image or video processor cannot be read: {error}") from error
                 raise OSError(
                     f"{name} holds no image or video processor: save the encoder's there, by save_pretrained, or pass "
                     "image_processor= to the pipeline"
