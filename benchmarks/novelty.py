@@ -20,8 +20,8 @@ import torch
 
 from processing.collator import VideoCaptionCollator
 from processing.datasets import has_split, load_clips
-from vidcap.commands_caption import readable_clips
 from vidcap.loading import load_captioner
+from vidcap.reading import readable_clips
 from vidcap.subtitles import CaptionedClip
 
 BATCH_SIZE = 16

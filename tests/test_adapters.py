@@ -28,9 +28,9 @@ from tests.tiny_families import (
 from vidcap.adapters import FAMILIES, CaptionAdapter, UnsupportedModelError, family_of
 from vidcap.captioning import caption_clips, caption_clips_with_scores
 from vidcap.cli import main
-from vidcap.commands_caption import read_clip
 from vidcap.demo_data import generate_demo_data
 from vidcap.evaluation.controls import CONTROLS
+from vidcap.reading import read_clip
 
 WORDS = {"max_new_tokens": 6}
 CLIPS = [tiny_clip(seed, frames=frames) for seed, frames in enumerate((8, 5, 2, 12))]  # one is shorter than 4 frames

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from processing import VideoDecodeError
-from vidcap import commands_caption
+from vidcap import reading
 from vidcap.subtitles import CaptionedClip
 
 
@@ -24,12 +24,12 @@ def test_clips_are_read_ahead_in_threads_and_come_in_order(monkeypatch: pytest.M
             raise VideoDecodeError(source, "damaged")
         return {"from": source, "threads": str(threads)}, float(index)
 
-    monkeypatch.setattr(commands_caption, "read_clip", read)
-    for item in commands_caption.readable_clips(clips, SimpleNamespace(decoding_threads=1), "reading", workers=3):
+    monkeypatch.setattr(reading, "read_clip", read)
+    for item in reading.readable_clips(clips, SimpleNamespace(decoding_threads=1), "reading", workers=3):
         given.append(item)
     assert [item["from"] for item in given] == [f"{index}.mp4" for index in range(12) if index != 5]
     assert {item["threads"] for item in given} == {"1"}
     assert [clip.error for clip in clips] == [None] * 5 + ["damaged"] + [None] * 6
     assert [clip.seconds for clip in clips if clip.error is None] == [0.0, 1.0, 2.0, 3.0, 4.0, *range(6, 12)]
-    (lone,) = commands_caption.readable_clips(clips[:1], SimpleNamespace(decoding_threads=1), "reading")
+    (lone,) = reading.readable_clips(clips[:1], SimpleNamespace(decoding_threads=1), "reading")
     assert lone["threads"] == "0"

@@ -1,33 +1,168 @@
 """`vidcap caption`: clips -> captions on the standard output or in a file.
 
-Clips are decoded a little ahead of their batch, so that memory does not grow with their number. A clip that cannot be
-read is reported and left out; the others are captioned. Given up: captions before the last clip is done.
+A clip that cannot be read is reported and left out; the others are captioned. Given up: captions before the last clip
+is done.
 """
 
 import argparse
-import itertools
 import os
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from modeling_vidcap.generation_vidcap import check_guidance, check_phrases, check_similarity
-from processing import VideoDecodeError
 
 from .adapters import CaptionAdapter
 from .adapters.options import load_for_command
 from .backends import use_fast_backbone
 from .captioning import caption_clips_with_scores, token_forms
-from .files import write_atomically
+from .files import output_mistake, within_data_set, write_atomically
+from .option_types import number, whole
+from .reading import readable_clips
 from .subtitles import FORMATS, CaptionedClip
 
 
+def add_caption_command(
+    commands: Any, parents: Sequence[argparse.ArgumentParser], parser_class: type[argparse.ArgumentParser]
+) -> argparse.ArgumentParser:
+    """Adds `caption` to the commands of `vidcap`.
+
+    Args:
+        commands: What `add_subparsers` of the main parser returned.
+        parents: Parsers with the options of reading and generation.
+        parser_class: The class of the parsers.
+    """
+    caption = commands.add_parser(
+        "caption",
+        parents=list(parents),
+        help="caption videos",
+        description="Caption videos and animated images, or a whole data set. A clip that cannot be read is reported, "
+        "the others are captioned; the status is then 1.",
+    )
+    caption.add_argument("clips", nargs="*", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
+    caption.add_argument(
+        "--format",
+        choices=("text", "json", "vtt", "srt"),
+        default="text",
+        help="text: `CLIP: caption` lines; json: one list; vtt, srt: subtitles of a single clip [text]",
+    )
+    caption.add_argument("--output", type=Path, metavar="FILE", help="write there, not to the standard output")
+    caption.add_argument("--num_frames", type=whole, metavar="N", help="frames taken of a clip [the model's own]")
+    caption.add_argument("--max_frame_pixels", type=whole, metavar="N", help="refuse clips with larger frames")
+    caption.add_argument("--max_clip_frames", type=whole, metavar="N", help="refuse clips with more frames")
+    data_set = caption.add_argument_group(
+        "a whole data set", "torchrun deals it out to several processes; what is interrupted goes on when given again"
+    )
+    data_set.add_argument("--dataset", metavar="FOLDER_OR_ID", help="caption its clips; --output is then a folder")
+    data_set.add_argument("--split", help="[train]")
+    data_set.add_argument("--shard_size", type=whole, metavar="N", help="clips a file of captions [500]")
+    data_set.add_argument("--video_column", metavar="NAME", help="column of the clips [recognised]")
+    data_set.add_argument("--caption_column", metavar="NAME", help="column of their present captions [recognised]")
+    search_group = caption.add_argument_group("which captions")
+    search_group.add_argument("--captions", type=whole, default=1, metavar="N", help="captions a clip, best first [1]")
+    search_group.add_argument("--sample", action="store_true", help="draw captions instead of searching the likeliest")
+    search_group.add_argument(
+        "--temperature",
+        type=number("a number above 0", lambda value: value > 0),
+        metavar="X",
+        help="of --sample: below 1 likelier words, above 1 rarer ones [1]",
+    )
+    search_group.add_argument(
+        "--top_p",
+        type=number("a number above 0, up to 1", lambda value: 0 < value <= 1),
+        metavar="P",
+        help="of --sample: draw from the likeliest words that make up this probability [1]",
+    )
+    search_group.add_argument(
+        "--length_penalty",
+        type=number("a number"),
+        metavar="X",
+        help="of beams: above 1 longer captions, below 1 shorter ones [the model's own]",
+    )
+    search_group.add_argument(
+        "--similarity_weight",
+        type=number("a number of at least 0", lambda value: value >= 0),
+        metavar="W",
+        help="of beams: how much their likeness to the clip counts beside their probability [the model's own]",
+    )
+    search_group.add_argument(
+        "--guidance_scale",
+        type=number("a number of at least 1", lambda value: value >= 1),
+        metavar="S",
+        help="above 1: away from what the model would say without the video [the model's own]",
+    )
+    search_group.add_argument("--ban", nargs="+", default=[], metavar="WORD", help="words that no caption may hold")
+    search_group.add_argument(
+        "--include", action="append", default=[], metavar="PHRASE", help="a phrase that each caption holds; repeatable"
+    )
+    caption.set_defaults(run=run, check=lambda arguments: _check(arguments, parser_class(prog="vidcap caption")))
+    return caption
+
+
+def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Mistakes that would otherwise show after minutes of work."""
+    if arguments.dataset is not None:
+        _check_whole(arguments, parser)
+        return
+    for name in ("split", "shard_size", "video_column", "caption_column"):
+        if getattr(arguments, name) is not None:
+            parser.error(f"--{name} is for a whole data set: name it by --dataset, or leave --{name} out")
+    if not arguments.clips:
+        parser.error("name clips, or a --dataset (clips stand ahead of --ban, which takes all words behind it)")
+    if arguments.format in ("vtt", "srt") and len(arguments.clips) > 1:
+        parser.error(f"--format {arguments.format} takes one clip, got {len(arguments.clips)}")
+    if mistake := output_mistake({"--output": arguments.output}, {"a clip": arguments.clips}):
+        parser.error(mistake)
+    _check_search(arguments, parser)
+
+
+def _check_whole(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """What `vidcap caption --dataset` needs and what it cannot do; fills in what was left out."""
+    if arguments.clips:
+        parser.error(f"{arguments.clips[0]}: clips are named one by one, or by --dataset: leave one of them out")
+    if arguments.format != "text":
+        parser.error(f"--format {arguments.format} is for single clips; a --dataset gets files of captions")
+    folder = arguments.output
+    if folder is None or (folder.exists() and not folder.is_dir()):
+        parser.error("--dataset needs an --output folder for the captions")
+    if within_data_set(folder, arguments.dataset):
+        parser.error(f"--output {folder} lies within the data set; name a folder elsewhere")
+    arguments.split = arguments.split or "train"
+    arguments.shard_size = arguments.shard_size or 500
+    _check_search(arguments, parser)
+
+
+def _check_search(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Options of `vidcap caption` that contradict each other."""
+    beams, captions = arguments.num_beams, arguments.captions
+    for word in arguments.ban:
+        if os.path.isfile(word) or "://" in word:
+            parser.error(f"--ban {word} is a clip, not a word: name clips ahead of --ban")
+    if arguments.sample:
+        if beams is not None and beams > 1:
+            parser.error(f"--num_beams {beams} searches and --sample draws: leave one of them out")
+        for name in ("length_penalty", "similarity_weight"):
+            if (value := getattr(arguments, name)) is not None:
+                parser.error(f"--{name} {value} weighs beams: leave it or --sample out")
+        if arguments.include:
+            parser.error("--include puts a phrase into the likeliest caption: leave it or --sample out")
+    else:
+        for name in ("temperature", "top_p"):
+            if (value := getattr(arguments, name)) is not None:
+                parser.error(f"--{name} {value} is for drawn captions: add --sample, or leave it out")
+        if beams is not None and captions > beams:
+            parser.error(f"--captions {captions} needs as many --num_beams, got {beams}: raise it, or add --sample")
+    if arguments.include and captions > 1:
+        parser.error(f"--include gives one caption a clip, got --captions {captions}: leave one of them out")
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Captions `arguments.clips`; the status is 1 if one of them could not be read."""
+    """Captions `arguments.clips`, or a whole data set; the status is 1 if a clip could not be read."""
+    if arguments.dataset is not None:
+        from .commands_caption_dataset import run as run_dataset  # which needs the extra train
+
+        return run_dataset(arguments)
     model, processor, options = open_captioner(arguments)
     results = [CaptionedClip(clip) for clip in arguments.clips]
 
@@ -71,58 +206,6 @@ def apply_reading_options(video_processor: Any, arguments: argparse.Namespace) -
     for name in ("num_frames", "max_frame_pixels", "max_clip_frames"):
         if (value := getattr(arguments, name)) is not None:
             setattr(video_processor, name, value)
-
-
-def readable_clips(
-    results: Sequence[CaptionedClip], video_processor: Any, description: str, *, workers: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """Reads clips in threads, ahead of what is made of them; gives them in order, reports those that cannot be read,
-    and notes reason or duration in `results`.
-
-    Args:
-        workers: Clips read at the same time; by default one a core. Twice as many are kept waiting at most.
-    """
-    workers = min(workers or os.cpu_count() or 1, len(results))
-    threads = video_processor.decoding_threads if len(results) > 1 else 0  # all cores for a clip that is alone
-    ahead: deque[Future[Any]] = deque()
-    waiting = iter(results)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        try:
-            for result in tqdm(results, description, unit="clip", disable=not sys.stderr.isatty()):
-                for other in itertools.islice(waiting, 2 * workers - len(ahead)):
-                    ahead.append(pool.submit(read_clip, other.source or other.file, video_processor, threads=threads))
-                try:
-                    item, result.seconds = ahead.popleft().result()
-                except VideoDecodeError as error:
-                    result.error = error.reason
-                    tqdm.write(f"vidcap: error: {error}", file=sys.stderr)
-                    continue
-                yield item
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def read_clip(source: Any, video_processor: Any, *, threads: int | None = None) -> tuple[dict[str, Any], float]:
-    """Reads a clip as the video processor does, and tells its duration, which a processor's output does not hold.
-
-    Args:
-        source: Path or URL, or whatever else `decode_video` takes.
-        video_processor: [`VideoCaptionVideoProcessor`].
-        threads: That decode it, 0 for one a core; by default the processor's `decoding_threads`.
-
-    Returns:
-        `pixel_values_videos` `(T, 3, H, W)` as uint8, which the collator normalises, `video_mask` and `video_times`
-        `(T,)`; and the duration in seconds.
-
-    Raises:
-        VideoDecodeError: If it cannot be read.
-    """
-    clip = video_processor.decode_clip(source, decoding_threads=threads)
-    pixels = video_processor(
-        clip.frames, do_sample_frames=False, do_rescale=False, do_normalize=False, input_data_format="channels_first"
-    )["pixel_values_videos"]  # (1, T, 3, H, W)
-    item = {"pixel_values_videos": pixels[0], "video_mask": clip.mask.long(), "video_times": clip.times}
-    return item, clip.duration
 
 
 def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from processing.datasets import load_clips
 from processing.sources import Columns, DatasetError
 
 from .captioning import caption_clips_with_scores
-from .commands_caption import open_captioner, readable_clips
+from .commands_caption import open_captioner
 from .files import public_name, write_atomically
+from .reading import readable_clips
 from .subtitles import CaptionedClip
 
 FACTS = "captions.json"

@@ -6,18 +6,55 @@ A clip that cannot be read is reported and left out, as by `vidcap caption`.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from .backends import use_fast_backbone
 from .captioning import embed_clips, embed_texts
-from .commands_caption import readable_clips
 from .loading import load_captioner
+from .option_types import whole
+from .reading import readable_clips
 from .subtitles import CaptionedClip
 
 
-def classify(arguments: argparse.Namespace) -> int:
+def add_match_commands(
+    commands: Any, parents: Sequence[argparse.ArgumentParser]
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Adds `classify` and `search` to the commands of `vidcap`.
+
+    Args:
+        commands: What `add_subparsers` of the main parser returned.
+        parents: Parsers with the options of reading.
+    """
+    classify = commands.add_parser(
+        "classify",
+        parents=list(parents),
+        help="say which of some texts fits a clip",
+        description="Zero-shot classification: give each clip the text that is nearest to it. The texts should read "
+        "like the captions of training.",
+    )
+    classify.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
+    classify.add_argument("--labels", nargs="+", required=True, metavar="TEXT", help="texts to choose from")
+    classify.add_argument("--format", choices=("text", "json"), default="text", help="json: all scores [text]")
+    classify.set_defaults(run=run_classify)
+
+    search = commands.add_parser(
+        "search",
+        parents=list(parents),
+        help="find clips by a text",
+        description="Sort clips by how well a text fits them.",
+    )
+    search.add_argument("text", help="what to look for, worded like the captions of training")
+    search.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
+    search.add_argument("--top", type=whole, default=10, metavar="N", help="how many to print [10]")
+    search.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
+    search.set_defaults(run=run_search)
+    return classify, search
+
+
+def run_classify(arguments: argparse.Namespace) -> int:
     """Prints which of `arguments.labels` fits each clip best; the status is 1 if a clip could not be read."""
     clips, logits, sigmoid = compare(arguments, arguments.labels)
     shares = logits.sigmoid() if sigmoid else logits.softmax(dim=1)  # (clips, labels)
@@ -35,7 +72,7 @@ def classify(arguments: argparse.Namespace) -> int:
     return int(any(clip.error is not None for clip in clips))
 
 
-def search(arguments: argparse.Namespace) -> int:
+def run_search(arguments: argparse.Namespace) -> int:
     """Prints the clips that fit `arguments.text` best, the best first; the status is 1 if one could not be read."""
     clips, logits, _ = compare(arguments, [arguments.text])
     read = [clip for clip in clips if clip.error is None]

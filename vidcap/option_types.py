@@ -66,3 +66,8 @@ def control_names(text: str) -> tuple[str, ...]:
 def at_least_zero(text: str) -> float:
     """A number of at least 0."""
     return checked(text, "a number of at least 0", float, lambda value: value >= 0)
+
+
+def number(kind: str, fits: Callable[[float], bool] = math.isfinite) -> Callable[[str], float]:
+    """The type of a finite number that `fits`; `kind` says which ones do."""
+    return lambda text: checked(text, kind, float, fits)

@@ -24,7 +24,7 @@ from datasets import Features, List, Value, Video
 from processing.sources import OPTIONAL_COLUMNS
 
 from ..captioning import embed_clips, embed_texts
-from ..commands_caption import readable_clips
+from ..reading import readable_clips
 from ..subtitles import CaptionedClip
 
 PART = 500  # clips that are taken out of a data set at once: those that come as bytes are then in memory
