@@ -43,8 +43,7 @@ class CaptionScores:
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         pad = self.processor.tokenizer.pad_token_id
         tokens = torch.as_tensor(prediction.predictions)
-        captions = self.processor.batch_decode(tokens.masked_fill(tokens < 0, pad), skip_special_tokens=True)
-        captions = [caption.strip() for caption in captions]
+        captions = self.processor.post_process_generation(tokens.masked_fill(tokens < 0, pad))
         scores = self.score(captions, self.references)
         self.standard_errors = {
             name: float(torch.as_tensor(values).std(correction=0)) / len(captions) ** 0.5

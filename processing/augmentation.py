@@ -12,12 +12,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.transforms.v2.functional import horizontal_flip, resized_crop, to_pil_image
-from torchvision.utils import make_grid
+from torchvision.transforms.v2.functional import horizontal_flip, resized_crop
 
 from .frame_sampling_vidcap import segment_indices
 
@@ -151,13 +149,6 @@ class ClipAugmentation:
             times = torch.cat([times, times[-1:].repeat_interleave(missing)])
         real = (torch.arange(length) < length - missing).to(mask.dtype)
         return {**clip, name: frames, "video_mask": real, "video_times": times}
-
-
-def contact_sheet(clip: dict[str, Any], augmentation: ClipAugmentation, path: str | Path, *, draws: int = 6) -> None:
-    """Saves a picture: the frames of a clip of pixels, below them `draws` augmented forms; masked frames are black."""
-    rows = [clip, *(augmentation(clip) for _ in range(draws))]
-    shown = [row["pixel_values_videos"] * row["video_mask"].to(torch.uint8).view(-1, 1, 1, 1) for row in rows]
-    to_pil_image(make_grid(torch.cat(shown), nrow=len(clip["video_mask"]))).save(path)
 
 
 def _normalised(text: str) -> str:

@@ -30,7 +30,7 @@ class CacheFullError(ValueError):
 
 
 class Claim:
-    """Says that this process uses a folder, for as long as the object lives."""
+    """Says that this process uses a folder: for as long as the object lives, or to the end of a `with` block."""
 
     def __init__(self, folder: Path):
         (folder / CLAIMS).mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,13 @@ class Claim:
             if path.exists():  # or else somebody took it for that of a dead process before it was locked
                 break
             lock.release()
-        weakref.finalize(self, _release, lock, path, os.getpid())
+        self._release = weakref.finalize(self, _release, lock, path, os.getpid())
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
 
     def __reduce__(self):
         return type(None), ()  # a copy in another process claims nothing: the first one outlives it

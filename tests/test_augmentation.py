@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_vidcap.pretrained_backbones import load_backbone
-from processing.augmentation import ClipAugmentation, contact_sheet
+from processing.augmentation import ClipAugmentation
 from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset, load_clips
 from processing.feature_cache import ClipCache
@@ -272,8 +272,3 @@ def test_features_of_a_frozen_backbone_are_refused_with_what_remains(tmp_path, r
     floats["pixel_values_videos"] = floats["pixel_values_videos"].float()
     with pytest.raises(ValueError, match="torch.float32: augment uint8 frames"):
         ClipAugmentation()(floats)
-
-
-def test_contact_sheet(tmp_path):
-    contact_sheet(clip(texture(6), masked=1), ClipAugmentation(), tmp_path / "sheet.png", draws=2)
-    assert (tmp_path / "sheet.png").stat().st_size > 1000

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vidcap.evaluation.report import SCHEMA_VERSION, ReportExample, contact_sheet, plot_history, write_report
+from vidcap.evaluation.report import SCHEMA_VERSION, ReportExample, plot_history, write_report
 
 SCORES = {"cider": 512.3, "bleu1": 91.1, "bleu2": 82.2, "bleu3": 73.3, "bleu4": 64.4, "rougeL": 85.5}
 REPORT = {
@@ -275,18 +275,3 @@ def test_curves(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'vidcap\[train\]'"):
         plot_history(HISTORY, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
-
-
-def test_contact_sheet(tmp_path):
-    contact_sheet([example(), example(1, exact=False), example(2)], tmp_path / "sheet.png", columns=2)
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        sheet.load()
-        strip = 8 * (120 + 2) - 2
-        assert sheet.width == 2 * strip + 3 * 16
-        pixels = np.asarray(sheet.convert("RGB")).astype(int)
-    red = (pixels[..., 0] - pixels[..., 2] > 80).any(axis=0)
-    assert red.any() and not red[: 16 + strip].any()  # the wrong caption, in the second column, is marked
-    with pytest.raises(ValueError, match="columns=0"):
-        contact_sheet([example()], tmp_path / "no.png", columns=0)
-    with pytest.raises(ValueError, match="at least one example"):
-        contact_sheet([], tmp_path / "no.png")

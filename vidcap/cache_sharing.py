@@ -75,29 +75,28 @@ def push_cache(root: Path, folder: Path, repo_id: str, *, private: bool | None =
     if not (folder / SETTINGS).is_file():
         raise ValueError(f"{folder} has no {SETTINGS}: it is of an older version; use it once, and push then")
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    claim = Claim(folder)
-    clips = sorted((each for each in entries(folder) if each.path.endswith(SUFFIX)), key=lambda each: each.path)
-    if not clips:
-        raise ValueError(f"{folder} holds no clips: train or evaluate first")
-    api = HfApi()
-    url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    there = set(api.list_repo_files(url.repo_id, repo_type="dataset"))
-    additions: list[CommitOperationAdd] = []
-    file_of: dict[str, str] = {}
-    for number, part in enumerate(tqdm(list(_parts(clips)), "uploading", unit="file", disable=None)):
-        tensors: dict[str, torch.Tensor] = {}
-        for each in part:
-            name = Path(each.path).stem
-            os.utime(each.path)
-            try:
-                tensors |= {f"{name}/{key}": value for key, value in load_file(each.path).items()}
-            except SafetensorError as error:
-                raise ValueError(f"{each.path} is damaged ({error}): remove it") from error
-            file_of[name] = f"clips/{number:05d}{SUFFIX}"
-        addition = CommitOperationAdd(f"clips/{number:05d}{SUFFIX}", save(tensors))
-        api.preupload_lfs_files(url.repo_id, [addition], repo_type="dataset")  # which then forgets the content
-        additions.append(addition)
-    del claim
+    with Claim(folder):
+        clips = sorted((each for each in entries(folder) if each.path.endswith(SUFFIX)), key=lambda each: each.path)
+        if not clips:
+            raise ValueError(f"{folder} holds no clips: train or evaluate first")
+        api = HfApi()
+        url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        there = set(api.list_repo_files(url.repo_id, repo_type="dataset"))
+        additions: list[CommitOperationAdd] = []
+        file_of: dict[str, str] = {}
+        for number, part in enumerate(tqdm(list(_parts(clips)), "uploading", unit="file", disable=None)):
+            tensors: dict[str, torch.Tensor] = {}
+            for each in part:
+                name = Path(each.path).stem
+                os.utime(each.path)
+                try:
+                    tensors |= {f"{name}/{key}": value for key, value in load_file(each.path).items()}
+                except SafetensorError as error:
+                    raise ValueError(f"{each.path} is damaged ({error}): remove it") from error
+                file_of[name] = f"clips/{number:05d}{SUFFIX}"
+            addition = CommitOperationAdd(f"clips/{number:05d}{SUFFIX}", save(tensors))
+            api.preupload_lfs_files(url.repo_id, [addition], repo_type="dataset")  # which then forgets the content
+            additions.append(addition)
     card = _card(url.repo_id, settings, len(clips), sum(each.size for each in clips))
     with tempfile.TemporaryDirectory() as scratch:
         table = Path(scratch, TABLE)
@@ -142,21 +141,20 @@ def pull_cache(root: Path, repo_id: str, *, limit: int | None = None) -> tuple[P
             raise ValueError(f"{repo_id}: {SETTINGS} does not say what its clips are made of")
         file_of, names = _read_table(fetch(TABLE), repo_id)
         folder = _made(root / folder_name(settings["described"]))
-        claim = Claim(folder)
-        write_settings(folder, {"described": settings["described"], "about": settings.get("about") or {}})
-        room = None if limit is None else Limit(root, limit)
-        missing: dict[str, set[str]] = defaultdict(set)
-        for clip, name in file_of.items():
-            path = folder / f"{clip}{SUFFIX}"
-            if path.is_file():
-                os.utime(path)
-            else:
-                missing[name].add(clip)
-        for name in tqdm(sorted(missing), "fetching", unit="file", disable=None):
-            path = fetch(name)
-            _unpack(path, missing[name], folder, room, f"{repo_id}/{name}")
-            path.unlink()
-        del claim
+        with Claim(folder):
+            write_settings(folder, {"described": settings["described"], "about": settings.get("about") or {}})
+            room = None if limit is None else Limit(root, limit)
+            missing: dict[str, set[str]] = defaultdict(set)
+            for clip, name in file_of.items():
+                path = folder / f"{clip}{SUFFIX}"
+                if path.is_file():
+                    os.utime(path)
+                else:
+                    missing[name].add(clip)
+            for name in tqdm(sorted(missing), "fetching", unit="file", disable=None):
+                path = fetch(name)
+                _unpack(path, missing[name], folder, room, f"{repo_id}/{name}")
+                path.unlink()
     write_names(root, names)
     return folder, len(file_of), sum(map(len, missing.values()))
 

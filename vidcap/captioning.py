@@ -73,7 +73,7 @@ def caption_clips(
 
     def caption(inputs: dict[str, torch.Tensor]) -> list[str]:
         tokens = model.generate(**(change(inputs) if change else inputs), **generate_kwargs)
-        return [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+        return processor.post_process_generation(tokens)
 
     return map_batches(caption, model, processor, clips, batch_size, progress)
 

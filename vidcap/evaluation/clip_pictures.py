@@ -1,16 +1,11 @@
-"""A captioned clip as pictures: a strip of its frames, an animation, and many clips on one sheet."""
+"""A captioned clip as pictures: a strip of its frames, and an animation."""
 
 import io
-import os
-import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-
-from ..files import write_bytes_atomically
+from PIL import Image
 
 _FRAMES_SHOWN = 8
 _WIDEST = 4  # a frame's width in a strip, in its heights; wider ones are made lower
@@ -45,46 +40,6 @@ class ReportExample:
     seconds: float | None = None
     controls: dict[str, str] = field(default_factory=dict)
     draw: int = 0
-
-
-def contact_sheet(examples: Sequence[ReportExample], path: str | os.PathLike[str], *, columns: int = 1) -> None:
-    """Draw clips as strips of frames with their captions below, as one PNG picture.
-
-    Args:
-        examples: The clips, row by row. Where a caption is wrong, the truth stands below it.
-        path: The file to write.
-        columns: Strips side by side.
-
-    Raises:
-        ValueError: There are no examples, `columns` is less than 1 or an example's frames are no uint8 (T, H, W, 3).
-    """
-    if not examples:
-        raise ValueError("a contact sheet needs at least one example")
-    if columns < 1:
-        raise ValueError(f"columns={columns}: at least one column is needed")
-    strips = [draw_strip(example, height=80) for example in examples]
-    font = ImageFont.load_default(size=15)
-    width = max(strip.width for strip in strips)
-    letters = int(width / font.getlength("n"))
-    captions = []
-    for example in examples:
-        lines = textwrap.wrap(example.hypothesis, letters) or ["(empty caption)"]
-        if not example.exact:
-            lines = [*lines, *textwrap.wrap(f"WRONG, truth: {example.references[0]}", letters)]
-        captions.append(lines)
-    line, margin = 20, 16
-    cells = [strip.height + 4 + line * len(lines) for strip, lines in zip(strips, captions, strict=True)]
-    rows = [max(cells[first : first + columns]) + margin for first in range(0, len(cells), columns)]
-    sheet = Image.new("RGB", (columns * (width + margin) + margin, sum(rows) + margin), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (example, strip, lines) in enumerate(zip(examples, strips, captions, strict=True)):
-        x, y = margin + i % columns * (width + margin), margin + sum(rows[: i // columns])
-        sheet.paste(strip, (x, y))
-        colour = "#1f2328" if example.exact else "#b42318"
-        draw.multiline_text((x, y + strip.height + 4), "\n".join(lines), font=font, fill=colour, spacing=3)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
-    write_bytes_atomically(path, buffer.getvalue())
 
 
 def draw_strip(example: ReportExample, *, height: int) -> Image.Image:

@@ -121,7 +121,7 @@ def caption_perturbed(
             else:
                 shown = show_instead(inputs, frames[name]) if name in frames else ways[name](inputs)
                 tokens = model.generate(**shown, **generate_kwargs)
-            captions.append([text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)])
+            captions.append(processor.post_process_generation(tokens))
         return list(zip(*captions, strict=True))
 
     rows = map_batches(caption, model, processor, some, batch_size, "controls")

@@ -12,11 +12,11 @@ from typing import Any
 from hub_card.labels import CONTROLS, SCORES
 
 from ..files import write_atomically
-from .clip_pictures import ReportExample, contact_sheet
+from .clip_pictures import ReportExample
 from .curves import plot_history
 from .report_page import SHARES, render_page
 
-__all__ = ["CONTROLS", "SCHEMA_VERSION", "SCORES", "SHARES", "ReportExample", "contact_sheet", "plot_history",
+__all__ = ["CONTROLS", "SCHEMA_VERSION", "SCORES", "SHARES", "ReportExample", "plot_history",
            "write_report"]  # fmt: skip
 
 SCHEMA_VERSION = 1  # of report.json; raised when a key changes its meaning or goes
