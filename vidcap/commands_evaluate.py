@@ -5,6 +5,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,11 +133,11 @@ def run(arguments: argparse.Namespace) -> int:
     from .evaluation.verdict import verdict_text
     from .files import write_atomically, write_bytes_atomically
 
-    if arguments.near_duplicates:
-        _check_near_duplicates(arguments)
-    evaluation = _evaluate_model(arguments) if arguments.model is not None else _evaluate_file(arguments)
+    data = _Data(arguments)
+    evaluation = (_evaluate_file if arguments.model is None else _evaluate_model)(arguments, data)
     report = evaluation.report
-    _add_leakage(report, evaluation.predictions, arguments)
+    if data.train_rows is not None:
+        report["leakage"] = _leakage(evaluation.predictions, data, arguments)
     if arguments.predictions is not None:
         lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in evaluation.predictions]
         write_atomically(arguments.predictions, "".join(lines))
@@ -152,20 +153,32 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_near_duplicates(arguments: argparse.Namespace) -> None:
-    """Raises a `DatasetError` ahead of all work if there is nothing to compare with."""
-    from processing.datasets import has_split
-    from processing.sources import DatasetError
+class _Data:
+    """What an evaluation reads; each part is opened once, when it is first asked for."""
 
-    train = arguments.train_dataset or arguments.dataset
-    if not has_split(train, arguments.train_split):
-        raise DatasetError(
-            f"{train}: no {arguments.train_split} to compare with; name another --train_split, or --train_dataset, "
-            "or leave out --near_duplicates"
-        )
+    def __init__(self, arguments: argparse.Namespace):
+        self.arguments = arguments
+
+    @cached_property
+    def rows(self) -> Any:
+        """The split that is scored; `None` where references stand alone."""
+        arguments = self.arguments
+        return None if arguments.dataset is None else load_rows(arguments, arguments.split or "test")
+
+    @cached_property
+    def train_rows(self) -> Any:
+        """The split that the captions were learned from; `None` where it is not known, which a note says."""
+        return load_train_rows(self.arguments)
+
+    @cached_property
+    def train_captions(self) -> list[str] | None:
+        """All of them, for the control `most_frequent`."""
+        if self.train_rows is None:
+            return None
+        return [caption for row in self.train_rows.select_columns(["captions"]) for caption in row["captions"]]
 
 
-def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
+def _evaluate_model(arguments: argparse.Namespace, data: _Data) -> "Evaluation":
     from processing.datasets import ClipDataset
     from processing.feature_cache import ClipCache
 
@@ -178,11 +191,10 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
     from .evaluation.controls import CONTROLS
     from .evaluation.evaluate import CONTROL_CLIPS, coverage_of, evaluate_model
 
-    split = arguments.split or "test"
-    rows = load_rows(arguments, split)
+    rows = data.rows
     if arguments.limit is not None:
         rows = rows.select(range(min(arguments.limit, len(rows))))
-    train_captions = read_train_captions(arguments)
+    train_captions = data.train_captions  # ahead of the model: what is not there shows at once
     model, processor = load_for_command(arguments)
     if arguments.num_frames is not None:
         processor.video_processor.num_frames = arguments.num_frames
@@ -226,13 +238,13 @@ def _evaluate_model(arguments: argparse.Namespace) -> "Evaluation":
         "coverage": coverage_of(rows, clips),
         "model": str(arguments.model),
         "dataset": str(arguments.dataset),
-        "split": split,
+        "split": arguments.split or "test",
         "skipped_clips": skipped,
     }
     return evaluation
 
 
-def _evaluate_file(arguments: argparse.Namespace) -> "Evaluation":
+def _evaluate_file(arguments: argparse.Namespace, data: _Data) -> "Evaluation":
     from .doctor import stack_versions
     from .evaluation.controls import evaluate_captions
     from .evaluation.details import add_details
@@ -240,12 +252,12 @@ def _evaluate_file(arguments: argparse.Namespace) -> "Evaluation":
     from .evaluation.examples import load_examples
     from .evaluation.predictions import coverage_note, match_captions, read_references
 
-    rows = None
-    if arguments.references is not None:
+    rows = data.rows
+    if rows is None:
         references = read_references(arguments.references, split=arguments.split)
         source = {"references": str(arguments.references)}
     else:
-        rows, references = _data_set_references(arguments)
+        references = _data_set_references(arguments, rows)
         source = {"dataset": str(arguments.dataset), "split": arguments.split or "test"}
     matched = match_captions(
         arguments.hypotheses, references, limit=arguments.limit, allow_missing=arguments.allow_missing
@@ -255,9 +267,7 @@ def _evaluate_file(arguments: argparse.Namespace) -> "Evaluation":
         place = {name: index for index, name in enumerate(references.captions)}
         rows = rows.select([place[name] for name in matched.names])
         kinds = column(rows, "kind")
-    report = evaluate_captions(
-        matched.hypotheses, matched.references, train_captions=read_train_captions(arguments), kinds=kinds
-    )
+    report = evaluate_captions(matched.hypotheses, matched.references, train_captions=data.train_captions, kinds=kinds)
     predictions: list[dict[str, Any]] = [
         {"file_name": name, "hypothesis": hypothesis, "references": truths}
         for name, hypothesis, truths in zip(matched.names, matched.hypotheses, matched.references, strict=True)
@@ -275,38 +285,30 @@ def _evaluate_file(arguments: argparse.Namespace) -> "Evaluation":
     return Evaluation(report, predictions, [] if rows is None else load_examples(rows, predictions))
 
 
-def _data_set_references(arguments: argparse.Namespace) -> tuple[Any, "References"]:
-    """The rows of a split and their captions by file name."""
+def _data_set_references(arguments: argparse.Namespace, rows: Any) -> "References":
+    """The captions of the rows of a split, by file name."""
     from processing.sources import DatasetError
 
     from .evaluation.predictions import References
 
     dataset, split = arguments.dataset, arguments.split or "test"
-    rows = load_rows(arguments, split)
     names, captions = list(rows["file_name"]), list(rows["captions"])
     by_name = dict(zip(names, captions, strict=True))
     if len(by_name) < len(names):
         twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise DatasetError(f"{dataset}: {twice} is twice in {split}; a caption could be of either: keep one")
-    return rows, References(f"{dataset} ({split})", by_name)
+    return References(f"{dataset} ({split})", by_name)
 
 
-def _add_leakage(report: dict[str, Any], predictions: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """Adds `leakage`, what the clips share with the split behind `most_frequent`, if there is one."""
-    from processing.datasets import has_split
-
+def _leakage(predictions: list[dict[str, Any]], data: _Data, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the clips share with the split that the captions were learned from."""
     from .evaluation.leakage import caption_leakage, near_clips, shared_clips
 
-    train = arguments.train_dataset or arguments.dataset
-    if train is None or not has_split(train, arguments.train_split):
-        return
-    train_rows = _train_rows(arguments)
-    captions = [caption for row in train_rows.select_columns(["captions"]) for caption in row["captions"]]
-    leakage: dict[str, Any] = caption_leakage([each["references"] for each in predictions], captions)
-    if arguments.dataset is not None:
-        rows = load_rows(arguments, arguments.split or "test")
+    train_rows = data.train_rows
+    leakage: dict[str, Any] = caption_leakage([each["references"] for each in predictions], data.train_captions or [])
+    if data.rows is not None:
         scored = {each["file_name"] for each in predictions}
-        rows = rows.select([index for index, name in enumerate(rows["file_name"]) if name in scored])
+        rows = data.rows.select([index for index, name in enumerate(data.rows["file_name"]) if name in scored])
         leakage["clips"] = shared_clips(rows, train_rows)
         leakage["clips_in_train"] = sum(len(each["files"]["test"]) for each in leakage["clips"])
         if arguments.near_duplicates:
@@ -322,7 +324,7 @@ def _add_leakage(report: dict[str, Any], predictions: list[dict[str, Any]], argu
                 "they are listed in the report under leakage",
                 file=sys.stderr,
             )
-    report["leakage"] = leakage
+    return leakage
 
 
 def load_rows(arguments: argparse.Namespace, split: str) -> Any:
@@ -342,37 +344,31 @@ def load_rows(arguments: argparse.Namespace, split: str) -> Any:
     return rows
 
 
-def read_train_captions(arguments: argparse.Namespace) -> list[str] | None:
-    """The captions behind the control `most_frequent`; `None` where the data set has no such split."""
-    from processing.datasets import has_split
+def load_train_rows(arguments: argparse.Namespace) -> Any:
+    """The split that the captions were learned from, and a note where there is none; the columns of another data set
+    than `--dataset` are recognised.
 
-    dataset = arguments.train_dataset or arguments.dataset
+    Raises:
+        DatasetError: If it is asked for and not there.
+    """
+    from processing.datasets import has_split, load_clips
+    from processing.sources import GUESSED, Columns, DatasetError
+
+    dataset, split = arguments.train_dataset or arguments.dataset, arguments.train_split
+    if dataset is not None and (arguments.train_dataset is not None or has_split(dataset, split)):
+        own = Columns(arguments.video_column, arguments.caption_column)
+        return load_clips(dataset, split, columns=own if arguments.train_dataset is None else GUESSED)
+    if arguments.near_duplicates:
+        raise DatasetError(
+            f"{dataset}: no {split} to compare with; name another --train_split, or --train_dataset, or leave out "
+            "--near_duplicates"
+        )
     if dataset is None:
-        print(
-            "vidcap: note: references alone name no training captions, so the control most_frequent is left out; "
-            "--train_dataset names a data set",
-            file=sys.stderr,
-        )
-        return None
-    if arguments.train_dataset is None and not has_split(dataset, arguments.train_split):
-        print(
-            f"vidcap: note: {dataset} has no split {arguments.train_split}, so the control most_frequent is left out; "
-            "--train_dataset names another data set",
-            file=sys.stderr,
-        )
-        return None
-    rows = _train_rows(arguments).select_columns(["captions"])
-    return [caption for row in rows for caption in row["captions"]]
-
-
-def _train_rows(arguments: argparse.Namespace) -> Any:
-    """The split that the captions were learned from; the columns of another data set are recognised."""
-    from processing.datasets import load_clips
-    from processing.sources import GUESSED, Columns
-
-    own = Columns(arguments.video_column, arguments.caption_column)
-    columns = own if arguments.train_dataset is None else GUESSED
-    return load_clips(arguments.train_dataset or arguments.dataset, arguments.train_split, columns=columns)
+        problem, remedy = "references alone name no training captions", "--train_dataset names a data set"
+    else:
+        problem, remedy = f"{dataset} has no split {split}", "--train_dataset names another data set"
+    print(f"vidcap: note: {problem}, so the control most_frequent is left out; {remedy}", file=sys.stderr)
+    return None
 
 
 def summary(report: dict[str, Any]) -> str:
