@@ -19,7 +19,7 @@ from .markdown import bullets, code, settings, table, text
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 UNNAMED = "FOLDER_OR_HUB_ID"  # stands for the model until it has a name on the Hub
-TASK = "video-text-to-text"  # the nearest that the Hub has
+HUB_TASK = "video-text-to-text"  # the nearest that the Hub has
 SHOWN = ("cider", "bleu4", "rougeL", "exact", "distinct")  # of the scores
 METRICS = {"cider": "cider", "bleu4": "bleu", "rougeL": "rouge", "exact": "exact_match"}  # as the Hub calls them
 MEASURED = {
@@ -62,7 +62,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     bases = dict.fromkeys(str(arguments[key]) for key in BASES if HUB_ID.fullmatch(str(arguments.get(key))))
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag=TASK,
+        pipeline_tag=HUB_TASK,
         tags=["video-captioning", "vidcap", "custom_code", *facts.get("tags", ())],
         license=facts.get("license"),
         language=facts.get("language"),
@@ -103,7 +103,7 @@ def _results(facts: Mapping[str, Any], names: Sequence[str]) -> list[EvalResult]
     scores = facts.get("scores") or {}
     return [
         EvalResult(
-            task_type=TASK,
+            task_type=HUB_TASK,
             task_name="Video captioning",
             dataset_type=name if HUB_ID.fullmatch(name) else "custom",
             dataset_name=name,

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.utils.output_capturing import capture_outputs
 
 from .encoder_vidcap import time_rotation
-from .layers_vidcap import VideoCaptionAttention, VideoCaptionDecoderLayer, rotate
+from .layers_vidcap import VideoCaptionDecoderLayer, rotate
 from .outputs_vidcap import VideoEncoderOutput
 
 
@@ -33,7 +33,7 @@ class LayerStep:
     def project(self, hidden_states: torch.Tensor, rotation: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The word's query, key and value, each `(B, heads, 1, head_dim)`."""
         projected = F.linear(self.layer.self_attn_norm(hidden_states), self.weight, self.bias)
-        query, key, value = (_heads(self.layer.self_attn, each) for each in projected.chunk(3, dim=-1))
+        query, key, value = (self.layer.self_attn.heads(each) for each in projected.chunk(3, dim=-1))
         return rotate(query, rotation), rotate(key, rotation), value
 
     def attend(
@@ -50,7 +50,7 @@ class LayerStep:
         hidden_states = hidden_states + own.out_proj(attended.transpose(1, 2).flatten(2))
         if video is not None:
             cross = layer.cross_attn
-            query = _heads(cross, cross.q_proj(layer.cross_attn_norm(hidden_states)))
+            query = cross.heads(cross.q_proj(layer.cross_attn_norm(hidden_states)))
             attended = F.scaled_dot_product_attention(query, *video, attn_mask=mask, scale=cross.scaling)
             hidden_states = hidden_states + cross.out_proj(attended.transpose(1, 2).flatten(2))
         return hidden_states + layer.mlp(layer.mlp_norm(hidden_states))
@@ -106,7 +106,7 @@ def video_states(
             states.append(None)
             continue
         cross = layer.cross_attn
-        states.append((rotate(_heads(cross, cross.k_proj(video)), rotation), _heads(cross, cross.v_proj(video))))
+        states.append((rotate(cross.heads(cross.k_proj(video)), rotation), cross.heads(cross.v_proj(video))))
     return states
 
 
@@ -114,10 +114,6 @@ def attention_bias(masked: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What is added to scores, `(B, 1, 1, S)`, so that the tokens `masked` `(B, S)` are not seen."""
     bias = torch.zeros_like(masked, dtype=dtype).masked_fill(masked, torch.finfo(dtype).min)
     return bias[:, None, None]
-
-
-def _heads(attention: VideoCaptionAttention, states: torch.Tensor) -> torch.Tensor:
-    return states.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)  # (B, heads, L, head_dim)
 
 
 @torch.no_grad()

@@ -115,8 +115,9 @@ class VideoCaptionAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def _heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, L, head_dim)
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`(B, L, D)` -> `(B, heads, L, head_dim)`."""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def forward(
         self,
@@ -129,7 +130,7 @@ class VideoCaptionAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         is_cross_attention = key_value_states is not None
-        query = self._heads(self.q_proj(hidden_states))
+        query = self.heads(self.q_proj(hidden_states))
         if rotation is not None and not is_cross_attention:
             query = rotate(query, rotation)
 
@@ -144,7 +145,7 @@ class VideoCaptionAttention(nn.Module):
             key, value = store.layers[self.layer_idx].keys, store.layers[self.layer_idx].values
         else:
             source = hidden_states if key_value_states is None else key_value_states
-            key, value = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
+            key, value = self.heads(self.k_proj(source)), self.heads(self.v_proj(source))
             if rotation is not None:
                 key = rotate(key, rotation)
             if store is not None:

@@ -413,7 +413,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         return OptimizerNames(self.optim) in (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
-def chosen(args: VideoCaptionTrainingArguments) -> dict[str, Any]:
+def changed_arguments(args: VideoCaptionTrainingArguments) -> dict[str, Any]:
     """The training arguments that differ from their defaults, for the report; no secrets, no paths of the machine."""
     return {
         each.name: value

@@ -220,7 +220,7 @@ def test_models_that_cannot_be_used_are_explained_in_one_line(captioner, clips, 
     other = tmp_path / "bert"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "bert"}')
-    assert "a model of type 'bert'" in error(other)
+    assert "is a model of type bert: pass a video captioner" in error(other)
     (other / "config.json").write_text('{"model_type": ')
     assert "damaged" in error(other)
     assert "someone/captioner" in error("someone/captioner")  # a Hub id, and the tests are offline

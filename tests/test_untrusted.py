@@ -273,7 +273,7 @@ def test_a_configuration_that_leads_to_foreign_code(reference: str, exported: Pa
     for load in (AutoConfig.from_pretrained, AutoModel.from_pretrained):
         with pytest.raises(ValueError, match="trust_remote_code=True"):
             load(exported, trust_remote_code=False)
-    refused(exported, "a model of type 'evilcap'", error=ValueError)
+    refused(exported, "is a model of type evilcap: pass a video captioner", error=ValueError)
     assert not mark.exists()
 
 

@@ -22,7 +22,7 @@ from processing.sources import Columns, DatasetError
 
 from .captioning import caption_clips_with_scores
 from .commands_caption import open_captioner
-from .files import public_name, write_atomically
+from .files import json_lines, public_name, write_atomically
 from .reading import readable_clips
 from .subtitles import CaptionedClip
 
@@ -130,7 +130,7 @@ def write_shard(folder: Path, name: str, results: Sequence[CaptionedClip]) -> No
     for kind, without in ((UNREADABLE, broken), (WORDLESS, silent)):
         if without:
             (folder / kind).mkdir(exist_ok=True)
-            write_atomically(folder / kind / f"{name}.jsonl", _lines(without))
+            write_atomically(folder / kind / f"{name}.jsonl", json_lines(without))
     if rows and "video" in rows[0]:
         import datasets
 
@@ -138,7 +138,7 @@ def write_shard(folder: Path, name: str, results: Sequence[CaptionedClip]) -> No
         datasets.Dataset.from_list(rows).to_parquet(partial)
         os.replace(partial, folder / f"{name}.parquet")
     elif rows:
-        write_atomically(folder / f"{name}.jsonl", _lines(rows))
+        write_atomically(folder / f"{name}.jsonl", json_lines(rows))
     (folder / f"{name}.done").touch()
 
 
@@ -153,7 +153,3 @@ def _row(result: CaptionedClip, folder: Path) -> dict[str, Any]:
     if result.source["bytes"] is not None:
         return {**row, "video": result.source}
     return {**row, "path": os.path.relpath(result.source["path"], folder)}
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -63,14 +63,10 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
     from .backends import use_fast_backbone
     from .data.filtering import choose_kept, score_pairs, write_filtered
-    from .loading import load_captioner
+    from .loading import check_compares, load_captioner
 
     model, processor = load_captioner(arguments.model, device=arguments.device)
-    if model.config.contrastive_weight == 0:
-        raise ValueError(
-            f"{arguments.model} was trained with --contrastive_weight 0, so it cannot compare clips and captions; "
-            "train with a weight above 0"
-        )
+    check_compares(model, arguments.model)
     columns = Columns(arguments.video_column, arguments.caption_column)
     rows = load_clips(arguments.dataset, arguments.split, columns=columns)
     use_fast_backbone(model, processor)

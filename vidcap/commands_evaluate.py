@@ -1,7 +1,6 @@
 """`vidcap evaluate`: a model and a data set, or captions and references -> `report.json`, `report.html` beside it."""
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import output_mistake
+from .files import json_lines, output_mistake
 from .option_types import above_zero, control_names, whole
 
 if TYPE_CHECKING:
@@ -139,8 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
     if data.train_rows is not None:
         report["leakage"] = _leakage(evaluation.predictions, data, arguments)
     if arguments.predictions is not None:
-        lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in evaluation.predictions]
-        write_atomically(arguments.predictions, "".join(lines))
+        write_atomically(arguments.predictions, json_lines(evaluation.predictions))
     with tempfile.TemporaryDirectory(dir=arguments.output.parent, prefix=f".{arguments.output.name}-") as scratch:
         try:
             write_report(scratch, report, examples=evaluation.examples)

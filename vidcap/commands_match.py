@@ -13,7 +13,7 @@ import torch
 
 from .backends import use_fast_backbone
 from .captioning import embed_clips, embed_texts
-from .loading import load_captioner
+from .loading import check_compares, load_captioner
 from .option_types import whole
 from .reading import readable_clips
 from .subtitles import CaptionedClip
@@ -93,11 +93,7 @@ def compare(arguments: argparse.Namespace, texts: list[str]) -> tuple[list[Capti
         ValueError: If the model has no common space of clips and texts, or no clip can be read.
     """
     model, processor = load_captioner(arguments.model, device=arguments.device)
-    if model.config.contrastive_weight == 0:
-        raise ValueError(
-            f"{arguments.model} was trained with --contrastive_weight 0, so it cannot compare clips and texts; train "
-            "with a weight above 0"
-        )
+    check_compares(model, arguments.model)
     use_fast_backbone(model, processor, arguments.backend)
     clips = [CaptionedClip(clip) for clip in arguments.clips]
     readable = list(readable_clips(clips, processor.video_processor, "reading clips"))

@@ -1,9 +1,11 @@
 """Files that appear complete or not at all, and what others may be told of them."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: str | os.PathLike[str], content: str) -> None:
@@ -59,6 +61,11 @@ def _identity(path: str | Path) -> object:
     except OSError:
         return os.path.realpath(path)
     return (found.st_dev, found.st_ino)
+
+
+def json_lines(rows: Iterable[Any]) -> str:
+    """Rows as JSON, one a line, letters of any alphabet as they are."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def within_data_set(folder: Path, dataset: str) -> bool:

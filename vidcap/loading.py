@@ -13,12 +13,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
+from modeling_vidcap import VideoCaptionConfig
 from modeling_vidcap.saving_vidcap import check_weight_names
 from processing.trusted import ForeignCodeError, load_pretrained
 
-from .adapters import FAMILIES, CaptionAdapter
-
-MODEL_TYPE = "vidcap"
+from .adapters import FAMILIES, CaptionAdapter, UnsupportedModelError, family_of
 
 
 class ModelError(ValueError):
@@ -73,14 +72,14 @@ def load_any_captioner(name: str | os.PathLike[str], *, device: str = "auto", dt
         model_type = _read_type(Path(name))
     else:
         model_type = _load("configuration", name, AutoConfig.from_pretrained).model_type
-    if model_type == MODEL_TYPE:
+    if model_type == VideoCaptionConfig.model_type:
         if dtype != "auto":
             raise ModelError(f"--dtype {dtype} is for models of other families: leave it out")
         return load_captioner(name, device=device)
-    if model_type not in FAMILIES:
-        families = ", ".join(sorted(FAMILIES))
-        raise ModelError(f"{name}: a model of type {model_type!r}; one of type {MODEL_TYPE!r}, {families} is needed")
-    family = FAMILIES[model_type]
+    try:
+        family = family_of(model_type, name)
+    except UnsupportedModelError as error:
+        raise ModelError(str(error)) from error
     device = _find_device(device)
     try:
         processor = _load("processor", name, family.load_processor)
@@ -141,9 +140,20 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_type(name: str, model_type: str | None) -> None:
-    if model_type != MODEL_TYPE:
+    if model_type != VideoCaptionConfig.model_type:
         only = "; this one can caption and be evaluated only" if model_type in FAMILIES else ""
-        raise ModelError(f"{name}: a model of type {model_type!r}; one of type {MODEL_TYPE!r} is needed{only}")
+        raise ModelError(
+            f"{name}: a model of type {model_type!r}; one of type {VideoCaptionConfig.model_type!r} is needed{only}"
+        )
+
+
+def check_compares(model: Any, name: str) -> None:
+    """Raises a `ModelError` if a captioner has no common space of clips and texts."""
+    if model.config.contrastive_weight == 0:
+        raise ModelError(
+            f"{name} was trained with --contrastive_weight 0, so it cannot compare clips and texts; train with a "
+            "weight above 0"
+        )
 
 
 def _load(part: str, name: str, from_pretrained: Any, **kwargs: Any) -> Any:

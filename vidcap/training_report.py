@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments, chosen
+from modeling_vidcap.training_arguments import (
+    DataArguments,
+    ModelArguments,
+    VideoCaptionTrainingArguments,
+    changed_arguments,
+)
 
 from .evaluation.evaluate import Evaluation, coverage_of, evaluate_model, peak_rss_mb
 from .evaluation.examples import ReportExample
@@ -81,7 +86,7 @@ def shareable_arguments(
         "text_corpus": public_name(data.text_corpus),
         **dataclasses.asdict(model_args),
         **{name: public_name(getattr(model_args, name)) for name in SOURCES},
-        **chosen(args),
+        **changed_arguments(args),
     }
 
 

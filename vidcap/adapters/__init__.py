@@ -26,17 +26,17 @@ class UnsupportedModelError(LookupError):
     """
 
 
-def family_of(model_type: str, name: str) -> type[CaptionAdapter]:
+def family_of(model_type: str | None, name: str) -> type[CaptionAdapter]:
     """The adapter of a model type.
 
     Args:
-        model_type: As in the model's config.
+        model_type: As in the model's config, if that says one.
         name: The model's name, for the message.
 
     Raises:
         UnsupportedModelError: If there is none; the message lists the types that there are.
     """
-    if model_type not in FAMILIES:
+    if model_type is None or model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"{name} is a model of type {model_type}: pass a video captioner, of type vidcap, as `vidcap train` makes "
             f"it, or of type {', '.join(sorted(FAMILIES))}"

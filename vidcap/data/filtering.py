@@ -8,7 +8,6 @@ high because it has seen it: look at the worst pairs before they are left out fo
 """
 
 import itertools
-import json
 import math
 import os
 import tempfile
@@ -24,6 +23,7 @@ from datasets import Features, List, Value, Video
 from processing.sources import OPTIONAL_COLUMNS
 
 from ..captioning import embed_clips, embed_texts
+from ..files import json_lines
 from ..reading import readable_clips
 from ..subtitles import CaptionedClip
 
@@ -156,11 +156,11 @@ def write_filtered(
             _write_parquet(unfinished, split, _kept_rows(chosen, captions))
         else:
             table = [_named(row, output) for row in _kept_rows(chosen, captions)]
-            _write_lines(unfinished / f"{split}.jsonl", table)
-        _write_lines(unfinished / "scores.jsonl", scores)
+            (unfinished / f"{split}.jsonl").write_text(json_lines(table), encoding="utf-8")
+        (unfinished / "scores.jsonl").write_text(json_lines(scores), encoding="utf-8")
         if unreadable:
             reasons = [{"file_name": clip.file, "reason": clip.error} for clip in unreadable]
-            _write_lines(unfinished / "unreadable.jsonl", reasons)
+            (unfinished / "unreadable.jsonl").write_text(json_lines(reasons), encoding="utf-8")
         os.replace(unfinished, output)
 
 
@@ -196,7 +196,3 @@ def _write_parquet(folder: Path, split: str, rows: Iterator[dict[str, Any]]) -> 
         part.append(row)
         size += own
     write()
-
-
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
