@@ -237,7 +237,9 @@ def test_what_needs_embeddings_and_models_of_other_kinds_is_refused(
     git: Path, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["classify", *files, "--model", str(git), "--labels", "a", "b"]) == 1
-    assert "'git'; one of type 'vidcap' is needed; this one can caption and be evaluated" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "is a model of type git: pass one of type vidcap" in error
+    assert "this one can caption and be evaluated only" in error
     assert main(["search", "a dog", *files, "--model", str(git)]) == 1
     capsys.readouterr()
     bert = BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))

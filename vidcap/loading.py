@@ -143,7 +143,7 @@ def _check_type(name: str, model_type: str | None) -> None:
     if model_type != VideoCaptionConfig.model_type:
         only = "; this one can caption and be evaluated only" if model_type in FAMILIES else ""
         raise ModelError(
-            f"{name}: a model of type {model_type!r}; one of type {VideoCaptionConfig.model_type!r} is needed{only}"
+            f"{name} is a model of type {model_type}: pass one of type vidcap, as `vidcap train` makes it{only}"
         )
 
 
