@@ -6,6 +6,7 @@ seed would change, which no resampling of clips can tell; and intervals of score
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,62 @@ def compare_reports(
         ComparisonError: If they share less than two clips, the references of a clip differ, they were scored in
             different ways, or clips differ and `common_clips` is not set.
     """
+    pairs = _pair_clips(first, second, names)
+    if pairs.restricted and not common_clips:
+        raise ComparisonError(f"{pairs.unshared}; --common_clips compares the {len(pairs.shared)} that both have")
+    if len(pairs.shared) < 2:
+        raise ComparisonError(f"{len(pairs.shared)} clips are in both: at least 2 are needed; {pairs.unshared}")
+    notes = []
+    if pairs.restricted:
+        notes.append(f"{pairs.unshared}; compared are the {len(pairs.shared)} that both have")
+        notes.append(
+            "left out: CIDEr, whose words weigh as in all clips of each report, and scores without clip values"
+        )
+    bootstrap = {"samples": samples, "seed": seed}
+    scores = _compare_values((first["scores"], second["scores"]), pairs.tables, pairs, pairs.restricted, bootstrap)
+    both = first.get("controls", {}), second.get("controls", {})
+    controls = {}
+    for name in both[0]:
+        if not (isinstance(both[0][name], Mapping) and isinstance(both[1].get(name), Mapping)):
+            continue
+        values = both[0][name], both[1][name]
+        clips = tuple(table.get("controls", {}).get(name, {}) for table in pairs.tables)
+        differ = _are_of_different_clips(values, (clips[0], clips[1]), pairs)
+        if differ and not pairs.restricted:
+            notes.append(
+                f"the control {name} has {values[0].get('clips')} clips in {names[0]}, {values[1].get('clips')} in "
+                f"{names[1]}; compared is what both have, without CIDEr and scores without clip values"
+            )
+        if found := _compare_values(values, (clips[0], clips[1]), pairs, pairs.restricted or differ, bootstrap):
+            controls[name] = found
+    for own, other, name in ((both[0], both[1], names[0]), (both[1], both[0], names[1])):
+        if lonely := [control for control in own if control not in other]:
+            notes.append(f"only {name} has the controls {', '.join(lonely)}")
+    counted = len(pairs.shared)
+    return {"a": names[0], "b": names[1], "clips": counted, "notes": notes, "scores": scores, "controls": controls}
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The clips of two reports, paired by their names.
+
+    Attributes:
+        tables: What each report knows of each of its clips.
+        shared: The names of those that are in both.
+        orders: Their places in the first and in the second table.
+        restricted: Whether a report has others, too.
+        unshared: How many these are, and some names.
+    """
+
+    tables: tuple[Mapping[str, Any], Mapping[str, Any]]
+    shared: list[str]
+    orders: tuple[list[int], list[int]]
+    restricted: bool
+    unshared: str
+
+
+def _pair_clips(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> _Pairs:
+    """Raises a `ComparisonError` for names that stand twice, other references or another tokenizer."""
     tables = first["per_clip"], second["per_clip"]
     if first.get("scoring", {}).get("tokenizer") != second.get("scoring", {}).get("tokenizer"):
         raise ComparisonError(f"{names[0]} and {names[1]} were scored with different tokenizers; evaluate one again")
@@ -79,82 +136,72 @@ def compare_reports(
         if len(places) < len(table["file_name"]):
             raise ComparisonError(f"{name}: several clips have the same name, so they cannot be paired")
     shared = [name for name in rows[0] if name in rows[1]]
-    changed = [
-        name for name in shared if tables[0]["references"][rows[0][name]] != tables[1]["references"][rows[1][name]]
-    ]
-    if changed:
+    orders = [rows[0][name] for name in shared], [rows[1][name] for name in shared]
+    truths = [[table["references"][index] for index in order] for table, order in zip(tables, orders, strict=True)]
+    if changed := [name for name, a, b in zip(shared, *truths, strict=True) if a != b]:
         raise ComparisonError(
             f"the references of {len(changed)} clips differ between {names[0]} and {names[1]} "
             f"({_listed(changed)}): their scores do not compare"
         )
     alone = [[name for name in own if name not in other] for own, other in (rows, rows[::-1])]
-    counts = (
-        f"{len(alone[0])} clips are in {names[0]} alone ({_listed(alone[0])}), {len(alone[1])} in {names[1]} alone"
+    unshared = (
+        f"{len(alone[0])} clips are in {names[0]} alone ({_listed(alone[0])}), {len(alone[1])} in {names[1]} alone "
+        f"({_listed(alone[1])})"
     )
-    counts += f" ({_listed(alone[1])})"
-    restricted = bool(alone[0] or alone[1])
-    if restricted and not common_clips:
-        raise ComparisonError(f"{counts}; --common_clips compares the {len(shared)} that both have")
-    if len(shared) < 2:
-        raise ComparisonError(f"{len(shared)} clips are in both: at least 2 are needed; {counts}")
-    orders = [[places[name] for name in shared] for places in rows]
+    return _Pairs(tables, shared, orders, bool(alone[0] or alone[1]), unshared)
 
-    def compare(
-        values: tuple[Mapping[str, Any], Mapping[str, Any]],
-        clips: tuple[Mapping[str, Any], Mapping[str, Any]],
-        restricted: bool,
-    ) -> dict[str, Any]:
-        found = {}
-        for key in values[0]:
-            if key == "clips" or not (_is_number(values[0][key]) and _is_number(values[1].get(key))):
+
+def _compare_values(
+    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+    clips: tuple[Mapping[str, Any], Mapping[str, Any]],
+    pairs: _Pairs,
+    restricted: bool,
+    bootstrap: Mapping[str, int],
+) -> dict[str, Any]:
+    """Each score that both have, see [`compare_reports`].
+
+    Args:
+        values: The scores of each report.
+        clips: The columns with the same scores of each clip.
+        restricted: Whether the scores are of other clips than those that are compared.
+        bootstrap: Options of [`paired_bootstrap`].
+    """
+    found = {}
+    for key in values[0]:
+        if key == "clips" or not (_is_number(values[0][key]) and _is_number(values[1].get(key))):
+            continue
+        per_clip = all(isinstance(table.get(key), list) for table in clips)
+        if per_clip and not (restricted and key == "cider"):
+            columns = [
+                [table[key][index] for index in order] for table, order in zip(clips, pairs.orders, strict=True)
+            ]
+            # A control may have been run on some of the clips only.
+            measured = [pair for pair in zip(*columns, strict=True) if None not in pair]
+            if len(measured) < 2:
                 continue
-            per_clip = all(isinstance(table.get(key), list) for table in clips)
-            if per_clip and not (restricted and key == "cider"):
-                columns = [[table[key][index] for index in order] for table, order in zip(clips, orders, strict=True)]
-                # A control may have been run on some of the clips only.
-                pairs = [pair for pair in zip(*columns, strict=True) if None not in pair]
-                if len(pairs) < 2:
-                    continue
-                a, b = zip(*pairs, strict=True)
-                difference, low, high = paired_bootstrap(a, b, samples=samples, seed=seed)
-                found[key] = {
-                    "a": sum(a) / len(a), "b": sum(b) / len(b), "difference": difference, "low": low, "high": high,
-                    "beyond_noise": low > 0 or high < 0,
-                }  # fmt: skip
-            elif not restricted:
-                a, b = values[0][key], values[1][key]
-                found[key] = {"a": a, "b": b, "difference": b - a}
-        return found
+            a, b = zip(*measured, strict=True)
+            difference, low, high = paired_bootstrap(a, b, **bootstrap)
+            found[key] = {
+                "a": sum(a) / len(a), "b": sum(b) / len(b), "difference": difference, "low": low, "high": high,
+                "beyond_noise": low > 0 or high < 0,
+            }  # fmt: skip
+        elif not restricted:
+            a, b = values[0][key], values[1][key]
+            found[key] = {"a": a, "b": b, "difference": b - a}
+    return found
 
-    notes = []
-    if restricted:
-        notes.append(f"{counts}; compared are the {len(shared)} that both have")
-        notes.append(
-            "left out: CIDEr, whose words weigh as in all clips of each report, and scores without clip values"
-        )
-    controls = {}
-    both = first.get("controls", {}), second.get("controls", {})
-    for name in both[0]:
-        if isinstance(both[1].get(name), Mapping) and isinstance(both[0][name], Mapping):
-            clips = tuple(table.get("controls", {}).get(name, {}) for table in tables)
-            # Words weigh as in all clips that a report has the control of, so that other clips make another scale.
-            sizes = [both[index][name].get("clips") for index in (0, 1)]
-            differ = sizes[0] != sizes[1] or (
-                all("exact" in table for table in clips)
-                and _clips_with(clips[0], orders[0]) != _clips_with(clips[1], orders[1])
-            )
-            if differ and not restricted:
-                notes.append(
-                    f"the control {name} has {sizes[0]} clips in {names[0]}, {sizes[1]} in {names[1]}; compared is "
-                    "what both have, without CIDEr and scores without clip values"
-                )
-            if found := compare((both[0][name], both[1][name]), (clips[0], clips[1]), restricted or differ):
-                controls[name] = found
-    for own, other, name in ((both[0], both[1], names[0]), (both[1], both[0], names[1])):
-        if lonely := [control for control in own if control not in other]:
-            notes.append(f"only {name} has the controls {', '.join(lonely)}")
-    scores = compare((first["scores"], second["scores"]), (tables[0], tables[1]), restricted)
-    return {"a": names[0], "b": names[1], "clips": len(shared), "notes": notes, "scores": scores, "controls": controls}
+
+def _are_of_different_clips(
+    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+    clips: tuple[Mapping[str, Any], Mapping[str, Any]],
+    pairs: _Pairs,
+) -> bool:
+    """Whether a control was run on other clips in one report than in the other. Words weigh as in all clips that a
+    report has the control of, so that other clips make another scale of CIDEr."""
+    if values[0].get("clips") != values[1].get("clips"):
+        return True
+    known = all("exact" in table for table in clips)
+    return known and _clips_with(clips[0], pairs.orders[0]) != _clips_with(clips[1], pairs.orders[1])
 
 
 def describe_comparison(comparison: Mapping[str, Any]) -> str:
