@@ -254,6 +254,11 @@ class VideoCaptionConfig(PreTrainedConfig):
                 f"`pad_token_id` and `eos_token_id` are both {self.pad_token_id}: captions would never learn to end; "
                 "give the tokenizer a pad token of its own"
             )
+        if self.pad_token_id in (self.unk_token_id, self.decoder_start_token_id):
+            raise ValueError(
+                f"`pad_token_id` {self.pad_token_id} is also the unknown or the first token, which captions are read "
+                "with; give the tokenizer a pad token of its own"
+            )
         self._check_backbone()
         self._check_decoder()
 

@@ -14,6 +14,8 @@ from torch import nn
 from .configuration_vidcap import VideoCaptionConfig
 
 TIME_FASTEST = ("timesformer",)  # clip encoders whose tokens go through the frames of one patch before the next patch
+# Their last output is tokens, at least of some networks, and their hidden states are always maps.
+MAPS_INSIDE = ("timm_wrapper", "dinov3_convnext")
 
 
 def frame_maps(net: nn.Module, frames: torch.Tensor, config: VideoCaptionConfig) -> list[torch.Tensor]:
@@ -24,8 +26,8 @@ def frame_maps(net: nn.Module, frames: torch.Tensor, config: VideoCaptionConfig)
     if backbone.model_type == "timm_backbone":
         return list(net(frames).feature_maps)
     stages = config.backbone_stages
-    if stages is None and backbone.model_type == "timm_wrapper":
-        stages = [-1]  # its last output is tokens for some networks, its hidden states are always maps
+    if stages is None and backbone.model_type in MAPS_INSIDE:
+        stages = [-1]
     output = net(frames, output_hidden_states=stages is not None)
     if stages is None:
         states = [output.last_hidden_state]
@@ -65,9 +67,15 @@ def pick(states: Any, stage: int) -> torch.Tensor:
 
 def tokens_to_maps(tokens: torch.Tensor, size: torch.Size, config: VideoCaptionConfig) -> torch.Tensor:
     """Tokens `(F, L, C)` of frames of `size` -> `(F, C, h, w)`, without what stands before the patches."""
-    height, width = patch_grid(size, config)
+    backbone: Any = config.backbone_config
+    height, width = whole = patch_grid(size, config)
     while height * width > tokens.shape[1]:  # networks such as Swin merge four patches into one between their stages
         height, width = height // 2, width // 2
+    if (height, width) != whole and height * width != tokens.shape[1]:
+        raise ValueError(
+            f"{backbone.model_type} makes {tokens.shape[1]} tokens of {whole[0]} x {whole[1]} patches: it is not "
+            "known where in the frame they are"
+        )
     patches = tokens[:, tokens.shape[1] - height * width :]
     return patches.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
@@ -75,7 +83,9 @@ def tokens_to_maps(tokens: torch.Tensor, size: torch.Size, config: VideoCaptionC
 def patch_grid(size: torch.Size, config: VideoCaptionConfig) -> tuple[int, int]:
     """Patches in a column and in a row of frames of `size` (height, width)."""
     backbone: Any = config.backbone_config
-    patch = backbone.tubelet_size[1:] if backbone.model_type == "vivit" else backbone.patch_size
+    patch = backbone.tubelet_size[1:] if backbone.model_type == "vivit" else getattr(backbone, "patch_size", None)
+    if patch is None:
+        raise ValueError(f"{backbone.model_type} makes tokens, and its config has no `patch_size` to lay them out by")
     patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
     return size[0] // patch_height, size[1] // patch_width
 

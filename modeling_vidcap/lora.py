@@ -46,6 +46,8 @@ def add_lora(model: Any, parts: Sequence[str], *, rank: int, alpha: int | None =
         module = model.model.decoder if part == "decoder" else model.model.encoder.backbone
         if part == "decoder" and not isinstance(module, PretrainedDecoder):
             raise ValueError("--lora decoder is for a pretrained one: give --decoder, or leave it out")
+        if part == "decoder" and model.config.freeze_decoder:
+            raise ValueError("--lora decoder: --freeze_decoder keeps it as it is; leave one of them out")
         if part == "backbone" and module.frozen:
             raise ValueError("--lora backbone: features of a frozen one are kept; add --freeze_backbone False")
         new = [name for name, _ in module.net.named_modules() if any(each in name for each in CROSS_ATTENTION)]

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, TimmBackboneConfig
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from processing.trusted import ForeignCodeError, has_frame_processor, load_pretrained
 
 from .backbones_vidcap import VideoBackbone
-from .configuration_vidcap import CLIP_ENCODERS, VideoCaptionConfig
+from .configuration_vidcap import CLIP_ENCODERS, FIXED_FRAMES, VideoCaptionConfig
+from .pretrained_weights import RANDOM, has_weights, load_weights, short_name
 from .saving_vidcap import sha256_of
 
 EFFICIENTNETS = {  # checksums of their weights
@@ -33,6 +33,8 @@ OWN = (*EFFICIENTNETS, "cnn", "s3d")
 # EfficientNet-Lite scales pixels to [-1, 1], the networks that are trained from nothing likewise.
 PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
 S3D_CHANNELS = 1024
+HIDES_PATCHES = ("vit_mae",)  # also when nothing is trained
+OTHER_SIDES = (160, 192)  # of frames, to see whether a network takes several
 SUMMARY = re.compile(r"(^|\.)(pooler|head|classifier)\.")
 
 
@@ -45,8 +47,9 @@ class Backbone:
         weights: Its tensors by name; `None` if it starts from random ones.
         description: What it is and where its weights come from.
         pixel_mean, pixel_std: How it wants its frames normalised.
-        image_size: Side of its frames in pixels, if it takes no other.
-        num_frames: Frames of its clips, if it takes no other number.
+        image_size: Side of its frames in pixels, if it has one of its own.
+        num_frames: Frames of its clips, likewise.
+        fixed: Which of these two cannot be changed.
     """
 
     settings: dict[str, Any]
@@ -56,6 +59,7 @@ class Backbone:
     pixel_std: Sequence[float] = PIXEL_STD
     image_size: int | None = None
     num_frames: int | None = None
+    fixed: tuple[str, ...] = ()
 
     def fill(self, backbone: VideoBackbone) -> str:
         """Loads the weights into a captioner's backbone, and says in one line what was done."""
@@ -166,58 +170,79 @@ def _from_transformers(source: str, stages: Sequence[int] | None) -> Backbone:
             f"--backbone {source}: a NaFlex checkpoint takes patches of many sizes, not frames; take one of a fixed "
             "size, such as google/siglip2-base-patch16-224"
         )
+    if config.model_type in HIDES_PATCHES:
+        raise ValueError(
+            f"--backbone {source}: {config.model_type} hides patches at random; take another model, such as a ViT"
+        )
     weights, notes = _weights(source, config)
-    mean, std, size, own = _frames_wanted(source)
-    if not own:
+    frames = _frames_wanted(source)
+    if frames.mean is None:
         notes.append("frames scaled to [-1, 1] (no image processor is there to tell)")
-    fixed_size = None
-    if config.model_type in CLIP_ENCODERS or "patch_size" in options:
-        fixed_size = options.get("crop_size") or options.get("image_size")
     clip_length = None
     if config.model_type in CLIP_ENCODERS:
         clip_length = options.get("num_frames") or options.get("frames_per_clip")
-    backbone = Backbone(
-        {"backbone_config": config, "backbone_stages": None if stages is None else list(stages)},
+    own_size = _own_size(config)
+    settings = {"backbone_config": config, "backbone_stages": None if stages is None else list(stages)}
+    channels, one_size = _probe(source, settings, own_size or frames.size or 224, clip_length or 1)
+    fixed = [
+        name
+        for name, is_fixed in (("image_size", one_size), ("num_frames", config.model_type in FIXED_FRAMES))
+        if is_fixed
+    ]
+    return Backbone(
+        {**settings, "feature_size": channels},
         weights,
-        ", ".join([f"{config.model_type} of {Path(source).name if Path(source).is_dir() else source}", *notes]),
-        mean,
-        std,
-        fixed_size if fixed_size is None or isinstance(fixed_size, int) else fixed_size[0],
+        ", ".join([f"{config.model_type} of {short_name(source)}", *notes]),
+        frames.mean or PIXEL_MEAN,
+        frames.std or PIXEL_STD,
+        # Networks that see patches are asked to see as many as they were made for.
+        None if own_size is None else own_size if one_size else frames.size or own_size,
         clip_length,
+        tuple(fixed),
     )
-    side = backbone.image_size or size or 224
-    backbone.settings["feature_size"] = _count_channels(backbone.settings, side, clip_length or 1)
-    return backbone
+
+
+def _own_size(config: Any) -> int | None:
+    """Side of the frames that a network of patches was made for; `None` of one that does not care."""
+    options = config.to_dict()
+    pretrained = options.get("pretrained_cfg") or {}  # of timm
+    if pretrained.get("fixed_input_size"):
+        return pretrained["input_size"][-1]
+    if config.model_type not in CLIP_ENCODERS and "patch_size" not in options:
+        return None
+    size = options.get("crop_size") or options.get("image_size")
+    return size if size is None or isinstance(size, int) else size[0]
 
 
 def _weights(source: str, config: Any) -> tuple[dict[str, torch.Tensor] | None, list[str]]:
-    """The tensors that belong to `config`, and what is to be told of them."""
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / each).is_file() for each in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        return None, ["random weights (the folder holds no safetensors)"]
-    options = {"config": config, "output_loading_info": True, "use_safetensors": True}
-    model, found = load_pretrained(AutoModel.from_pretrained, source, **options)
-    for problem in ("missing_keys", "mismatched_keys"):
-        names = sorted(map(str, found[problem]))
+    """The tensors that belong to `config`, which loses its precision, and what is to be told of them."""
+    state, notes = None, [RANDOM]
+    if has_weights(source):
         # Of a classifier's checkpoint, the layers that sum tokens up are missing; these are never asked.
-        if needed := [name for name in names if not SUMMARY.search(name)]:
-            raise ValueError(
-                f"{source}: its weights do not fit {config.model_type}, {problem.replace('_', ' ')}: "
-                f"{', '.join(needed[:3])}{' ...' if len(needed) > 3 else ''} ({len(needed)} in all)"
-            )
-    if config.model_type == "vjepa2":
-        model.predictor = None
-    notes = ["weights loaded"]
-    if unused := len(found["unexpected_keys"]):
-        notes.append(f"{unused} tensors of other parts left out")
-    return model.state_dict(), notes
+        refused = ("missing_keys", "mismatched_keys")
+        model, found = load_weights(AutoModel, source, problems=refused, optional=SUMMARY, config=config)
+        if config.model_type == "vjepa2":
+            model.predictor = None
+        state, notes = model.state_dict(), ["weights loaded"]
+        if unused := len(found["unexpected_keys"]):
+            notes.append(f"{unused} tensors of other parts left out")
+    config.dtype = None  # that of the captioner around it
+    return state, notes
 
 
-def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int | None, bool]:
-    """Mean, deviation and side of the frames that a backbone's own processor makes; and whether it has one.
+class _Frames(NamedTuple):
+    """What a backbone's own processor makes of frames, as far as it says: normalisation, and side in pixels."""
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    size: int | None = None
+
+
+def _frames_wanted(source: str) -> _Frames:
+    """What the processor beside a backbone says, if there is one.
 
     Raises:
-        ValueError: If it has one that cannot be read.
+        ValueError: If there is one that cannot be read.
     """
     problems = []
     for auto_class in (AutoImageProcessor, AutoVideoProcessor):
@@ -228,21 +253,39 @@ def _frames_wanted(source: str) -> tuple[Sequence[float], Sequence[float], int |
         except (OSError, ValueError) as error:  # as it should be where there is none of this kind
             problems.append(error)
             continue
+        if data := found.get("data_config"):  # timm's
+            return _Frames(data.get("mean"), data.get("std"), (data.get("input_size") or [None])[-1])
         size = found.get("crop_size") or found.get("size") or {}
-        return (
-            found.get("image_mean") or PIXEL_MEAN,
-            found.get("image_std") or PIXEL_STD,
-            size.get("height") or size.get("shortest_edge"),
-            True,
-        )
+        side = size.get("height") or size.get("shortest_edge")
+        if found.get("do_normalize") is False:
+            return _Frames((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), side)
+        return _Frames(found.get("image_mean"), found.get("image_std"), side)
     if has_frame_processor(source):
         raise ValueError(f"{source}: its processor cannot be read: {problems[0]}") from problems[0]
-    return PIXEL_MEAN, PIXEL_STD, None, False
+    return _Frames()
 
 
 @torch.no_grad()
-def _count_channels(settings: dict[str, Any], side: int, num_frames: int) -> int:
-    """Channels of a backbone's features, which not every config tells: found by running it once."""
+def _probe(source: str, settings: dict[str, Any], side: int, num_frames: int) -> tuple[int, bool]:
+    """Runs a backbone: channels of its features, which not every config tells, and whether it takes frames of `side`
+    pixels alone.
+
+    Raises:
+        ValueError: If it cannot read frames.
+    """
     config = VideoCaptionConfig(**settings, feature_size=1, feature_grid=1, num_frames=num_frames)
     backbone = VideoBackbone(config).eval()
-    return backbone(torch.zeros(1, num_frames, 3, side, side)).shape[-1]
+
+    def channels(side: int) -> int:
+        return backbone(torch.zeros(1, num_frames, 3, side, side)).shape[-1]
+
+    try:
+        found = channels(side)
+    except Exception as error:  # a model of text, say, fails in any way
+        kind = settings["backbone_config"].model_type
+        raise ValueError(f"--backbone {source}: {kind} cannot read frames ({error})") from error
+    try:
+        channels(OTHER_SIDES[0] if side != OTHER_SIDES[0] else OTHER_SIDES[1])
+    except (ValueError, RuntimeError, AssertionError):  # whatever a network says to a size that is not its own
+        return found, True
+    return found, False

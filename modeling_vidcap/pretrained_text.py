@@ -3,17 +3,16 @@ model as its decoder, such as GPT-2 or SmolLM2."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from processing.trusted import load_pretrained
 
 from .configuration_vidcap import DECODERS
 from .pretrained_decoder_vidcap import CROSS_ATTENTION
+from .pretrained_weights import RANDOM, has_weights, load_weights, short_name
 
 
 def load_embeddings(source: str) -> torch.Tensor:
@@ -26,8 +25,7 @@ def load_embeddings(source: str) -> torch.Tensor:
         ValueError: If the model has no such table, its weights hold none, or it needs code of its own.
         OSError: If there is no such folder or Hub id.
     """
-    options = {"output_loading_info": True, "use_safetensors": True}
-    model, found = load_pretrained(AutoModel.from_pretrained, source, **options)
+    model, found = load_weights(AutoModel, source, problems=("mismatched_keys",))
     table = model.get_input_embeddings()
     if not isinstance(table, torch.nn.Embedding):
         raise ValueError(f"{source}: {model.config.model_type} has no table of word embeddings")
@@ -94,6 +92,21 @@ class LanguageModel:
         return f"decoder: {', '.join(parts)}"
 
 
+def check_language_model(source: str, *, fusion: str) -> Any:
+    """The config of a language model that can serve as a decoder.
+
+    Raises:
+        ValueError: If it is of a type that cannot.
+    """
+    config = load_pretrained(AutoConfig.from_pretrained, source)
+    kind = config.model_type
+    if kind not in DECODERS:
+        raise ValueError(f"--decoder {source}: {kind} cannot serve, it takes one of type {', '.join(DECODERS)}")
+    if fusion == "cross_attention" and not DECODERS[kind]:
+        raise ValueError(f"--decoder {source}: {kind} has no cross-attention; add --fusion joint")
+    return config
+
+
 def load_language_model(source: str, *, fusion: str, vocab_size: int) -> LanguageModel:
     """A causal language model as a captioner's decoder.
 
@@ -107,33 +120,21 @@ def load_language_model(source: str, *, fusion: str, vocab_size: int) -> Languag
         ValueError: If it is of a type that cannot serve, its weights do not fit it, or it needs code of its own.
         OSError: If there is no such folder or Hub id.
     """
-    config = load_pretrained(AutoConfig.from_pretrained, source)
+    config = check_language_model(source, fusion=fusion)
     kind = config.model_type
-    if kind not in DECODERS:
-        raise ValueError(f"--decoder {source}: {kind} cannot serve, it takes one of type {', '.join(DECODERS)}")
-    if fusion == "cross_attention" and not DECODERS[kind]:
-        raise ValueError(f"--decoder {source}: {kind} has no cross-attention; add --fusion joint")
-    name = Path(source).name if Path(source).is_dir() else source
-    folder = Path(source)
     weights = table = head = None
-    origin = "random weights (the folder holds no safetensors)"
-    if not folder.is_dir() or any((folder / each).is_file() for each in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        options = {"output_loading_info": True, "use_safetensors": True}
-        model, found = load_pretrained(AutoModelForCausalLM.from_pretrained, source, **options)
-        for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-            if names := sorted(map(str, found[problem])):
-                raise ValueError(
-                    f"--decoder {source}: its weights do not fit {kind}, {problem.replace('_', ' ')}: "
-                    f"{', '.join(names[:3])} ({len(names)} in all)"
-                )
+    origin = RANDOM
+    if has_weights(source):
+        model, _ = load_weights(AutoModelForCausalLM, source)
         body = getattr(model, model.base_model_prefix)
         table = body.get_input_embeddings().weight.detach()
         weights = {key: value for key, value in body.state_dict().items() if value.data_ptr() != table.data_ptr()}
         if model.get_output_embeddings().weight.data_ptr() != table.data_ptr():
             head = model.get_output_embeddings().weight.detach()
         origin = "weights loaded"
+    config.dtype = None  # that of the captioner around it
     config.vocab_size = max(vocab_size, config.vocab_size)  # tables may be rounded up
     config.add_cross_attention = fusion == "cross_attention"
     tied = getattr(config, "tie_word_embeddings", True) if table is None else head is None
     settings = {"decoder_config": config, "vocab_size": config.vocab_size, "tie_word_embeddings": tied}
-    return LanguageModel(settings, weights, table, head, f"{kind} of {name}, {origin}")
+    return LanguageModel(settings, weights, table, head, f"{kind} of {short_name(source)}, {origin}")

@@ -85,8 +85,13 @@ def load_tokenizer(source: str, *, max_length: int = 64) -> PreTrainedTokenizerF
     eos = original.eos_token or original.sep_token
     special = {"eos_token": eos or "</s>"}
     found = {"pad": original.pad_token, "bos": original.bos_token or original.cls_token, "unk": original.unk_token}
-    for (name, token), own in zip(found.items(), ("<pad>", "<s>", "<unk>"), strict=True):
-        special[f"{name}_token"] = own if token is None or token in special.values() else token
+    # What has two uses keeps that of the end, or else to begin or be unknown: these are read, and the filling is not.
+    for name, own in (("bos", "<s>"), ("unk", "<unk>"), ("pad", "<pad>")):
+        taken = {*special.values(), *(token for other, token in found.items() if other != name)}
+        token = found[name]
+        if token is None or token in special.values():
+            token = next(each for each in (own, f"<{name}>", f"<caption_{name}>") if each not in taken)
+        special[f"{name}_token"] = token
     # Not a class such as BertTokenizer, which would put its own tokens around a caption again when it is loaded.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=original.backend_tokenizer, model_max_length=max_length, **special

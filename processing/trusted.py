@@ -20,15 +20,21 @@ def load_pretrained(load: Callable[..., Any], source: str, **options: Any) -> An
 
     Raises:
         ForeignCodeError: If only code in `source` could load it.
+        ValueError: If it is damaged; the message begins with `source`.
+        OSError: If there is no such folder or Hub id.
+        ImportError: If it needs a package that is missing.
     """
     try:
         return load(source, trust_remote_code=False, **options)
-    except ValueError as error:
-        if "trust_remote_code=True" not in str(error):
-            raise
-        raise ForeignCodeError(
-            f"{source}: needs code of its own, which is never run; take a model that transformers knows by itself"
-        ) from error
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # what a damaged config, tokenizer or weights file raises is of any type
+        if "trust_remote_code=True" in str(error):
+            raise ForeignCodeError(
+                f"{source}: needs code of its own, which is never run; take a model that transformers knows by itself"
+            ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{source}: {reason.removeprefix(f'{source}: ')}") from error
 
 
 def has_frame_processor(source: str, **where: Any) -> bool:

@@ -53,6 +53,9 @@ def test_graphs_of_another_model_are_found_out(model, folder: Path, monkeypatch:
 def test_the_command_line_exports_and_says_what_cannot_be(tmp_path: Path, capsys, monkeypatch) -> None:
     tiny_model(fusion="joint").save_pretrained(tmp_path / "joint")
     tiny_processor().save_pretrained(tmp_path / "joint")
+    clips = tiny_model(own_backbone="s3d", feature_size=1024, num_frames=8)
+    with pytest.raises(ValueError, match="a clip encoder cannot be exported to ONNX"):
+        export_onnx(clips, tiny_processor(num_frames=8), tmp_path / "never")
     command = ["export-onnx", "--model", str(tmp_path / "joint"), "--output", str(tmp_path / "onnx")]
     assert main(command) == 1
     assert "`fusion` 'joint' cannot be exported to ONNX" in capsys.readouterr().err

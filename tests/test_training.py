@@ -169,7 +169,7 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
             ["--backbone_learning_rate", "0.1", "--freeze_backbone", "True"],
             "--backbone_learning_rate 0.1 does nothing",
         ),
-        (["--feature_backend", "openvino"], "--feature_backend openvino is for a frozen backbone, and this one is"),
+        (["--feature_backend", "openvino"], "and this one is trained: leave it out"),
     ],
 )
 def test_parts_that_cannot_work_are_refused_in_one_line(folder, tmp_path, capsys, options, message):

@@ -129,11 +129,14 @@ def _compiled_maps(backbone: Any, size: tuple[int, ...], streams: int) -> Callab
 def for_inference(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
     """A copy that computes the same features faster, but cannot be saved or trained.
 
-    Its weights are laid out channels last (twice as fast on CPU). Each batch norm that stands behind a convolution is
-    folded into it, unless the features of `probe`, pixels `(1, T, C, H, W)`, are others then: in some networks what
-    stands behind a convolution is not what its output goes to.
+    Convolutions over frames are laid out channels last (twice as fast on CPU). Each batch norm that stands behind one
+    is folded into it, unless the features of `probe`, pixels `(1, T, C, H, W)`, are others then: in some networks
+    what stands behind a convolution is not what its output goes to.
     """
-    plain = copy.deepcopy(backbone).to(memory_format=torch.channels_last).eval()
+    plain = copy.deepcopy(backbone).eval()
+    for module in plain.modules():
+        if isinstance(module, nn.Conv2d):  # weights of clip encoders may have five axes, and no such layout
+            module.to(memory_format=torch.channels_last)
     folded = copy.deepcopy(plain)
     for parent in list(folded.modules()):
         for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):

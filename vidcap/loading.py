@@ -162,5 +162,5 @@ def _load(part: str, name: str, from_pretrained: Any, **kwargs: Any) -> Any:
     except ForeignCodeError as error:
         raise ModelError(str(error)) from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0].removeprefix(f"{name}: ")
         raise ModelError(f"{name}: its {part} cannot be loaded: {reason}") from error

@@ -112,6 +112,8 @@ def export_onnx(model: Any, processor: Any, folder: str | Path) -> Path:
     if config.fusion != "cross_attention" or config.decoder_config is not None:
         what = "a pretrained decoder" if config.decoder_config is not None else f"`fusion` {config.fusion!r}"
         raise ValueError(f"{what} cannot be exported to ONNX, only `fusion` 'cross_attention' with our own decoder")
+    if config.encodes_clips:
+        raise ValueError("a clip encoder cannot be exported to ONNX, only backbones that see each frame alone")
     if not is_plain(model.model.decoder):
         raise ValueError("the decoder has adapters, quantised layers or hooks: merge or remove them before the export")
     folder = Path(folder)

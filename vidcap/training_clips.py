@@ -59,9 +59,10 @@ class FrameDraw:
             ValueError: If the pool is too small, or pixels are to be changed where features are kept.
         """
         if data.feature_backend != "torch" and not keeps_features(config):
+            why = "sees clips" if config.encodes_clips else "is trained"
             raise ValueError(
-                f"--feature_backend {data.feature_backend} is for a frozen backbone, and this one is trained: leave "
-                "it out"
+                f"--feature_backend {data.feature_backend} is for a frozen backbone that sees each frame alone, and "
+                f"this one {why}: leave it out"
             )
         if keeps_features(config) and not data.streaming:
             augmentation.check_features()

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from modeling_vidcap import VideoCaptionConfig, VideoCaptionForConditionalGeneration
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
 from modeling_vidcap.pretrained_backbones import load_backbone
-from modeling_vidcap.pretrained_text import fill_embeddings, load_embeddings, load_language_model
+from modeling_vidcap.pretrained_text import check_language_model, fill_embeddings, load_embeddings, load_language_model
 from modeling_vidcap.training_arguments import ModelArguments
 from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
 from processing.captions import load_tokenizer, train_tokenizer
@@ -42,7 +42,7 @@ def make_captioner(
 
 
 def continue_from(model_args: ModelArguments, captions: list[str], given: set[str]) -> tuple[Any, Any]:
-    """A trained captioner and its processor; only what shapes the loss follows the arguments that were given.
+    """A trained captioner and its processor; what shapes the loss, and what is trained, follows the arguments given.
 
     Raises:
         ValueError: If its tokenizer knows hardly any word of the captions, or an architecture option was given.
@@ -52,13 +52,20 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
         *("caption_weight", "masked_word_weight", "contrastive_weight", "reversed_negatives"),
     )
     decoding = ("num_beams", "similarity_weight", "guidance_scale")
-    free = {*changeable, *decoding, "model_name_or_path", "lora", "lora_rank", "lora_alpha"}
+    freezing = ("freeze_backbone", "trained_backbone_stages", "freeze_decoder")
+    free = {*changeable, *decoding, *freezing, "model_name_or_path", "lora", "lora_rank", "lora_alpha"}
     fixed = {each.name for each in dataclasses.fields(ModelArguments)} - free
     if names := sorted(fixed & given):
         raise ValueError(f"--{names[0]} is a matter of the model in {model_args.model_name_or_path}; leave it out")
     model, processor = load_captioner(str(model_args.model_name_or_path), device="cpu")
     for name in given.intersection(changeable):
         setattr(model.config, name, getattr(model_args, name))
+    if changes := {name: getattr(model_args, name) for name in given.intersection(freezing)}:
+        if "trained_backbone_stages" in changes:
+            changes = {"freeze_backbone": False} | changes
+        for name, value in changes.items():
+            setattr(model.config, name, value)
+        model = _built_anew(model)
     VideoCaptionConfig.from_dict(model.config.to_dict())  # refuses what cannot work together
     if not model.config.contrastive_weight:
         model.generation_config.similarity_weight = 0.0  # its embeddings will not keep up with the rest
@@ -79,6 +86,15 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
     return processor, model
 
 
+def _built_anew(model: Any) -> Any:
+    """The same weights in a model that heeds what its config now says of what is frozen."""
+    config = VideoCaptionConfig.from_dict(model.config.to_dict())
+    again = VideoCaptionForConditionalGeneration(config)
+    again.load_state_dict(model.state_dict())
+    again.generation_config = model.generation_config
+    return again
+
+
 def build(model_args: ModelArguments, captions: list[str], corpus: list[str], given: set[str]) -> tuple[Any, Any]:
     """Processor and model for these captions; words of the corpus join the vocabulary where there is room."""
     backbone = load_backbone(
@@ -88,15 +104,16 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
         frozen=model_args.freeze_backbone,
         trained_stages=model_args.trained_backbone_stages,
     )
-    # What the backbone insists on, unless the user insists on something else.
+    # What the backbone was made for, unless the user wants something else.
     for name, wanted in (("image_size", backbone.image_size), ("num_frames", backbone.num_frames)):
         if wanted is None or wanted == getattr(model_args, name):
             continue
-        if name in given:
+        if name not in given:
+            setattr(model_args, name, wanted)
+        elif name in backbone.fixed:
             raise ValueError(
                 f"--{name} {getattr(model_args, name)}: {model_args.backbone} takes {wanted}; leave --{name} out"
             )
-        setattr(model_args, name, wanted)
     tokenizer: Any
     table = language_model = None
     if model_args.decoder is not None:
@@ -105,6 +122,7 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
                 raise ValueError(f"--{name} is not for a pretrained --decoder, which has its own: leave it out")
         if corpus:
             raise ValueError("--text_corpus is for a decoder that has read nothing: leave it or --decoder out")
+        check_language_model(model_args.decoder, fusion=model_args.fusion)
         tokenizer = load_tokenizer(model_args.decoder, max_length=model_args.max_caption_length)
         language_model = load_language_model(model_args.decoder, fusion=model_args.fusion, vocab_size=len(tokenizer))
     elif model_args.text_embeddings is not None:
