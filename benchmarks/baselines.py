@@ -1,7 +1,7 @@
 """Our captioner against simple baselines and captioners of transformers, at equal time, scored on the test split.
 
-    python benchmarks/baselines.py demo --max_train_minutes 4 --seeds 0 1 2 --jobs 2
-    python benchmarks/baselines.py my-clips --max_train_minutes 6 --seeds 0 1 2 --jobs 2
+    python benchmarks/baselines.py demo --max_train_minutes 2 --seeds 0 1 2 --jobs 2
+    python benchmarks/baselines.py my-clips --max_train_minutes 2 --seeds 0 1 2 --jobs 2
 
 The first argument is `demo` (the demo recipe on generated clips, 500 of them for validation) or a folder of captioned
 clips (the defaults); options not listed below go to all trainings. Compared are the most frequent caption, the
