@@ -24,7 +24,7 @@ from transformers import set_seed
 
 from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
-from modeling_vidcap.command_line import parse
+from modeling_vidcap.command_line import Arguments, parse
 from modeling_vidcap.lora import add_lora, merge_lora
 from modeling_vidcap.novelty_fitting import fit_novelty
 from modeling_vidcap.parameter_groups import own_rates
@@ -141,36 +141,48 @@ def train(
     train_seconds = time.perf_counter() - (started if args.max_train_minutes else training_started)
     model = trainer.whole_model()
     merge_lora(adapters)
-    if not trainer.is_world_process_zero():
-        return
+    if trainer.is_world_process_zero():
+        fit_novelty(model, eval_collator, training, validation)
+        facts = {"train_seconds": train_seconds, "steps": trainer.state.global_step}
+        history = trainer.state.log_history
+        finish_run((data, model_args, args, given), model, processor, clips, captions, history, facts, started)
 
-    fit_novelty(model, eval_collator, training, validation)
+
+def finish_run(
+    arguments: Arguments,
+    model: Any,
+    processor: Any,
+    clips: TrainingClips,
+    captions: list[str],
+    history: list[dict[str, Any]],
+    facts: dict[str, Any],
+    started: float,
+) -> None:
+    """What one process does with a trained model: export, evaluation on the test split, report, push.
+
+    Args:
+        captions: Those of the training clips.
+        history: The log of the training.
+        facts: What the report is to say of it.
+        started: As for [`train`].
+    """
+    args = arguments[2]
+    assert args.output_dir is not None
     # Before the evaluation too, which may fail, or be cut off; scores of an earlier model do not belong to this one.
     directory = export_model(model, processor, args.output_dir)
     remove_reports(directory)
     evaluation = evaluate_on_test(model, processor, clips, captions)
-    facts = {
-        "train_seconds": train_seconds,
-        "total_seconds": time.perf_counter() - started,
-        "steps": trainer.state.global_step,
-    }
-    report = report_of_run(
-        *(data, model_args, args, given),
-        clips=clips,
-        captions=captions,
-        model=model,
-        evaluation=evaluation,
-        facts=facts,
-    )
+    facts = facts | {"total_seconds": time.perf_counter() - started}
+    report = report_of_run(*arguments, clips=clips, captions=captions, model=model, evaluation=evaluation, facts=facts)
     samples, pictures = sample_clips(evaluation.examples)
     export_model(model, processor, directory, facts=report | {"samples": samples}, samples=pictures)
-    write_run(directory, report, evaluation.examples, trainer.state.log_history)
+    write_run(directory, report, evaluation.examples, history)
     if clips.skipped:
         logger.warning(
             f"{len(clips.skipped)} clips could not be read and were left out; they are listed in report.json"
         )
-    if cache.limit is not None:
-        cache.limit.trim()
+    if clips.cache.limit is not None:
+        clips.cache.limit.trim()
     mark_finished(args.output_dir)
     logger.info(f"model and report: {directory}")
     if args.push_to_hub:
