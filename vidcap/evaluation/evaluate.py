@@ -12,7 +12,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,20 +112,7 @@ def evaluate_model(
         controls=controls,
     )
     logger.info(verdict_text(report["verdict"]).rstrip())
-    if isinstance(model, CaptionAdapter):
-        inside = f"{model.family} models do not show their inside"
-        report["left_out"] = {
-            "no_video": inside,
-            "grounding": inside,
-            "retrieval": f"{model.family} models do not compare clips with texts",
-        }
-    elif "other_clip" in report["controls"]:
-        partners = other_clip_indices(references)
-        report["grounding"] = ground_words(
-            model, processor, clips, sample, [partners[clip] for clip in sample], batch_size=batch_size
-        )
-    if not isinstance(model, CaptionAdapter) and model.config.contrastive_weight > 0:
-        _add_retrieval(report, model, processor, clips, batch_size)
+    _look_inside(report, model, processor, clips, sample, batch_size)
     report |= {
         "clips": len(hypotheses),
         "evaluation_seconds": time.perf_counter() - started,
@@ -136,18 +123,7 @@ def evaluate_model(
     if absent := len(rows) - _files(rows):
         report["clips_without_file"] = absent  # captioned from the cache; the page cannot show them
     copied = find_copies(hypotheses, train_captions) if train_captions else None
-    place = {clip: index for index, clip in enumerate(sample)}
-    predictions = [
-        {
-            "file_name": file_name,
-            "hypothesis": hypotheses[clip],
-            "references": references[clip],
-            "backwards": None if backwards is None else backwards[clip],
-            "copied": None if copied is None else copied[clip],
-            "controls": {name: captions[place[clip]] for name, captions in perturbed.items() if clip in place},
-        }
-        for clip, file_name in enumerate(rows["file_name"])
-    ]
+    predictions = _predictions(rows, hypotheses, backwards, copied, sample, perturbed)
     add_details(report, predictions, columns={"duration": clip_seconds(clips), **{name: rows[name] for name in by}})
     video_processor = processor.video_processor
     examples = load_examples(
@@ -157,6 +133,50 @@ def evaluate_model(
         max_clip_frames=video_processor.max_clip_frames,
     )
     return Evaluation(report, predictions, examples)
+
+
+def _look_inside(
+    report: dict[str, Any], model: Any, processor: Any, clips: ClipDataset, sample: Sequence[int], batch_size: int
+) -> None:
+    """Adds what only models of this package tell: `grounding`, of the clips of `sample`, and `retrieval`; or, for
+    others, `left_out`."""
+    if isinstance(model, CaptionAdapter):
+        inside = f"{model.family} models do not show their inside"
+        report["left_out"] = {
+            "no_video": inside,
+            "grounding": inside,
+            "retrieval": f"{model.family} models do not compare clips with texts",
+        }
+        return
+    if "other_clip" in report["controls"]:
+        partners = other_clip_indices(list(clips.rows["captions"]))
+        others = [partners[clip] for clip in sample]
+        report["grounding"] = ground_words(model, processor, clips, sample, others, batch_size=batch_size)
+    if model.config.contrastive_weight > 0:
+        _add_retrieval(report, model, processor, clips, batch_size)
+
+
+def _predictions(
+    rows: Any,
+    hypotheses: Sequence[str],
+    backwards: Sequence[str] | None,
+    copied: Sequence[Any] | None,
+    sample: Sequence[int],
+    perturbed: Mapping[str, Sequence[str]],
+) -> list[dict[str, Any]]:
+    """What was said of each clip, see [`Evaluation`]; `perturbed` captions are those of the clips of `sample`."""
+    place = {clip: index for index, clip in enumerate(sample)}
+    return [
+        {
+            "file_name": file_name,
+            "hypothesis": hypotheses[clip],
+            "references": truths,
+            "backwards": None if backwards is None else backwards[clip],
+            "copied": None if copied is None else copied[clip],
+            "controls": {name: captions[place[clip]] for name, captions in perturbed.items() if clip in place},
+        }
+        for clip, (file_name, truths) in enumerate(zip(rows["file_name"], rows["captions"], strict=True))
+    ]
 
 
 def coverage_of(rows: Any, clips: ClipDataset) -> dict[str, int]:
