@@ -13,19 +13,17 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from processing import VideoDecodeError, decode_video
-from processing.feature_cache import content_hash
+from processing.feature_cache import content_hash, in_threads
 
-from .checking import NOISE, SIDE
+from .checking import SIDE, why_still
 from .fingerprints import fingerprint, near_pairs
 
 WORD = re.compile(r"\w+(?:[-'’]\w+)*")  # as in `processing.captions`, without the marks
@@ -96,7 +94,7 @@ def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
         frames=len(clip.frames),
         height=height,
         width=width,
-        still=_why_still(clip.frames),
+        still=why_still(clip.frames),
         look=fingerprint(clip.frames),
     )
 
@@ -109,15 +107,9 @@ def inspect_rows(rows: Any, description: str, *, workers: int | None = None) -> 
         description: Text of the progress bar.
         workers: Clips decoded at once; by default one a core.
     """
-    threads = torch.get_num_threads()
-    # Each resizes on its own core, which needs no waiting for one another.
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            results = pool.map(lambda index: inspect_clip(rows[index]), range(len(rows)))
-            return list(tqdm(results, description, total=len(rows), unit="clip", disable=None))
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
+    return in_threads(
+        lambda index: inspect_clip(rows[index]), range(len(rows)), description, workers or os.cpu_count() or 1
+    )
 
 
 def summarise(clips: Sequence[InspectedClip]) -> dict[str, Any]:
@@ -214,14 +206,6 @@ def words_of(caption: str) -> list[str]:
 def same_caption(caption: str) -> str:
     """What captions have in common that differ in upper and lower case and in spaces alone."""
     return " ".join(caption.casefold().split())
-
-
-def _why_still(frames: torch.Tensor) -> str:
-    if len(frames) == 1:
-        return "it has one frame"
-    # Frame by frame: the differences of all at once would take twice the memory of the frames.
-    moves = any((frame.short() - frames[0].short()).abs().max() > NOISE for frame in frames[1:])
-    return "" if moves else f"its {len(frames)} frames are equal"
 
 
 def _most_frequent(clips: Sequence[InspectedClip]) -> Iterator[dict[str, Any]]:
