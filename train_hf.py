@@ -136,16 +136,15 @@ def train(
         settings=settings,
         started=started,
     )
-    training_started = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    train_seconds = time.perf_counter() - (started if args.max_train_minutes else training_started)
+    facts = {"train_seconds": trainer.seconds, "steps": trainer.state.global_step}
     model = trainer.whole_model()
     merge_lora(adapters)
     if trainer.is_world_process_zero():
         fit_novelty(model, eval_collator, training, validation)
-        facts = {"train_seconds": train_seconds, "steps": trainer.state.global_step}
         history = trainer.state.log_history
-        finish_run((data, model_args, args, given), model, processor, clips, captions, history, facts, started)
+        began = started - trainer.seconds_before
+        finish_run((data, model_args, args, given), model, processor, clips, captions, history, facts, began)
 
 
 def finish_run(
@@ -156,7 +155,7 @@ def finish_run(
     captions: list[str],
     history: list[dict[str, Any]],
     facts: dict[str, Any],
-    started: float,
+    began: float,
 ) -> None:
     """What one process does with a trained model: export, evaluation on the test split, report, push.
 
@@ -164,15 +163,20 @@ def finish_run(
         captions: Those of the training clips.
         history: The log of the training.
         facts: What the report is to say of it.
-        started: As for [`train`].
+        began: `time.perf_counter()` at the start of the run; of an interrupted one as if there had been no pause.
     """
     args = arguments[2]
     assert args.output_dir is not None
+    if broken := [name for name, each in model.named_parameters() if not each.isfinite().all()]:
+        raise ValueError(
+            f"training diverged: {broken[0]} and {len(broken) - 1} other tensors hold NaN or infinities, and "
+            "nothing was exported; lower --learning_rate, and add --resume_from_checkpoint no"
+        )
     # Before the evaluation too, which may fail, or be cut off; scores of an earlier model do not belong to this one.
     directory = export_model(model, processor, args.output_dir)
     remove_reports(directory)
     evaluation = evaluate_on_test(model, processor, clips, captions)
-    facts = facts | {"total_seconds": time.perf_counter() - started}
+    facts = facts | {"total_seconds": time.perf_counter() - began}
     report = report_of_run(*arguments, clips=clips, captions=captions, model=model, evaluation=evaluation, facts=facts)
     samples, pictures = sample_clips(evaluation.examples)
     export_model(model, processor, directory, facts=report | {"samples": samples}, samples=pictures)

@@ -3,6 +3,7 @@ which checkpoint is kept."""
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -85,22 +86,33 @@ class CaptionEvaluationMixin(Seq2SeqTrainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             # With persistent workers the Trainer's own would give the loader of `self.eval_dataset` in its place.
             return self.get_test_dataloader(eval_dataset)
-        with self._for_evaluation():
+        clips: Any = self.eval_dataset
+        clips = clips[eval_dataset] if isinstance(eval_dataset, str) else clips
+        with self._for_evaluation(clips):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any):
-        with self._for_evaluation():
+        with self._for_evaluation(test_dataset):
             return super().get_test_dataloader(test_dataset)
 
     @contextmanager
-    def _for_evaluation(self) -> Iterator[None]:
-        """Loaders that are made inside use the collator of evaluation, and leave no clip out."""
+    def _for_evaluation(self, clips: Any) -> Iterator[None]:
+        """Loaders of these clips that are made inside use the collator of evaluation, and leave no clip out.
+
+        Accelerate fills the last batches of several ranks up with other clips once more, which are captioned in vain
+        and stand in the contrastive loss: batches are made smaller, so that hardly any are missing.
+        """
         collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        size, ranks = self.args.per_device_eval_batch_size, self.args.world_size
         self.data_collator, self.args.dataloader_drop_last = cast(Any, self.eval_collator), False
+        if ranks > 1 and has_length(clips) and len(clips):
+            rounds = math.ceil(len(clips) / (ranks * size))
+            self.args.per_device_eval_batch_size = math.ceil(len(clips) / (ranks * rounds))
         try:
             yield
         finally:
             self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+            self.args.per_device_eval_batch_size = size
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
         # Seq2SeqTrainer gathers the clips that fill up the last batch of the ranks, too, which are others once more.

@@ -52,7 +52,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, if anything."""
+    """Why no run can go on from a checkpoint, if anything."""
+    if read_manifest(folder).get("model_alone"):
+        return "it holds the model alone (--save_only_model), from which no run can go on"
     try:
         files = read_manifest(folder)["files"]
         return next(

@@ -114,7 +114,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         encoded = model_kwargs["encoder_outputs"]
         clips = _map_clips(encoded, lambda each: each[:: settings.num_beams])
         sequences = found.sequences if settings.return_dict_in_generate else found
-        scores, lengths = self._rank(sequences, clips, weight, settings.length_penalty)
+        scores, lengths = self._rank(sequences, clips, weight, settings.length_penalty, settings.guidance_scale)
         best = scores.argsort(dim=1, descending=True)[:, :wanted]  # (B, wanted)
         rows = (best + settings.num_beams * torch.arange(len(best), device=best.device)[:, None]).flatten()
         longest = int(lengths[rows].max())
@@ -126,11 +126,17 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         return found
 
     def _rank(
-        self, sequences: torch.Tensor, clips: VideoEncoderOutput, weight: float, length_penalty: float
+        self,
+        sequences: torch.Tensor,
+        clips: VideoEncoderOutput,
+        weight: float,
+        length_penalty: float,
+        guidance_scale: float | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores `(B, K)` and lengths `(B * K,)` of K captions of each clip, `(B * K, 1 + L)`."""
+        """Scores `(B, K)` and lengths `(B * K,)` of K captions of each clip, `(B * K, 1 + L)`; probabilities are those
+        that were searched by, guidance included."""
         model: Any = self
-        log_probabilities, mask = self.get_token_log_probabilities(sequences, clips)
+        log_probabilities, mask = self.get_token_log_probabilities(sequences, clips, guidance_scale=guidance_scale)
         lengths = mask.sum(dim=1)
         likely = log_probabilities.sum(dim=1) / lengths**length_penalty
         captions = sequences[:, 1:].masked_fill(~mask, self.config.pad_token_id)
@@ -139,7 +145,12 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         return likely.view_as(similar) + weight * model.logit_scale.exp() * similar, lengths
 
     def get_token_log_probabilities(
-        self, sequences: torch.Tensor, encoder_outputs: VideoEncoderOutput, *, suppress_tokens: Sequence[int] = ()
+        self,
+        sequences: torch.Tensor,
+        encoder_outputs: VideoEncoderOutput,
+        *,
+        suppress_tokens: Sequence[int] = (),
+        guidance_scale: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """log p(token | clip, tokens before it) of given captions, over the whole vocabulary; with gradient.
 
@@ -148,6 +159,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
                 of a clip follow each other.
             encoder_outputs: Of the B clips.
             suppress_tokens: As for `generate`: tokens that could not be drawn, and so are no part of the distribution.
+            guidance_scale: Of [`VideoGuidance`]; by default the model's own probabilities.
 
         Returns:
             The logarithms `(B * K, L)`, 0 behind a caption's end, and `(B * K, L)` of bool: the caption's tokens, EOS
@@ -157,6 +169,11 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         repeated = repeat_clips(encoder_outputs, len(sequences) // len(encoder_outputs.last_hidden_state))
         outputs = self(encoder_outputs=repeated, decoder_input_ids=sequences[:, :-1], use_cache=False)  # type: ignore[operator]
         logits = outputs.logits.float()
+        if guidance_scale not in (None, 1):
+            blind = self(  # type: ignore[operator]
+                encoder_outputs=without_video(repeated), decoder_input_ids=sequences[:, :-1], use_cache=False
+            )
+            logits = guided_by_video(logits, blind.logits.float(), guidance_scale)
         logits[..., list(suppress_tokens)] = -torch.inf
         found = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         ends = torch.isin(labels, torch.tensor(self.config.eos_token_id, device=labels.device)).long()
@@ -164,17 +181,28 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         return found.masked_fill(~mask, 0.0), mask
 
 
-class VideoGuidance(LogitsProcessor):
-    r"""Classifier-free guidance away from what the decoder would say without any video.
+def guided_by_video(logits: torch.Tensor, blind: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+    r"""Classifier-free guidance: log-probabilities `(..., V)` away from what is said without any video.
 
     $\log p_s = \log p(\text{no video}) + s (\log p(\text{video}) - \log p(\text{no video}))$, normalised so that beams
     may add it up (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598; for text Sanchez et al. 2023,
     https://arxiv.org/abs/2306.17806).
 
     Args:
+        logits, blind: Scores `(..., V)` with and without the video.
+        guidance_scale: s.
+    """
+    prior = blind.log_softmax(dim=-1)
+    return (prior + guidance_scale * (logits.log_softmax(dim=-1) - prior)).log_softmax(dim=-1)
+
+
+class VideoGuidance(LogitsProcessor):
+    """[`guided_by_video`] at each step of `generate`.
+
+    Args:
         model: The captioner.
         encoder_outputs: Of the clips, repeated for beams or samples as `generate` does.
-        guidance_scale: s.
+        guidance_scale: As there.
     """
 
     def __init__(self, model: Any, encoder_outputs: VideoEncoderOutput, guidance_scale: float):
@@ -184,9 +212,7 @@ class VideoGuidance(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         outputs = self.model(encoder_outputs=self.no_video, decoder_input_ids=input_ids, use_cache=False)
-        prior = outputs.logits[:, -1].float().log_softmax(dim=-1)  # (B, V)
-        guided = prior + self.guidance_scale * (scores.log_softmax(dim=-1) - prior)
-        return guided.log_softmax(dim=-1)
+        return guided_by_video(scores, outputs.logits[:, -1].float(), self.guidance_scale)  # (B, V)
 
 
 def check_guidance(config: VideoCaptionConfig, guidance_scale: float | None) -> None:

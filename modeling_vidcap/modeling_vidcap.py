@@ -286,7 +286,9 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         result.caption_loss = caption_loss(result.logits, labels, **options)
         result.loss = self.config.caption_weight * result.caption_loss
         if self.training and self.config.masked_word_weight:
-            inputs = shift_right(labels, self.config)
+            # Without the end, which stands among the inputs of all captions but the longest.
+            ends = torch.isin(labels, torch.tensor(self.config.eos_token_id, device=labels.device))
+            inputs = shift_right(labels.masked_fill(ends, -100), self.config)
             masked = drop_words(inputs, self.config, rate=MASKED_WORDS)
             # A word is read off the place before its own, as everywhere in this decoder.
             masked_labels = labels.masked_fill((masked == inputs).roll(-1, dims=1), -100)
@@ -331,7 +333,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         # `num_items_in_batch` spans the whole optimiser step, the contrastive loss one micro-batch: its share of
         # the step is its share of the labels, so that accumulation does not multiply it.
         share = 1.0 if num_items_in_batch is None else (labels != -100).sum() / num_items_in_batch
-        weight = self.config.contrastive_weight * self.loss_ramp
+        weight = self.config.contrastive_weight * (self.loss_ramp if self.training else 1.0)
         result.loss = result.loss + weight * share * result.contrastive_loss
 
     @torch.no_grad()

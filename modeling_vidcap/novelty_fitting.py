@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from processing.collator import VideoCaptionCollator
 from processing.datasets import ClipDataset
 from processing.streams import StreamedClips
 
+from .novelty_vidcap import TooFewClipsError
+
+logger = logging.getLogger(__name__)
 SAMPLE = 5_000  # training clips that tell what is usual
 
 
@@ -44,4 +48,7 @@ def fit_novelty(
                 features = model.model.encoder.backbone(inputs["pixel_values_videos"])
             yield model.novelty.summarise(features, inputs["video_mask"]).cpu()
 
-    model.novelty.fit(summaries(plain), summaries(validation))
+    try:
+        model.novelty.fit(summaries(plain), summaries(validation))
+    except TooFewClipsError as error:
+        logger.warning(f"what clips are unlike those of training will not be told: {error}")

@@ -11,6 +11,10 @@ SHRINKAGE = 0.1  # towards equal variances: a covariance of few clips is hardly 
 CALIBRATION_QUANTILE = 0.99  # of the validation clips count as alike
 
 
+class TooFewClipsError(ValueError):
+    """Not enough clips to tell what is usual."""
+
+
 class VideoCaptionNovelty(nn.Module):
     """Mahalanobis distance of a clip's mean backbone features from those of the training clips
     (Lee et al. 2018, https://arxiv.org/abs/1807.03888, without classes), in units of what validation clips reach.
@@ -57,7 +61,7 @@ class VideoCaptionNovelty(nn.Module):
             covariance.addmm_(summaries.T, summaries)
         held_out = torch.cat(list(validation) or [self.mean[None][:0]])
         if count < 2 or not len(held_out):
-            raise ValueError(f"{count} training and {len(held_out)} validation clips: 2 and 1 are needed")
+            raise TooFewClipsError(f"{count} training and {len(held_out)} validation clips: 2 and 1 are needed")
         mean = total / count
         covariance.addr_(mean, mean, alpha=-count).div_(count - 1)
         variance = covariance.diagonal().mean().clamp(min=1e-12)

@@ -49,11 +49,14 @@ def set_own_rates(optimizer: Optimizer, parts: list[OwnRate]) -> None:
 
 
 def decayed_names(model: nn.Module) -> list[str]:
-    """Weight decay is for matrices and kernels: no norms, biases, tables of embeddings, queries or scales."""
+    """Weight decay is for matrices and kernels: no norms, biases, tables of embeddings, queries or scales.
+
+    Matrices and kernels are called weights, also those of others' networks (`weight`, `in_proj_weight`, LoRA's
+    `lora_A.default.weight`); their tokens, tables of positions and scales have other names.
+    """
     tables = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
-    learned = ("query", "level_embeddings")
     return [
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim > 1 and id(parameter) not in tables and not name.endswith(learned)
+        if parameter.ndim > 1 and name.endswith("weight") and id(parameter) not in tables
     ]

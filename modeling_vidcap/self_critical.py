@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
+# What a model is set to generate by that counts for captions that are drawn, too; temperature, penalties and the like
+# would draw them from another distribution than the one that is trained.
+KEPT_IN_SAMPLING = (
+    *("max_new_tokens", "max_length", "suppress_tokens"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
+)
 Reward = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]
 
 
@@ -42,9 +49,14 @@ class SelfCriticalLoss:
         model.eval()
         video = {name: value for name, value in inputs.items() if name.startswith(("video_", "pixel_values"))}
         with torch.no_grad():
-            # From the distribution that is trained, whatever the model is set to generate by.
-            options = {"do_sample": True, "num_beams": 1, "top_k": 0, "guidance_scale": 1.0}
-            sequences = model.generate(**video, **options, num_return_sequences=self.samples)
+            config = model.generation_config
+            plain = GenerationConfig(
+                do_sample=True,
+                top_k=0,
+                num_return_sequences=self.samples,
+                **{name: getattr(config, name) for name in KEPT_IN_SAMPLING},
+            )
+            sequences = model.generate(**video, generation_config=plain)
         captions = self.processor.batch_decode(sequences, skip_special_tokens=True)
         repeated = [truths for truths in references for _ in range(self.samples)]
         rewards = torch.tensor(self.reward(captions, repeated), device=sequences.device, dtype=torch.float32)

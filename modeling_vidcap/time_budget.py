@@ -47,15 +47,17 @@ class TimeBudget(TrainerCallback):
         self.steps: int | None = None
         self.pace: float | None = None  # seconds a step
         self.progress = 0.0
+        self.evaluated = 0  # shares of the run at whose end the validation split was captioned
 
     @property
     def spent(self) -> float:
         """Seconds since the run began, those before an interruption included."""
         return self.clock() - self.started
 
-    def resume(self, steps: int | None, spent: float) -> None:
-        """Goes on as a run of so many steps that has taken so many seconds."""
+    def resume(self, steps: int | None, spent: float, evaluated: int = 0) -> None:
+        """Goes on as a run of so many steps that has taken so many seconds and was evaluated so often."""
         self.steps = steps
+        self.evaluated = evaluated
         self.started = self.clock() - spent
 
     def progress_at(self, step: int) -> float:
@@ -71,6 +73,7 @@ class TimeBudget(TrainerCallback):
         self.pace_step = state.global_step
         self.paused = 0.0  # seconds of evaluations, which say nothing about the pace of steps
         self.progress = self.progress_at(state.global_step)
+        self.evaluated = max(self.evaluated, int(self.progress * self.evaluations))
         # A stream's length is not known, a trained model needs fewer passes, a resumed run was told already.
         self.watch_pace = has_length(kwargs["train_dataloader"]) and not kwargs["model"].name_or_path
         self.watch_pace &= state.global_step == 0
@@ -96,8 +99,10 @@ class TimeBudget(TrainerCallback):
                     "enough: give more --max_train_minutes, or take a smaller model (--preset 1m is the smallest)"
                 )
         control.should_training_stop |= self.progress >= 1
-        if self.progress >= 1 or int(self.progress * self.evaluations) > int(before * self.evaluations):
+        # Where the number of steps is raised, the run goes back a little, and comes to the same share twice.
+        if self.progress >= 1 or int(self.progress * self.evaluations) > self.evaluated:
             control.should_evaluate = True
+            self.evaluated = int(self.progress * self.evaluations)
         self.evaluation_started = self.clock()  # if one follows, be it that the Trainer asks for it
         self.evaluation_took = 0.0
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import Seq2SeqTrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
 
 from .argument_bounds import check_above_zero, check_least
@@ -257,6 +258,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.05
     logging_steps: float = 50
+    logging_nan_inf_filter: bool = False  # a loss that is none ends the run, rather than to be logged as 0
     logging_first_step: bool = True  # so that the shortest run has a curve
     eval_strategy: str = "epoch"
     save_strategy: str = "best"
@@ -350,6 +352,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         # other, and they would write over each other's checkpoints.
         self.use_cpu = self.use_cpu or ("LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
         super().__post_init__()
+        if missing := sorted({*self.report_to} - {"none", *get_available_reporting_integrations()}):
+            raise ValueError(f"--report_to {missing[0]} needs a package that is missing: pip install {missing[0]}")
 
     def _check_numbers(self) -> None:
         """Raises a `ValueError` for a number that no run can use."""
@@ -375,7 +379,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
 
     def _check_evaluation(self) -> None:
         """Raises a `ValueError` for an evaluation that is impossible, or gives nothing to choose a checkpoint by."""
-        for name, needed in (("predict_with_generate", True), ("prediction_loss_only", False)):
+        needs = {"predict_with_generate": True, "prediction_loss_only": False, "batch_eval_metrics": False}
+        for name, needed in needs.items():
             if getattr(self, name) != needed:
                 raise ValueError(f"--{name} {not needed}: checkpoints are chosen by their captions; leave it out")
         if str(self.eval_strategy) == "no" and self.load_best_model_at_end and self.max_train_minutes is None:

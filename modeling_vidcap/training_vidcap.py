@@ -62,6 +62,8 @@ class VideoCaptionTrainer(
         self.self_critical = self_critical
         self.settings = settings or {}
         self.stream_position: Sequence[Sequence[int]] | None = None
+        self._began = time.perf_counter() if started is None else started
+        self.seconds_before = 0.0  # of earlier attempts at this run
         if isinstance(self.train_dataset, IterableDataset):
             self.args.ignore_data_skip = True  # the stream itself begins where a checkpoint says
         if self_critical is not None and self.args.world_size > 1:
@@ -88,13 +90,32 @@ class VideoCaptionTrainer(
         return train_loader(self.train_dataset, self.data_collator, self.args, batch_size=self._train_batch_size)
 
     def manifest(self) -> dict[str, Any]:
-        budget = {"steps": self.budget.steps, "spent": self.budget.spent} if self.budget else None
+        budget = None
+        if self.budget is not None:
+            budget = {name: getattr(self.budget, name) for name in ("steps", "spent", "evaluated")}
         return {
             **super().manifest(),
             "budget": budget,
+            "seconds": self.seconds,
+            "model_alone": self.args.save_only_model,
             "bf16": self.args.bf16,
             "world_size": self.args.world_size,
         }
+
+    @property
+    def seconds(self) -> float:
+        """What training has taken, before an interruption included; with a budget of time since the run began."""
+        return self.seconds_before + time.perf_counter() - self._began
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.budget is None:
+            self._began = time.perf_counter()
+        return super().train(*args, **kwargs)
+
+    def _get_learning_rate(self) -> float:
+        """That of the run: parts of the model, and Muon's matrices, have rates of their own in proportion to it."""
+        group = self.optimizer.param_groups[0]
+        return super()._get_learning_rate() / (group.get("initial_lr") or 1.0) * self.args.learning_rate
 
     def _save_rng_state(self, output_dir: str) -> None:  # what each rank has of its own
         super()._save_rng_state(output_dir)
@@ -113,8 +134,9 @@ class VideoCaptionTrainer(
         if isinstance(self.train_dataset, StreamedClips):
             path = Path(resume_from_checkpoint, f"stream_{self.args.process_index}.json")
             self.stream_position = self.train_dataset.position = json.loads(path.read_text())
+        self.seconds_before = manifest.get("seconds", 0.0)
         if self.budget is not None and (budget := manifest.get("budget")):
-            self.budget.resume(budget["steps"], budget["spent"])
+            self.budget.resume(**budget)
 
     def _run_epoch(self, *args, **kwargs) -> None:
         if self.state.global_step >= self.state.max_steps or self.progress >= 1:

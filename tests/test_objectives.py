@@ -110,7 +110,7 @@ def test_masked_words_are_counted_where_they_were_hidden():
     output = model(**batch(), num_items_in_batch=7)
     labels = batch()["labels"]
     torch.manual_seed(3)
-    inputs = shift_right(labels, model.config)
+    inputs = shift_right(labels.masked_fill(labels == model.config.eos_token_id, -100), model.config)
     hide = (torch.rand(inputs.shape) < 0.5) & (inputs != 1) & (inputs != 0)
     logits = model.lm_head(
         model.model.decoder(

@@ -72,7 +72,8 @@ def draw_panels(panels: Panels, *, dark: bool) -> bytes:
                 marker = "o" if len(points) < 30 else None
                 axes.plot(steps, values, label=name, color=colour, linewidth=1.5, marker=marker, markersize=3)
             axes.set_title(title, fontsize=10)
-            axes.set_ylim(bottom=0)
+            if all(value >= 0 for points in lines.values() for _, value in points):
+                axes.set_ylim(bottom=0)
             axes.set_xlabel("step")
             axes.grid(linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
