@@ -19,6 +19,7 @@ from .layers_vidcap import (
     Rotation,
     VideoCaptionAttention,
     VideoCaptionDecoderLayer,
+    positions_behind,
     rotary_rotation,
     stochastic_depth_rates,
 )
@@ -91,12 +92,11 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id).long()
-        batch, length = input_ids.shape
+        batch = len(input_ids)
         summary = self.summary_embedding.expand(batch, 1, -1)
         hidden_states = torch.cat([self.embed(input_ids), summary], dim=1)  # (B, L+1, D)
         hidden_states = self.dropout(hidden_states)
-        positions = torch.arange(length, device=input_ids.device).expand(batch, -1)
-        positions = torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1)
+        positions = positions_behind(attention_mask)
         rotation = self.text_rotation(positions, hidden_states.dtype)
         mask = create_causal_mask(
             config=self.config,

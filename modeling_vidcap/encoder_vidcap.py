@@ -167,7 +167,7 @@ class VideoCaptionEncoder(VideoCaptionPreTrainedModel):
                 f"`pixel_values_videos` must be (batch, frames, channels, height, width), got {shape}; "
                 "make it with the processor, or pass `video_features`"
             )
-        return self.backbone(pixel_values_videos)
+        return self.backbone(pixel_values_videos.to(self.dtype))
 
     def _embed(
         self, video_features: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor

@@ -45,7 +45,21 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         if similarity_weight is not None:
             prepared.similarity_weight = similarity_weight
         check_similarity(self.config, getattr(prepared, "similarity_weight", None))
+        if similarity_weight and prepared.num_beams == 1:
+            raise ValueError(f"`similarity_weight` {similarity_weight} ranks beams: set `num_beams` above 1")
+        if self.config.fusion == "joint" and prepared.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                f"`cache_implementation` {prepared.cache_implementation!r}: with `fusion` 'joint' the clip's tokens "
+                "are in the cache, which grows; leave it out"
+            )
         return prepared, model_kwargs
+
+    def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        # What was given stays as it is, for the next call: transformers would repeat the clips in place.
+        if (encoded := kwargs.get("encoder_outputs")) is not None:
+            kwargs["encoder_outputs"] = _map_clips(encoded, lambda each: each)
+        parent: Any = super()
+        return parent._expand_inputs_for_generation(*args, **kwargs)
 
     def _get_logits_processor(
         self, generation_config: GenerationConfig, *args, model_kwargs: Any = None, **kwargs

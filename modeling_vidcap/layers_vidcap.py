@@ -68,6 +68,13 @@ def to_sines(angles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
+def positions_behind(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Positions `(B, L + 1)` of the real words of `attention_mask` `(B, L)`, whichever side is padded, and of a token
+    right behind them."""
+    positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+    return torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1)
+
+
 def rotate(states: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """Rotates `states` `(B, heads, L, head_dim)`; channel i is paired with channel i + head_dim / 2."""
     cos, sin = rotation

@@ -199,7 +199,7 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         if not self.novelty.fitted:
             return None
         if video_features is None:
-            video_features = self.model.encoder.backbone(pixel_values_videos)
+            video_features = self.model.encoder.extract_features(pixel_values_videos)
         if video_mask is None:  # of steps, of which each is real
             video_mask = torch.ones(video_features.shape[:2], dtype=torch.long, device=video_features.device)
         return self.novelty(self.novelty.summarise(video_features, video_mask))

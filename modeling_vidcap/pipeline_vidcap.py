@@ -4,7 +4,7 @@ Clips come in every form that the processor takes, one or many. Options are sort
 go there, the rest to the processor; a name that neither knows is an error. Given up: captions of events within a clip.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import GenerationConfig, Pipeline
@@ -106,12 +106,8 @@ class VideoCaptioningPipeline(Pipeline):
             options, generate_kwargs, [*vars(GenerationConfig()), "similarity_weight"], sorted(known)
         )
         check_guidance(self.model.config, generation.get("guidance_scale"))
-        if not {"num_beams", "generation_config"} & set(generation):
-            # The model's own beams would search where captions are to be drawn, and cannot be fewer than are wanted.
-            if generation.get("do_sample"):
-                generation["num_beams"] = 1
-            elif generation.get("num_return_sequences", 1) > (self.model.generation_config.num_beams or 1):
-                generation["num_beams"] = generation["num_return_sequences"]
+        if "generation_config" not in generation:
+            generation |= beams_for(generation, self.model.generation_config.num_beams or 1)
         return reading, generation, {}
 
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> Any:
@@ -130,6 +126,17 @@ class VideoCaptioningPipeline(Pipeline):
     def postprocess(self, model_outputs: Any, **postprocess_parameters: Any) -> list[dict[str, str]]:
         captions = self.processor.post_process_generation(model_outputs["sequences"][0])
         return [{"generated_text": caption} for caption in captions]
+
+
+def beams_for(generation: Mapping[str, Any], own: int) -> dict[str, int]:
+    """The beams that options of `generate` ask for without saying so, if any: the model's own ones would search where
+    captions are to be drawn, and cannot be fewer than the captions that are wanted."""
+    if "num_beams" in generation:
+        return {}
+    if generation.get("do_sample"):
+        return {"num_beams": 1}
+    wanted = generation.get("num_return_sequences") or 1
+    return {"num_beams": wanted} if wanted > own else {}
 
 
 def sort_options(

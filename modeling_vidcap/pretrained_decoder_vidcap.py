@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from .configuration_vidcap import VideoCaptionConfig
 from .encoder_vidcap import VideoCaptionPreTrainedModel, time_angles
-from .layers_vidcap import Freezes, to_sines
+from .layers_vidcap import Freezes, positions_behind, to_sines
 from .outputs_vidcap import VideoEncoderOutput, check_recording
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn")  # names of what a pretrained model does not bring along
@@ -62,12 +62,11 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
         """The summary token `(B, D)` of captions `(B, L)`, right behind their last real token, read without a clip."""
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id).long()
-        batch, length = input_ids.shape
-        positions = torch.arange(length, device=input_ids.device).expand(batch, -1)
+        batch = len(input_ids)
         outputs = self.net(
             inputs_embeds=torch.cat([self._embed(input_ids), self.summary_embedding.expand(batch, 1, -1)], dim=1),
             attention_mask=torch.cat([attention_mask, attention_mask.new_ones(batch, 1)], dim=1),
-            position_ids=torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1),
+            position_ids=positions_behind(attention_mask),
             use_cache=False,
         )
         return outputs.last_hidden_state[:, -1]

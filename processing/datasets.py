@@ -107,10 +107,8 @@ def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns,
             rows = datasets.load_dataset(str(dataset), split=split, streaming=True, columns=wanted)
     except DatasetError:
         raise
-    except (FileNotFoundError, ConnectionError, ValueError) as error:
-        raise DatasetError(
-            f"{dataset}: neither a local folder nor a Hub data set within reach ({one_line(error)})"
-        ) from error
+    except Exception as error:
+        raise _out_of_reach(dataset, error) from error
     if captions_only:
         return to_captions(rows, str(dataset), columns=columns)
     return to_common_form(rows, str(dataset), columns=columns, check=OwnFiles(str(dataset)).check)
@@ -123,12 +121,20 @@ def has_split(dataset: str | Path, split: str) -> bool:
         return (folder / split / "metadata.jsonl").is_file() or bool(find_files(folder, split))
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
         return bool(find_files(folder, split))
-    if _is_hub_folder(str(dataset), split):
-        return True
-    files = HfApi().list_repo_files(str(dataset), repo_type="dataset")
-    return not any(name.endswith("/metadata.jsonl") for name in files) and split in datasets.get_dataset_split_names(
-        str(dataset)
-    )
+    try:
+        if _is_hub_folder(str(dataset), split):
+            return True
+        files = HfApi().list_repo_files(str(dataset), repo_type="dataset")
+        if any(name.endswith("/metadata.jsonl") for name in files):
+            return False
+        return split in datasets.get_dataset_split_names(str(dataset))
+    except Exception as error:
+        raise _out_of_reach(dataset, error) from error
+
+
+def _out_of_reach(dataset: str | Path, error: Exception) -> DatasetError:
+    """What is said of whatever the Hub's client or `datasets` raises, which each have errors of their own."""
+    return DatasetError(f"{dataset}: neither a local folder nor a Hub data set within reach ({one_line(error)})")
 
 
 def _is_hub_folder(dataset: str, split: str) -> bool:

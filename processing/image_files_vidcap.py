@@ -32,7 +32,7 @@ def is_image_file(head: bytes) -> bool:
     return head.startswith(magic) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def read_image_file(file: IO[bytes], source: str, options: DecodeOptions) -> VideoFrames:
+def read_image_file(file: IO[bytes], source: str, options: DecodeOptions, *, still: bool = False) -> VideoFrames:
     """
     Reads a clip from an image file; a still image is a clip of one frame.
 
@@ -40,12 +40,13 @@ def read_image_file(file: IO[bytes], source: str, options: DecodeOptions) -> Vid
         file (binary file object, seekable): read from its beginning, left open.
         source (`str`): name of the clip, for messages.
         options (`DecodeOptions`): how many frames, their size, and the limits.
+        still (`bool`, defaults to `False`): refuse animations.
 
     Returns:
         `VideoFrames`: the frames and their times.
 
     Raises:
-        `VideoDecodeError`: if the file is truncated, damaged or beyond a limit.
+        `VideoDecodeError`: if the file is truncated, damaged or beyond a limit, or an animation that is refused.
     """
     delays = array("q")
     try:
@@ -54,6 +55,8 @@ def read_image_file(file: IO[bytes], source: str, options: DecodeOptions) -> Vid
             options.check_length(len(delays), source)
     except EOFError as error:
         raise VideoDecodeError(source, f"truncated: the file ends after {len(delays)} complete frames") from error
+    if still and len(delays) > 1:
+        raise VideoDecodeError(source, "an animation among single frames: it is a clip of its own, to be named itself")
     try:
         file.seek(0)
         with Image.open(file, formats=FORMATS) as image:

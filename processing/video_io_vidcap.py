@@ -260,7 +260,8 @@ def _decode_folder(folder: str, name: str, options: DecodeOptions) -> VideoFrame
         for index in indices:
             check_regular(paths[index])
             with paths[index].open("rb") as file:
-                yield read_image_file(file, str(paths[index]), replace(options, num_frames=1)).frames[0]
+                alone = replace(options, num_frames=1)
+                yield read_image_file(file, str(paths[index]), alone, still=True).frames[0]
 
     return sample_clip(name, Timeline(range(len(paths)), len(paths), 1 / options.frame_rate), read, options)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
@@ -131,6 +131,8 @@ def pull_cache(root: Path, repo_id: str, *, limit: int | None = None) -> tuple[P
         def fetch(name: str) -> Path:
             try:
                 return Path(hf_hub_download(repo_id, name, repo_type="dataset", local_dir=scratch))
+            except LocalEntryNotFoundError as error:
+                raise ValueError(f"{repo_id}: the Hub is not within reach ({name} cannot be fetched)") from error
             except EntryNotFoundError as error:
                 raise ValueError(
                     f"{repo_id} has no {name}: it is no cache that `vidcap cache push` uploaded"

@@ -1,7 +1,8 @@
 """The command `vidcap`.
 
-Status 0 on success, 2 on wrong usage, 1 on a failure that is explained in one line, 130 when interrupted. A traceback
-appears with `--debug` or `VIDCAP_DEBUG=1` only. Results go to the standard output, all else to the standard error.
+Status 0 on success, 2 on wrong usage, 1 on a failure that is explained in one line, 130 when interrupted, 141 where
+nobody reads on. A traceback appears with `--debug` or `VIDCAP_DEBUG=1` only. Results go to the standard output, all
+else to the standard error.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from .commands_data import add_data_commands
 from .commands_evaluate import add_evaluate_command
 from .commands_match import add_match_commands
 from .commands_push import add_push_command
+from .files import ESCAPES
 from .option_types import whole
 
 
@@ -46,8 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: With status 2 on wrong usage, 0 after `--help` and `--version`.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None:
+        print("vidcap: error: the standard output is closed", file=sys.stderr)
+        return 1
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
+        sys.stdout.reconfigure(errors=ESCAPES)  # a file's name need not be UTF-8, nor a terminal
     debug = bool(os.environ.get("VIDCAP_DEBUG"))
     try:
         if argv[:1] == ["train"]:
@@ -60,7 +65,12 @@ def main(argv: list[str] | None = None) -> int:
             check(arguments)
         if not debug:
             _quieten()
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # of `| head`: nobody reads on, also not what Python would write when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("vidcap: interrupted", file=sys.stderr)
         return 130

@@ -1,11 +1,23 @@
 """Files that appear complete or not at all, and what others may be told of them."""
 
+import codecs
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Letters that an encoding lacks, as JSON writes them: in units of UTF-16."""
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)), error.end
+
+
+ESCAPES = "vidcap.escapes"
+codecs.register_error(ESCAPES, _escape)
 
 
 def write_atomically(path: str | os.PathLike[str], content: str) -> None:
@@ -18,15 +30,16 @@ def write_atomically(path: str | os.PathLike[str], content: str) -> None:
             file, such as a device or a pipe, is written to.
         content: What it shall hold.
     """
-    write_bytes_atomically(path, content.encode(errors="backslashreplace"))
+    write_bytes_atomically(path, content.encode(errors=ESCAPES))
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """The same for a file of bytes."""
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
+    path = Path(os.path.realpath(path))
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         unfinished = Path(scratch) / path.name
         unfinished.write_bytes(content)

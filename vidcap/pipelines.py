@@ -69,7 +69,9 @@ class CaptioningPipeline(VideoCaptioningPipeline):
             family = None if own else family_of(model.config.model_type, name or type(model).__name__)
         except UnsupportedModelError as error:
             raise ValueError(str(error)) from error
-        if processor is None and parts[0] is not None and (parts[1] or parts[2]) is not None and not own:
+        # Of other families these parts alone were loaded where their processor could not be.
+        separate = family is not None and family.separate_processor
+        if processor is None and separate and parts[0] is not None and (parts[1] or parts[2]) is not None:
             processor = SeparateProcessor(*parts)
         if processor is None:
             if not name:

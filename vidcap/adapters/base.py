@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from modeling_vidcap.pipeline_vidcap import beams_for
 from processing import VideoCaptionVideoProcessor
 
 MAX_NEW_TOKENS = 64  # of models whose generation config sets no limit
@@ -64,6 +65,8 @@ class CaptionAdapter(ABC):
         auto_class: Loads the weights.
         takes_prompt: Whether a prompt is said to the model.
         default_prompt: Said where none is given.
+        separate_processor: Whether tokenizer and image or video processor stand for themselves, without a class that
+            holds both.
 
     Raises:
         ValueError: If this model or processor cannot caption clips.
@@ -73,6 +76,7 @@ class CaptionAdapter(ABC):
     auto_class: ClassVar[Any] = AutoModelForImageTextToText
     takes_prompt: ClassVar[bool] = False
     default_prompt: ClassVar[str | None] = None
+    separate_processor: ClassVar[bool] = False
 
     # What works with a model of `vidcap train` alone, by the names that Python and the command line give it.
     refused: ClassVar[Mapping[str, str]] = MappingProxyType(
@@ -271,8 +275,13 @@ class CaptionAdapter(ABC):
 
     def generation_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """`options` with what is left out and must not come from the model's generation config."""
+        # What the caller sets itself.
+        options = {
+            name: value for name, value in options.items() if name not in ("output_logits", "return_dict_in_generate")
+        }
         if "generation_config" in options:
-            return dict(options)
+            return options
+        options |= beams_for(options, self.generation_config.num_beams or 1)
         defaults: dict[str, Any] = {"do_sample": False}
         config = self.generation_config
         if not {"max_new_tokens", "max_length"} & set(options) and not (config.max_new_tokens or config.max_length):
@@ -280,7 +289,7 @@ class CaptionAdapter(ABC):
         if not options.get("do_sample"):
             # A config that draws holds settings which would only be warned of in a search.
             defaults |= {"temperature": None, "top_p": None, "top_k": None}
-        return defaults | dict(options)
+        return defaults | options
 
     def _end_tokens(self) -> list[int]:
         end = self.generation_config.eos_token_id

@@ -19,6 +19,7 @@ class VisionEncoderDecoderAdapter(CaptionAdapter):
     """Any encoder that takes `pixel_values` of clips `(B, T, 3, H, W)`: TimeSformer, ViViT, VideoMAE."""
 
     family = "VisionEncoderDecoder"
+    separate_processor = True
 
     def __init__(self, model: Any, processor: Any):
         encoder = model.config.encoder
