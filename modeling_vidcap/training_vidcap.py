@@ -114,8 +114,8 @@ class VideoCaptionTrainer(
 
     def _get_learning_rate(self) -> float:
         """That of the run: parts of the model, and Muon's matrices, have rates of their own in proportion to it."""
-        group = self.optimizer.param_groups[0]
-        return super()._get_learning_rate() / (group.get("initial_lr") or 1.0) * self.args.learning_rate
+        rate, first = super()._get_learning_rate(), self.optimizer.param_groups[0].get("initial_lr")
+        return rate / first * self.args.learning_rate if first else rate
 
     def _save_rng_state(self, output_dir: str) -> None:  # what each rank has of its own
         super()._save_rng_state(output_dir)
