@@ -3,11 +3,9 @@
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
-from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from safetensors.torch import load_file, save_file
 import vidcap
 from tests.media import texture, write_animation, write_video
 from tests.tiny import tiny_model, tiny_processor
-from vidcap import doctor
 from vidcap.cli import main
 from vidcap.evaluation.controls import CONTROLS
 from vidcap.loading import is_path
@@ -424,35 +421,3 @@ def test_demo_data_and_push(tmp_path, capsys) -> None:
     assert len((folder / "train" / "metadata.jsonl").read_text().splitlines()) == 4
     assert "empty it or name another" in refused(capsys, *argv, "--seed", "1")
     assert "not an exported folder" in refused(capsys, "push", str(tmp_path), "someone/captioner")
-
-
-def test_doctor_says_what_works_and_what_is_missing(capsys, monkeypatch) -> None:
-    assert main(["doctor", "--format", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["problems"] == [] and set(found["decodes"].values()) == {"ok"}
-    assert found["versions"]["vidcap"] == vidcap.__version__
-    assert main(["doctor"]) == 0
-    assert re.search(r"mp4 +ok", capsys.readouterr().out)
-
-    monkeypatch.setattr(doctor, "NEEDED", (*doctor.NEEDED, "no-such-package"))
-    monkeypatch.setitem(doctor.CONTAINERS, "gif", lambda path: path.write_bytes(b"GIF89a"))
-    assert main(["doctor"]) == 1
-    output = capsys.readouterr().out
-    assert "pip install no-such-package" in output and "cannot decode gif" in output
-
-
-def test_doctor_knows_the_packages_of_setup_cfg() -> None:
-    setup = ConfigParser()
-    setup.read(Path(__file__).parents[1] / "setup.cfg")
-
-    def names(text: str) -> list[str]:
-        return [re.split("[<>=]", line)[0] for line in text.split()]
-
-    assert names(setup["options"]["install_requires"]) == list(doctor.NEEDED)
-    for extra, packages in doctor.EXTRAS.items():
-        assert names(setup["options.extras_require"][extra]) == list(packages)
-    others = [each for each in setup["options.extras_require"] if each not in (*doctor.EXTRAS, "dev")]
-    assert sorted(each for name in others for each in names(setup["options.extras_require"][name])) == sorted(
-        doctor.OPTIONAL
-    )
-    assert setup["metadata"]["version"] == "attr: modeling_vidcap.configuration_vidcap.VERSION"

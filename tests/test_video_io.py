@@ -1,12 +1,9 @@
 """Any input -> the right frames, at the right times, in the right colours."""
 
-import functools
 import io
 import random
 import tempfile
-import threading
 from fractions import Fraction
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +22,6 @@ from processing import (
     uniform_indices,
     uniform_time_indices,
 )
-from processing.video_io_vidcap import in_ascii
 
 from . import media
 
@@ -312,11 +308,6 @@ class VideoDecoder:
         return self.get_frames_at([int((second - 5) * self.rate) for second in seconds])
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_) -> None:
-        pass
-
-
 class Stream(io.RawIOBase):
     """A file that can be read once, like a socket."""
 
@@ -360,20 +351,6 @@ def test_kinds_of_files(folder, clip, kind):
     if kind in ("open file", "bytes in memory", "temporary file"):
         assert_uniform(decode_video(source))  # left open, and read from its beginning again
         source.close()
-
-
-def test_urls_are_taken_as_people_write_them(folder, clip):
-    assert in_ascii("http://bücher.example:8080/a b/ä%20.mp4?q=ü&r=%C3%BC") == (
-        "http://xn--bcher-kva.example:8080/a%20b/%C3%A4%20.mp4?q=%C3%BC&r=%C3%BC"
-    )
-    plain = "https://user:word@127.0.0.1:81/a%2Fb+c.mp4;x?y=1&z=(2)"
-    assert in_ascii(plain) == plain and in_ascii("http://[::1]:8/a") == "http://[::1]:8/a"
-    (folder / "ein Café.mp4").write_bytes(clip.read_bytes())
-    handler = functools.partial(QuietHandler, directory=folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert_uniform(decode_video(f"http://127.0.0.1:{server.server_port}/ein Café.mp4"))
-        server.shutdown()
 
 
 def frames_of(kind: str):
@@ -421,32 +398,6 @@ def test_kinds_of_frames_in_memory(kind):
     assert_uniform(decoded)
     assert decoded.frames.dtype == torch.uint8 and decoded.frames.shape == (16, 3, media.HEIGHT, media.WIDTH)
     assert decode_video(frames_of(kind), fit=(24, 24)).frames.shape == (16, 3, 18, 24)
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
-def test_images_of_sixteen_bits_keep_their_shades(tmp_path, name):
-    shades = np.tile(np.arange(0, 65536, 257, dtype=np.uint16), (4, 1))
-    Image.fromarray(shades).save(tmp_path / name)
-    expected = torch.arange(256, dtype=torch.uint8).expand(1, 3, 4, 256)
-    frames = decode_video(tmp_path / name, num_frames=1).frames
-    torch.testing.assert_close(frames, expected, atol=1, rtol=0)  # FFmpeg, which reads TIFF, rounds in another way
-    assert torch.equal(decode_video([Image.open(tmp_path / name)], num_frames=1).frames, expected)
-    deep = Image.fromarray(shades.astype(np.int32))
-    with pytest.raises(VideoDecodeError, match=r"shades of 32 bits \(mode I\) do not say what is white"):
-        decode_video([deep])
-
-
-def test_numbers_that_are_no_bytes(tmp_path):
-    mask = np.zeros((2, 8, 8, 3), bool)
-    mask[1] = True
-    assert decode_video(mask, num_frames=2).frames.unique().tolist() == [0, 255]
-    for wide in (np.uint16, np.uint32, np.uint64):
-        array = np.full((1, 8, 8, 3), 255, wide)
-        assert decode_video(array, num_frames=1).frames.unique().tolist() == [255]
-        with pytest.raises(
-            VideoDecodeError, match=r"integer values from 4000 to 4000; integers must lie in \[0, 255\]"
-        ):
-            decode_video(np.full((1, 8, 8, 3), 4000, wide))
 
 
 def test_folder_of_frames(tmp_path):
