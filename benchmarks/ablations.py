@@ -14,8 +14,8 @@ given again; a part that cannot work together with the recipe is listed with the
 Where CPUs compute, the budget is one of processor time, a thread a run, so that other work slows a run down but hardly
 changes its result; on GPUs it is one of the clock, and the machine should be left to itself.
 
-`--table backbones` compares backbones, frozen, tuned or trained from nothing. What the features of a frozen one cost
-is part of its time then, as it is whenever clips are new, and the captioner gets the rest.
+`--table backbones` compares backbones, frozen, tuned or trained from nothing. On GPUs what the features of a frozen
+one cost is part of its time, as it is whenever clips are new; processor time is counted from the first step on.
 """
 
 import argparse

@@ -53,6 +53,8 @@ NOT_RUN = {
     "accelerate launch --config_file recipes/accelerate/one-machine.yaml --num_processes 4 train_hf.py --dataset "
     "my-clips ...": "needs four GPUs; tests/test_processes.py runs several processes on CPUs",
     "python benchmarks/ablations.py demo --max_train_minutes 1 --jobs 2": "takes hours",
+    "python benchmarks/ablations.py my-clips --table backbones --max_train_minutes 6 --jobs 2 --hold_out 160 --kind "
+    "action": "takes hours",
     "python benchmarks/baselines.py demo --max_train_minutes 2 --seeds 0 1 2 --jobs 2": "the same",
     "python benchmarks/baselines.py my-clips --max_train_minutes 2 --seeds 0 1 2 --jobs 2": "the same",
     "python benchmarks/ablations.py my-clips --max_train_minutes 1.5 --jobs 2 --hold_out 160 "
