@@ -139,7 +139,7 @@ class VideoCaptionSaving(PreTrainedModel):
         forms = [Path(save_directory, name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)]
         before = [_written_at(each) for each in forms]
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        written = [_written_at(each) != then for each, then in zip(forms, before, strict=True)]
+        written = [_written_at(each) not in (None, then) for each, then in zip(forms, before, strict=True)]
         if is_main_process and any(written):
             forms[written.index(False)].unlink(missing_ok=True)
         if is_main_process and not getattr(self, "_hf_peft_config_loaded", False):

@@ -49,14 +49,7 @@ class SelfCriticalLoss:
         model.eval()
         video = {name: value for name, value in inputs.items() if name.startswith(("video_", "pixel_values"))}
         with torch.no_grad():
-            config = model.generation_config
-            plain = GenerationConfig(
-                do_sample=True,
-                top_k=0,
-                num_return_sequences=self.samples,
-                **{name: getattr(config, name) for name in KEPT_IN_SAMPLING},
-            )
-            sequences = model.generate(**video, generation_config=plain)
+            sequences = self._draw(model, video)
         captions = self.processor.batch_decode(sequences, skip_special_tokens=True)
         repeated = [truths for truths in references for _ in range(self.samples)]
         rewards = torch.tensor(self.reward(captions, repeated), device=sequences.device, dtype=torch.float32)
@@ -67,6 +60,17 @@ class SelfCriticalLoss:
         )
         model.train(training)
         return -(advantage[:, None] * log_probabilities * mask).sum() / mask.sum()
+
+    def _draw(self, model: Any, video: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Captions from the distribution that is trained, whatever the model is set to generate by."""
+        own = model.generation_config
+        kept = {name: getattr(own, name) for name in KEPT_IN_SAMPLING}
+        try:
+            # In its place, since `generate` fills up from the model's own what is not set in one that is given.
+            model.generation_config = GenerationConfig(num_beams=1, top_k=0, **kept)
+            return model.generate(**video, do_sample=True, num_return_sequences=self.samples)
+        finally:
+            model.generation_config = own
 
 
 def leave_one_out_advantage(rewards: torch.Tensor) -> torch.Tensor:

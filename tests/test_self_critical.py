@@ -74,3 +74,20 @@ def test_cider_rewards_the_truth_most():
     reward = CiderReward(truths)
     right, near, wrong = reward(["a red star grows", "a red star spins", "the cat runs"], [truths[0]] * 3)
     assert right > near > wrong == 0
+
+
+def test_captions_are_drawn_as_the_model_is_trained_whatever_it_is_set_to_generate_by() -> None:
+    model, drawn = tiny_model(video_dropout=0.1), []
+
+    def reward(captions, references):
+        drawn.append(captions)
+        return [float(index) for index in range(len(captions))]
+
+    own = {"num_beams": 4, "temperature": 0.01, "no_repeat_ngram_size": 1, "guidance_scale": 3.0, "max_new_tokens": 8}
+    for name, value in own.items():
+        setattr(model.generation_config, name, value)
+    inputs = dict(tiny_processor()(videos=[tiny_clip(0)]))
+    torch.manual_seed(0)
+    SelfCriticalLoss(tiny_processor(), reward, samples=12)(model, inputs, [["a red circle"]])
+    assert len(set(drawn[0])) > 6  # at that temperature they would be equal
+    assert {name: getattr(model.generation_config, name) for name in own} == own
