@@ -35,15 +35,16 @@ from vidcap.backends import BACKENDS, use_fast_backbone
 from vidcap.loading import load_captioner
 
 TOKENS = 16
+READING = ("snap_to_keyframes", "skip_loop_filter")
 FORCED: dict[str, Any] = {"min_new_tokens": TOKENS, "max_new_tokens": TOKENS, "do_sample": False, "num_beams": 1}
 
 
-def ours(folder: Path, clip: str, backend: str) -> Callable[[], Any]:
+def ours(folder: Path, clip: str, backend: str, reading: dict[str, bool]) -> Callable[[], Any]:
     model, processor = load_captioner(folder, device="cpu")
     use_fast_backbone(model, processor, backend)
 
     def caption() -> list[str]:
-        inputs = processor(videos=[clip], num_frames=16, decoding_threads=0, return_tensors="pt")
+        inputs = processor(videos=[clip], num_frames=16, decoding_threads=0, **reading, return_tensors="pt")
         return processor.batch_decode(model.generate(**inputs, **FORCED), skip_special_tokens=True)
 
     return caption
@@ -86,10 +87,16 @@ def main() -> None:
     parser.add_argument("clip", help="the video file")
     parser.add_argument("--model", type=Path, required=True, help="a captioner's folder")
     parser.add_argument("--backends", nargs="+", default=["torch"], choices=BACKENDS, help="what runs our backbone")
+    for name in READING:
+        parser.add_argument(f"--{name}", action="store_true", help=f"read the clip as `vidcap caption --{name}` does")
     parser.add_argument("--repeats", type=int, default=7, metavar="N")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    own = {f"vidcap, {each}": ours(arguments.model, arguments.clip, each) for each in arguments.backends}
+    reading = {name: getattr(arguments, name) for name in READING}
+    own = {
+        f"vidcap, {each}": ours(arguments.model, arguments.clip, each, reading)
+        for each in arguments.backends
+    }
     captioners = own | {
         "GIT-base, 6 frames": git(),
         "TimeSformer + GPT-2, 8 frames": timesformer_gpt2(),

@@ -10,6 +10,8 @@ A clip and the same clip played backwards give the same frames: index `i` of the
 other. All arithmetic is on integers, so that this holds exactly. The one case no rule can serve is an odd `num_frames`
 on an even number of equally long frames, where the exact middle falls between two frames (the later one is taken).
 
+Where decoding takes long, frames can be moved to key frames near them, which need no others.
+
 Training may look at other frames each time: one at random of each of as many stretches of the clip.
 
 Given up: sampling by frames per second.
@@ -79,6 +81,31 @@ def uniform_time_indices(starts: Sequence[int], end: int, num_frames: int | None
             begun = bisect_right(starts, moment // scale)
         indices.append(min(max(begun - 1, 0), total - 1))
     return indices
+
+
+def snap_to_keys(indices: Sequence[int], starts: Sequence[int], keys: Sequence[int]) -> list[int]:
+    """
+    Takes a key frame in the place of a frame where one is near: it can be decoded without the frames before it.
+
+    Args:
+        indices (`Sequence[int]`): ascending indices into `starts`.
+        starts (`Sequence[int]`): ascending presentation time of every frame, in any integer unit.
+        keys (`Sequence[int]`): ascending presentation times of key frames, in the same unit.
+
+    Returns:
+        `list[int]`: as many indices, ascending. Each moves by less than half of the time to the next of them on that
+        side, so that no two of them meet; the first does not move backwards, nor the last forwards.
+    """
+    times = [starts[index] for index in indices]
+    snapped = []
+    for place, (index, time) in enumerate(zip(indices, times, strict=True)):
+        before, after = times[max(0, place - 1)], times[min(place + 1, len(times) - 1)]
+        near = bisect_right(keys, time)
+        within = [key for key in keys[max(0, near - 1) : near + 1] if before - time < 2 * (key - time) < after - time]
+        key = min(within, key=lambda key: abs(key - time), default=time)
+        found = bisect_left(starts, key)
+        snapped.append(found if starts[found] == key else index)  # a key frame may be cut away by an edit list
+    return snapped
 
 
 def segment_indices(total: int, num_frames: int, draws: Sequence[float]) -> list[int]:

@@ -147,7 +147,8 @@ def read_video_file(file: IO[bytes], source: str, options: DecodeOptions) -> Vid
         return list(_read_plainly(file, source, index, wanted, options))
 
     try:
-        return sample_clip(source, Timeline(index.stamps, index.end, float(index.tick)), read, options)
+        keys = index.keys if index.by_time else ()
+        return sample_clip(source, Timeline(index.stamps, index.end, float(index.tick), keys), read, options)
     except av.FFmpegError as error:
         raise VideoDecodeError(source, f"damaged: it cannot be decoded ({error.strerror})") from error
 
@@ -171,6 +172,8 @@ def _video_stream(container: InputContainer, source: str, options: DecodeOptions
     context.thread_count = threads
     context.thread_type = "AUTO"
     context.options = {"max_pixels": str(options.max_frame_pixels)}  # a frame may be larger than the header says
+    if options.skip_loop_filter:
+        context.options |= {"skip_loop_filter": "all"}
     return streams[0]
 
 

@@ -54,6 +54,10 @@ class VideoCaptionVideoProcessorKwargs(TypedDict, total=False):
         frame_rate (`float`, defaults to 25.0): frames per second of inputs that carry no times (arrays, lists and
             folders of images).
         decoding_threads (`int`, defaults to 1): threads that decode one video; 0 means one per core.
+        skip_loop_filter (`bool`, defaults to `False`): decode without smoothing the edges of blocks (H.264, HEVC, VP8,
+            VP9): faster, and frames are a little off.
+        snap_to_keyframes (`bool`, defaults to `False`): take a key frame in the place of a frame if it is nearer than
+            half of the way to the next frame taken: little is decoded of a long video then.
         max_frame_pixels (`int`, defaults to 8192 * 8192): largest height x width of a frame that is decoded.
         max_clip_frames (`int`, defaults to 2,160,000): most frames a clip may have (10 hours at 60 frames a second).
         max_download_bytes (`int`, defaults to 1 GiB): most bytes taken from a URL.
@@ -74,6 +78,8 @@ class VideoCaptionVideoProcessorKwargs(TypedDict, total=False):
     input_data_format: str | None
     frame_rate: Annotated[int | float | None, positive_any_number()]
     decoding_threads: int | None
+    skip_loop_filter: bool | None
+    snap_to_keyframes: bool | None
     max_frame_pixels: Annotated[int | None, positive_int()]
     max_clip_frames: Annotated[int | None, positive_int()]
     max_download_bytes: Annotated[int | None, positive_int()]
@@ -109,6 +115,8 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
     image_std = IMAGENET_DEFAULT_STD
     frame_rate = 25.0
     decoding_threads = 1
+    skip_loop_filter = False
+    snap_to_keyframes = False
     max_frame_pixels = 8192 * 8192
     max_clip_frames = 10 * 3600 * 60
     max_download_bytes = 1 << 30
@@ -216,6 +224,8 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
             frame_rate=options["frame_rate"],
             channels_first=None if data_format is None else data_format == "channels_first",
             threads=options["decoding_threads"],
+            skip_loop_filter=options["skip_loop_filter"],
+            snap_to_keyframes=options["snap_to_keyframes"],
             max_frame_pixels=options["max_frame_pixels"],
             max_clip_frames=options["max_clip_frames"],
             max_download_bytes=options["max_download_bytes"],
