@@ -14,9 +14,9 @@ given again; a part that cannot work together with the recipe is listed with the
 Where CPUs compute, the budget is one of processor time, a thread a run, so that other work slows a run down but hardly
 changes its result; on GPUs it is one of the clock, and the machine should be left to itself.
 
-`--table backbones` compares backbones, frozen, tuned or trained from nothing; the rows called small with 8 frames of 64
-pixels, so that CPUs make steps enough of these, too. On GPUs what the features of a frozen
-one cost is part of its time, as it is whenever clips are new; processor time is counted from the first step on.
+`--table backbones` compares backbones, frozen, tuned or trained from nothing; the rows called small with 8 frames of
+64 pixels, so that CPUs make more steps of these. On GPUs what the features of a frozen one cost is part of its time,
+as it is whenever clips are new; processor time is counted from the first step on.
 """
 
 import argparse
@@ -100,7 +100,8 @@ BACKBONES = {
     "EfficientNet-Lite0, frozen, no frame differences": "--motion False",
     "CNN from nothing": "--backbone cnn",
     "small: EfficientNet-Lite0, frozen": SMALL,
-    "small: EfficientNet-Lite0, last stage tuned": f"{SMALL} --trained_backbone_stages 1 --backbone_learning_rate 1e-4",
+    "small: EfficientNet-Lite0, last stage tuned": f"{SMALL} --trained_backbone_stages 1 "
+    "--backbone_learning_rate 1e-4",
     "small: EfficientNet-Lite0, tuned": TUNED,
     "small: EfficientNet-Lite1, tuned": f"{TUNED} --backbone efficientnet_lite1",
     "small: EfficientNet-Lite2, tuned": f"{TUNED} --backbone efficientnet_lite2",

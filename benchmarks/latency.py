@@ -93,10 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     reading = {name: getattr(arguments, name) for name in READING}
-    own = {
-        f"vidcap, {each}": ours(arguments.model, arguments.clip, each, reading)
-        for each in arguments.backends
-    }
+    own = {f"vidcap, {each}": ours(arguments.model, arguments.clip, each, reading) for each in arguments.backends}
     captioners = own | {
         "GIT-base, 6 frames": git(),
         "TimeSformer + GPT-2, 8 frames": timesformer_gpt2(),

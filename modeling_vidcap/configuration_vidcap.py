@@ -430,6 +430,10 @@ class VideoCaptionConfig(PreTrainedConfig):
         decoder: Any = self.decoder_config
         return self.text_layers + self.multimodal_layers if decoder is None else decoder.num_hidden_layers
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "VideoCaptionConfig":
+        """The config itself, which holds both sides. That of transformers would copy it several times a `generate`."""
+        return self
+
     @property
     def decoder_size(self) -> int:
         """Width of the decoder."""

@@ -133,7 +133,9 @@ def write_greedily(
     unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
     while True:
         logits = model.lm_logits(hidden_states)[:, -1].float()
-        words = logits_processor(input_ids, logits).argmax(dim=-1)
+        for process in logits_processor:  # the list's own call reads the signature of each, at every word
+            logits = process(input_ids, logits)
+        words = logits.argmax(dim=-1)
         words = torch.where(unfinished, words, pad_token_id)
         input_ids = torch.cat([input_ids, words[:, None]], dim=1)
         unfinished = unfinished & ~stopping_criteria(input_ids, None)

@@ -1,6 +1,6 @@
 """Files and strings -> tensors: the public names of this room."""
 
-from .frame_sampling_vidcap import segment_indices, uniform_indices, uniform_time_indices
+from .frame_sampling_vidcap import segment_indices, snap_to_keys, uniform_indices, uniform_time_indices
 from .processing_vidcap import VideoCaptionProcessor
 from .video_frames_vidcap import DecodeOptions, VideoDecodeError, VideoFrames
 from .video_io_vidcap import decode_video, split_batch
@@ -14,6 +14,7 @@ __all__ = [
     "VideoFrames",
     "decode_video",
     "segment_indices",
+    "snap_to_keys",
     "split_batch",
     "uniform_indices",
     "uniform_time_indices",

@@ -199,8 +199,12 @@ class ClipCache:
         return other
 
     def _open(self) -> Path:
-        unimportant = ("auto_map", "decoding_threads")
-        options = {k: v for k, v in self.video_processor.to_dict().items() if k not in unimportant}
+        options = self.video_processor.to_dict()
+        for unimportant in ("auto_map", "decoding_threads"):
+            options.pop(unimportant, None)
+        for faster in ("skip_loop_filter", "snap_to_keyframes"):
+            if not options.get(faster):  # as it was before there was a choice
+                options.pop(faster, None)
         described = {"processor": options, "options": self.options, **self._described}
         described = json.loads(json.dumps(described, default=str))  # as it will be read again
         folder = self._root / folder_name(described)

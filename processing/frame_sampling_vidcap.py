@@ -101,8 +101,8 @@ def snap_to_keys(indices: Sequence[int], starts: Sequence[int], keys: Sequence[i
     for place, (index, time) in enumerate(zip(indices, times, strict=True)):
         before, after = times[max(0, place - 1)], times[min(place + 1, len(times) - 1)]
         near = bisect_right(keys, time)
-        within = [key for key in keys[max(0, near - 1) : near + 1] if before - time < 2 * (key - time) < after - time]
-        key = min(within, key=lambda key: abs(key - time), default=time)
+        nearest = min(keys[max(0, near - 1) : near + 1], key=lambda key: abs(key - time), default=time)
+        key = nearest if before - time < 2 * (nearest - time) < after - time else time
         found = bisect_left(starts, key)
         snapped.append(found if starts[found] == key else index)  # a key frame may be cut away by an edit list
     return snapped

@@ -16,7 +16,7 @@ import os
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -237,17 +237,32 @@ def _read_in_parts(
     file: IO[bytes], source: str, index: _Index, wanted: list[int], options: DecodeOptions
 ) -> list[torch.Tensor]:
     """
-    As [`_read_fast`], in threads, each from one key frame to the next. FFmpeg's own threads would not do: they decode
-    ahead, so that it could not be told frame by frame which may be left out.
+    As [`_read_fast`], in threads, each on its share of the way from one key frame to the next. FFmpeg's own threads
+    would not do: they decode ahead, so that it could not be told frame by frame which may be left out.
     """
     threads = options.threads or os.cpu_count() or 1
     if threads == 1 or not index.indexed:
         return list(_read_fast(file, source, index, wanted, options))
-    parts = [list(part) for _, part in groupby(wanted, key=lambda stamp: bisect_right(index.keys, stamp))]
+    shares = _shares(wanted, index.keys, threads)
     lock = Lock()
-    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
-        read = [pool.submit(lambda part: list(_read_fast(file, source, index, part, options, lock)), p) for p in parts]
-        return [frame for each in read for frame in each.result()]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        read = pool.map(lambda share: list(_read_fast(file, source, index, share, options, lock)), shares)
+        return [frame for frames in read for frame in frames]
+
+
+def _shares(wanted: list[int], keys: Sequence[int], count: int) -> list[list[int]]:
+    """
+    Cuts the ascending times `wanted` before key frames into at most `count` lists that follow one another, so that
+    each has about as long a time to decode.
+    """
+    parts = [list(part) for _, part in groupby(wanted, key=lambda stamp: bisect_right(keys, stamp))]
+    costs = [part[-1] - keys[max(0, bisect_right(keys, part[-1]) - 1)] + 1 for part in parts]
+    total, before = sum(costs), 0
+    shares: list[list[int]] = [[] for _ in range(count)]
+    for part, cost in zip(parts, costs, strict=True):
+        shares[count * (2 * before + cost) // (2 * total)] += part  # the share in which the middle of it falls
+        before += cost
+    return [share for share in shares if share]
 
 
 def _read_fast(

@@ -53,8 +53,8 @@ class DecodeOptions:
             inside data-loading workers, more are faster on a single long video.
         skip_loop_filter (`bool`, defaults to `False`): decode without smoothing the edges of blocks (H.264, HEVC, VP8,
             VP9): faster, and frames are a little off; other codecs take no notice.
-        snap_to_keyframes (`bool`, defaults to `False`): of a video file, take a key frame in the place of a frame if it
-            is nearer than half of the way to the next frame taken: little is decoded of a long video then.
+        snap_to_keyframes (`bool`, defaults to `False`): of a video file, take a key frame in the place of a frame if
+            it is nearer than half of the way to the next frame taken: little is decoded of a long video then.
         max_frame_pixels (`int`, defaults to 8192 * 8192): largest height x width of a frame that is decoded.
         max_clip_frames (`int`, defaults to 2,160,000): most frames a clip may have (10 hours at 60 frames a second).
         max_download_bytes (`int`, defaults to 1 GiB): most bytes taken from a URL or from a stream that cannot seek.

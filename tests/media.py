@@ -65,6 +65,7 @@ def write_video(
     rate: int = 20,
     gop: int = 12,
     b_frames: int = 2,
+    crf: int = 12,
     times_ms: Sequence[int] | None = None,
     decoding_order_times: bool = False,
     rotation: int = 0,
@@ -81,7 +82,7 @@ def write_video(
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "argb" if alpha else "yuv420p"
         if codec == "libx264":
-            stream.options = {"crf": "12", "preset": "veryfast", "bf": str(b_frames), "b-adapt": "0"}
+            stream.options = {"crf": str(crf), "preset": "veryfast", "bf": str(b_frames), "b-adapt": "0"}
         if codec in ("libx264", "mpeg4"):
             stream.codec_context.gop_size = gop
             stream.codec_context.max_b_frames = b_frames

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import vidcap
+from processing import VideoFrames, video_processing_vidcap
 from tests.media import texture, write_animation, write_video
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.cli import main
@@ -158,7 +160,7 @@ def test_subtitles_last_as_long_as_the_clip(captioner, clips, tmp_path, capsys) 
     assert target.read_text().startswith("WEBVTT") and sorted(tmp_path.iterdir()) == before
 
 
-def test_options_reach_the_reader_and_the_search(captioner, clips, capsys) -> None:
+def test_options_reach_the_reader_and_the_search(captioner, clips, capsys, monkeypatch) -> None:
     argv = ["caption", clips[0], "--model", captioner]
     assert main([*argv, "--max_new_tokens", "1"]) == 0
     assert len(capsys.readouterr().out.split(": ")[1].split()) <= 1
@@ -166,6 +168,18 @@ def test_options_reach_the_reader_and_the_search(captioner, clips, capsys) -> No
     capsys.readouterr()
     assert "max_frame_pixels" in refused(capsys, *argv, "--max_frame_pixels", "100")
     assert "max_clip_frames" in refused(capsys, *argv, "--max_clip_frames", "10")
+
+    asked: list[dict[str, Any]] = []
+    decode = video_processing_vidcap.decode_video
+
+    def record(clip: Any, **options: Any) -> VideoFrames:
+        asked.append(options)
+        return decode(clip, **options)
+
+    monkeypatch.setattr(video_processing_vidcap, "decode_video", record)
+    for flags in ([], ["--snap_to_keyframes", "--skip_loop_filter"]):
+        assert main([*argv, *flags]) == 0
+        assert (asked[-1]["snap_to_keyframes"], asked[-1]["skip_loop_filter"]) == (bool(flags), bool(flags))
 
 
 # ---- classify and search ----------------------------------------------------

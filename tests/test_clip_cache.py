@@ -92,6 +92,10 @@ def test_a_trained_model_finds_the_features_it_was_trained_on(family: str, tmp_p
     model, processor = load_captioner(tmp_path / "trained", device="cpu")
     processor.video_processor.decoding_threads = 2
     assert open_clip_cache(model, processor, folder=tmp_path / "cache").folder == trained_on
+    for other_frames in ("skip_loop_filter", "snap_to_keyframes"):
+        setattr(processor.video_processor, other_frames, True)
+        assert open_clip_cache(model, processor, folder=tmp_path / "cache").folder != trained_on
+        setattr(processor.video_processor, other_frames, False)
 
 
 def test_the_copy_that_fills_the_cache_computes_the_same_features_without_its_batch_norms():

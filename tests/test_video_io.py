@@ -18,6 +18,7 @@ from processing import (
     VideoFrames,
     decode_video,
     segment_indices,
+    snap_to_keys,
     split_batch,
     uniform_indices,
     uniform_time_indices,
@@ -36,6 +37,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clip(folder: Path) -> Path:
     return media.write_video(folder / "clip.mp4", media.shades(COUNT), rate=RATE)
+
+
+@pytest.mark.parametrize(
+    "keys, snapped",
+    [
+        ([], [0, 10, 20, 29]),
+        ([0, 14, 26], [0, 14, 20, 26]),  # 26 is as near to 29 as may be
+        ([0, 15, 25], [0, 10, 20, 25]),  # half of the way and no nearer
+        ([1, 6, 9, 12], [1, 9, 20, 29]),
+        ([13, 17], [0, 13, 17, 29]),
+    ],
+)
+def test_frames_move_to_key_frames_and_never_meet(keys, snapped):
+    assert snap_to_keys([0, 10, 20, 29], range(30), keys) == snapped
+    assert snap_to_keys([0, 10, 20, 29], range(30), range(30)) == [0, 10, 20, 29]  # each is a key frame itself
+    # Frame 13 is cut away by an edit list.
+    assert snap_to_keys([0, 10], [each for each in range(30) if each != 13], [13]) == [0, 10]
 
 
 def assert_uniform(decoded: VideoFrames, rate: float = RATE, count: int = COUNT) -> None:

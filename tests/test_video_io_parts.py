@@ -31,7 +31,7 @@ def test_the_frames_are_those_of_one_thread(tmp_path: Path, ending: str, num_fra
         assert torch.equal(several.frames, one.frames) and torch.equal(several.times, one.times)
 
 
-def test_each_part_begins_at_its_key_frame(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_thread_decodes_whole_parts_one_behind_the_other(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[list[int]] = []
     read_fast = video_files._read_fast
 
@@ -42,7 +42,9 @@ def test_each_part_begins_at_its_key_frame(clip: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(video_files, "_read_fast", record)
     monkeypatch.setattr(video_files, "_read_plainly", None)  # nothing needs it
     decode_video(clip, num_frames=16, threads=3)
-    assert len(parts) == 10 and sum(map(len, parts)) == 16
+    assert len(parts) == 3 and sum(map(len, parts)) == 16
+    keys = [{time // (6 * 512) for time in part} for part in sorted(parts)]  # 512 ticks a frame, 6 frames a key frame
+    assert keys == [{0, 1, 2, 3}, {4, 5, 6}, {7, 8, 9}]
     parts.clear()
     decode_video(clip, num_frames=16, threads=1)
     assert len(parts) == 1
@@ -71,3 +73,35 @@ def test_a_damaged_part_is_an_error_as_ever(clip: Path, tmp_path: Path) -> None:
             decode_video(bytes(data), num_frames=None, threads=threads)
         errors.append(error.value.reason)
     assert "damaged" in errors[0] and errors[0] == errors[1]
+
+
+@pytest.mark.parametrize(
+    "wanted, keys, count, shares",
+    [
+        ([79, 158, 238, 317, 475, 1188], [0, 250, 500, 750, 1000], 2, [[79, 158, 238], [317, 475, 1188]]),
+        ([5, 90], [0, 10], 4, [[5], [90]]),  # 6 and 81 frames to decode: two shares stay empty
+        ([5, 6, 7], [0], 3, [[5, 6, 7]]),  # nowhere to begin but at the first
+    ],
+)
+def test_threads_share_the_way_from_key_frame_to_wanted_frame(wanted, keys, count, shares) -> None:
+    assert video_files._shares(wanted, keys, count) == shares
+
+
+def test_key_frames_are_taken_where_they_are_near(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_files, "_read_plainly", None)
+    every = decode_video(clip, num_frames=None)
+    for threads in (1, 3):
+        few = decode_video(clip, num_frames=4, snap_to_keyframes=True, threads=threads)
+        # In the place of 0, 20, 39 and 59.
+        assert [round(time * 20) for time in few.times.tolist()] == [0, 18, 36, 54]
+        assert torch.equal(few.frames, every.frames[[0, 18, 36, 54]])
+    assert torch.equal(decode_video(clip, num_frames=None, snap_to_keyframes=True).frames, every.frames)
+
+
+def test_without_the_loop_filter_frames_are_a_little_off(tmp_path: Path) -> None:
+    coarse = write_video(tmp_path / "clip.mp4", texture(30), crf=40)
+    exact, fast = (decode_video(coarse, num_frames=8, skip_loop_filter=skip) for skip in (False, True))
+    difference = (exact.frames.float() - fast.frames.float()).abs().mean()
+    assert 0.1 < difference < 10 and torch.equal(exact.times, fast.times)
+    other = write_video(tmp_path / "clip.avi", texture(8), codec="mpeg4", b_frames=0)  # knows of no such filter
+    assert torch.equal(decode_video(other).frames, decode_video(other, skip_loop_filter=True).frames)

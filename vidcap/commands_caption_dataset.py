@@ -30,6 +30,7 @@ FACTS = "captions.json"
 UNREADABLE, WORDLESS = "unreadable", "wordless"  # folders of lists of clips that have no caption
 OPTIONS = (  # what decides on the captions beside data set and model, or on which file they are in
     *("split", "shard_size", "video_column", "caption_column", "num_frames", "max_frame_pixels", "max_clip_frames"),
+    *("snap_to_keyframes", "skip_loop_filter"),
     *("captions", "num_beams", "max_new_tokens", "sample", "temperature", "top_p", "length_penalty"),
     *("similarity_weight", "guidance_scale", "ban", "include", "prompt", "dtype"),
 )

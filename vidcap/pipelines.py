@@ -20,7 +20,10 @@ from processing.trusted import load_pretrained
 from .adapters import SeparateProcessor, UnsupportedModelError, family_of
 
 # Options of a call that say how a clip is read.
-READING = ("decoding_threads", "frame_rate", "max_clip_frames", "max_download_bytes", "max_frame_pixels", "num_frames")
+READING = (
+    *("decoding_threads", "frame_rate", "max_clip_frames", "max_download_bytes", "max_frame_pixels", "num_frames"),
+    *("skip_loop_filter", "snap_to_keyframes"),
+)
 
 
 class AutoVideoCaptioner:
