@@ -142,9 +142,10 @@ def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
     to `grid` - 1 rows and columns at the frame's end are left out.
     """
     height, width = frames.shape[-2] // grid, frames.shape[-1] // grid
-    levels = ((frames[..., : height * grid, : width * grid] + 1) / 2 * (FINE_LEVELS - 1)).round()
-    red, green, blue = levels.clamp(0, FINE_LEVELS - 1).long().unbind(dim=1)  # each (F, H, W)
-    colors = (red * FINE_LEVELS + green) * FINE_LEVELS + blue
+    half = (FINE_LEVELS - 1) / 2
+    levels = frames[..., : height * grid, : width * grid].float() * half + half
+    red, green, blue = levels.round_().clamp_(0, FINE_LEVELS - 1).unbind(dim=1)  # each (F, H, W)
+    colors = ((red * FINE_LEVELS + green) * FINE_LEVELS + blue).long()
     cells = colors.unflatten(-2, (grid, height)).unflatten(-1, (grid, width)).transpose(2, 3).flatten(3).flatten(0, 2)
     counts = torch.zeros(cells.shape[0], FINE_LEVELS**3, device=frames.device)
     counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=counts.dtype))  # (F*g*g, fine^3)
@@ -152,5 +153,7 @@ def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
     fine = torch.linspace(0, bins - 1, FINE_LEVELS, device=frames.device)
     weights = (1 - (fine[:, None] - torch.arange(bins, device=frames.device)).abs()).clamp(min=0)  # (fine, bins)
     shares = counts.unflatten(1, (FINE_LEVELS,) * 3) / (height * width)
-    histogram = torch.einsum("nrgb,rx,gy,bz->nxyz", shares, weights, weights, weights).flatten(1)  # (F*g*g, bins^3)
+    for _ in range(3):  # of blue, green and red, each the last axis in its turn
+        shares = (shares @ weights).movedim(-1, 1)
+    histogram = shares.flatten(1)  # (F*g*g, bins^3)
     return histogram.unflatten(0, (-1, grid, grid)).permute(0, 3, 1, 2).to(frames.dtype)

@@ -119,7 +119,7 @@ def _compiled_maps(backbone: Any, size: tuple[int, ...], streams: int) -> Callab
     def maps(frames: torch.Tensor) -> list[torch.Tensor]:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        found = own.request.infer([frames.float().contiguous().numpy()])
+        found = own.request.infer([frames.float().contiguous().numpy()], share_inputs=True)
         return [torch.from_numpy(found[index].copy()) for index in range(len(compiled.outputs))]
 
     return maps
