@@ -91,8 +91,11 @@ VARIANTS = {
     # 7: generation
     "4 beams": "--num_beams 4",
 }
-SMALL = "--image_size 64 --num_frames 8"  # a step of 64 clips of 16 frames of 160 pixels would take 7 to 60 seconds
-TUNED = f"{SMALL} --freeze_backbone False --backbone_learning_rate 1e-4"
+# A step of 64 clips of 16 frames of 160 pixels would take 7 to 60 seconds.
+SMALL = "--image_size 64 --num_frames 8"
+TUNED = "--freeze_backbone False --backbone_learning_rate 1e-4"
+THEN = ", then "  # before it stands the row whose model such a row goes on from
+GO_ON = "--model_name_or_path {trained} --learning_rate 3e-4"
 BACKBONES = {
     "EfficientNet-Lite0, frozen": "",
     "EfficientNet-Lite1, frozen": "--backbone efficientnet_lite1",
@@ -100,13 +103,17 @@ BACKBONES = {
     "EfficientNet-Lite0, frozen, no frame differences": "--motion False",
     "CNN from nothing": "--backbone cnn",
     "small: EfficientNet-Lite0, frozen": SMALL,
+    "small: EfficientNet-Lite1, frozen": f"{SMALL} --backbone efficientnet_lite1",
+    "small: EfficientNet-Lite2, frozen": f"{SMALL} --backbone efficientnet_lite2",
     "small: EfficientNet-Lite0, last stage tuned": f"{SMALL} --trained_backbone_stages 1 "
     "--backbone_learning_rate 1e-4",
-    "small: EfficientNet-Lite0, tuned": TUNED,
-    "small: EfficientNet-Lite1, tuned": f"{TUNED} --backbone efficientnet_lite1",
-    "small: EfficientNet-Lite2, tuned": f"{TUNED} --backbone efficientnet_lite2",
+    "small: EfficientNet-Lite0, tuned": f"{SMALL} {TUNED}",
     "small: CNN from nothing": f"{SMALL} --backbone cnn",
     "small: ViT from nothing": f"{SMALL} --backbone {{vit}}",
+    "small: EfficientNet-Lite0, frozen, then longer": GO_ON,
+    "small: EfficientNet-Lite0, frozen, then tuned": f"{GO_ON} {TUNED}",
+    "small: EfficientNet-Lite1, frozen, then tuned": f"{GO_ON} {TUNED}",
+    "small: EfficientNet-Lite2, frozen, then tuned": f"{GO_ON} {TUNED}",
 }
 TABLES = {"parts": VARIANTS, "backbones": BACKBONES}
 CHANGES_FEATURES = (
@@ -210,8 +217,13 @@ def main() -> None:
     vit = folder / "vit"  # a configuration alone: its weights are random
     VIT.save_pretrained(vit)
 
-    def options(name: str) -> list[str]:
-        return [part.format(corpus=corpus, vit=vit) for part in table[name].split()]
+    def model_of(name: str, seed: int) -> Path:
+        """Where the model of a row is kept that others go on from."""
+        return folder / f"{name.split(THEN)[0]}-{seed}".replace(": ", "-").replace(", ", "-").replace(" ", "-")
+
+    def options(name: str, seed: int = 0) -> list[str]:
+        names = {"corpus": corpus, "vit": vit, "trained": model_of(name, seed)}
+        return [part.format(**names) for part in table[name].split()]
 
     results_file = folder / "results.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
@@ -242,7 +254,7 @@ def main() -> None:
         name, seed = missing[key]
         output = folder / f"run-{threading.get_ident()}"
         shutil.rmtree(output, ignore_errors=True)
-        command = [*common, *budget, *options(name), "--seed", str(seed)]
+        command = [*common, *budget, *options(name, seed), "--seed", str(seed)]
         if arguments.table == "backbones":
             command += ["--feature_cache", str(output / "cache")]  # the later option counts
         error = train(command, output, threads=threads)
@@ -250,9 +262,14 @@ def main() -> None:
             results[key] = {"error": error} if error else result(output, float(arguments.max_train_minutes))
             results_file.write_text(json.dumps(results, indent=1))
             print(key, results[key], flush=True)
+            if not error and any(other.startswith(name + THEN) for other in table):
+                kept = model_of(name, seed)
+                shutil.rmtree(kept, ignore_errors=True)
+                shutil.copytree(output, kept, ignore=shutil.ignore_patterns("cache", "checkpoint-*"))
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(measure, missing))
+        list(pool.map(measure, [key for key in missing if THEN not in key]))
+        list(pool.map(measure, [key for key in missing if THEN in key]))
 
     names = list(next((each for each in results.values() if "error" not in each), {}))
     print("\n| setting | " + " | ".join(names) + " |")
