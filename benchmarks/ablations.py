@@ -125,14 +125,15 @@ CHANGES_FEATURES = (
 )
 
 
-def train(arguments: list[str], output: Path, *, threads: int) -> str | None:
-    """Runs `train_hf.py` in a process of its own, which writes beside its output; returns its error, if any."""
+def train(arguments: list[str], output: Path, *, threads: int, precision: str | None) -> str | None:
+    """Runs `train_hf.py` in a process of its own, which writes beside its output; returns its error, if any. Without
+    a `precision` the run measures which is faster."""
     log = output.with_suffix(".log")
     with log.open("w") as file:
         command = [sys.executable, "train_hf.py", *arguments, "--output_dir", str(output)]
-        # One precision for all: which is faster would be measured anew in each run.
-        precision = "bf16" if torch.cuda.is_available() or cpu_computes_in_bf16() else "no"
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "ACCELERATE_MIXED_PRECISION": precision}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        if precision is not None:
+            environment["ACCELERATE_MIXED_PRECISION"] = precision
         run = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment)
     return None if run.returncode == 0 else log.read_text().strip().splitlines()[-1]
 
@@ -227,6 +228,9 @@ def main() -> None:
 
     results_file = folder / "results.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
+    # One precision for all parts; of a backbone that is trained, some convolutions are slow in bf16 on CPUs.
+    in_bf16 = torch.cuda.is_available() or cpu_computes_in_bf16()
+    precision = None if arguments.table == "backbones" else "bf16" if in_bf16 else "no"
     budget = ["--max_train_minutes", arguments.max_train_minutes, "--evaluations", "1"]
     budget += ["--processor_time", str(not torch.cuda.is_available())]
     wanted = {
@@ -244,7 +248,10 @@ def main() -> None:
         once = ["--max_steps", "1", "--save_strategy", "no", "--eval_strategy", "no"]
         once += ["--max_train_minutes", "1000"]  # a recipe's own may not be enough for features beside other work
         if error := train(
-            [*common, *options(name), *once, "--load_best_model_at_end", "False"], folder / "warm", threads=2
+            [*common, *options(name), *once, "--load_best_model_at_end", "False"],
+            folder / "warm",
+            threads=2,
+            precision=precision,
         ):
             raise SystemExit(f"{name}: {error}")
         done.touch()
@@ -257,7 +264,7 @@ def main() -> None:
         command = [*common, *budget, *options(name, seed), "--seed", str(seed)]
         if arguments.table == "backbones":
             command += ["--feature_cache", str(output / "cache")]  # the later option counts
-        error = train(command, output, threads=threads)
+        error = train(command, output, threads=threads, precision=precision)
         with lock:
             results[key] = {"error": error} if error else result(output, float(arguments.max_train_minutes))
             results_file.write_text(json.dumps(results, indent=1))
