@@ -222,6 +222,9 @@ class VideoCaptionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        for name in ("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"`hidden_size` {self.hidden_size} must be a multiple of 2 x `num_attention_heads` "

@@ -50,6 +50,8 @@ def add_lora(model: Any, parts: Sequence[str], *, rank: int, alpha: int | None =
             raise ValueError("--lora decoder: --freeze_decoder keeps it as it is; leave one of them out")
         if part == "backbone" and module.frozen:
             raise ValueError("--lora backbone: features of a frozen one are kept; add --freeze_backbone False")
+        if part == "backbone" and model.config.trained_backbone_stages is not None:
+            raise ValueError("--lora backbone adapts all of it: leave it or --trained_backbone_stages out")
         new = [name for name, _ in module.net.named_modules() if any(each in name for each in CROSS_ATTENTION)]
         config = LoraConfig(
             r=rank,

@@ -68,13 +68,15 @@ class Backbone:
             if self.settings["backbone_config"].model_type == "timm_backbone":
                 target = target._backbone
             target.load_state_dict(self.weights)  # strict
-        if backbone.frozen:
-            state = "frozen"
-        elif (stages := backbone.config.trained_backbone_stages) is not None:
-            state = f"last {stages} stages trained"
-        else:
-            state = "trained"
-        return f"backbone: {self.description}, {state}"
+        return f"backbone: {self.description}, {what_is_trained(backbone)}"
+
+
+def what_is_trained(backbone: VideoBackbone) -> str:
+    """In a few words."""
+    if backbone.frozen:
+        return "frozen"
+    stages = backbone.config.trained_backbone_stages
+    return "trained" if stages is None else f"last {stages} stages trained"
 
 
 def load_backbone(

@@ -6,7 +6,8 @@ unless they are wanted. Whatever of this does not lead exactly to the wanted fra
 plainly. Frames are scaled while they are converted to RGB and one decoded frame is held at a time, so that memory does
 not grow with the length of the video. Rotation and non-square pixels are applied.
 
-A wanted frame that is missing or damaged is an error, never a silent repeat. Only the given file is read: a playlist
+A wanted frame that is missing, or that the decoder calls damaged, is an error, never a silent repeat; damage that the
+decoder conceals is not noticed. Only the given file is read: a playlist
 cannot pull in other files or URLs.
 
 Given up: mirroring in the display matrix, interlacing, sound.

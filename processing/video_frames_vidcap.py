@@ -82,6 +82,8 @@ class DecodeOptions:
             raise ValueError(f"num_frames={self.num_frames}: pass at least 1, or None for all frames")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"interpolation={self.interpolation!r}: pass 'bilinear' or 'bicubic'")
+        if self.threads < 0:
+            raise ValueError(f"decoding_threads={self.threads}: pass 1 or more, or 0 for one a core")
         if not self.frame_rate > 0:
             raise ValueError(f"frame_rate={self.frame_rate}: pass frames per second, more than 0")
 

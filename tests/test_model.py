@@ -276,6 +276,10 @@ def test_eager_and_sdpa_attention_agree(tmp_path):
     ("options", "message"),
     [
         ({"hidden_size": 30, "num_attention_heads": 4}, "`hidden_size` 30"),
+        ({"hidden_size": 0}, "`hidden_size` must be at least 1, got 0"),
+        ({"num_attention_heads": 0}, "`num_attention_heads` must be at least 1"),
+        ({"intermediate_size": 0}, "`intermediate_size` must be at least 1"),
+        ({"vocab_size": -1}, "`vocab_size` must be at least 1, got -1"),
         ({"word_dropout": 1.0}, "`word_dropout`"),
         ({"pad_token_id": 2}, "never learn to end"),
         ({"feature_size": 7}, "`feature_size` 7"),

@@ -10,16 +10,19 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import train_hf
+from modeling_vidcap.lora import add_lora
 from modeling_vidcap.pretrained_backbones import load_backbone
 from modeling_vidcap.pretrained_text import load_language_model
+from modeling_vidcap.training_arguments import ModelArguments
 from processing.captions import load_tokenizer
 from tests.test_backbones import SIDE, TINY, captioner, inputs_of, save_backbone, train_two_steps
 from tests.test_pretrained_decoders import captioner as language_captioner
 from tests.test_pretrained_decoders import save_language_model
 from tests.test_text_models import save_gpt2
-from tests.tiny import tiny_clip, tiny_config, tiny_processor
+from tests.tiny import tiny_clip, tiny_config, tiny_model, tiny_processor
 from vidcap.backends import use_fast_backbone
 from vidcap.demo_data import generate_demo_data
+from vidcap.training_model import continue_from
 
 LABELS = torch.tensor([[4, 9, 2, 1], [7, 1, -100, -100]])
 
@@ -181,6 +184,27 @@ def test_what_is_frozen_can_be_changed_when_training_goes_on(tmp_path: Path, cap
     assert not after.config.freeze_backbone
     pairs = zip(before.model.encoder.backbone.parameters(), after.model.encoder.backbone.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_whatever_stages_were_trained_all_or_nothing_can_be(tmp_path: Path) -> None:
+    given = {"trained_backbone_stages": 1, "freeze_backbone": False}
+    loaded = load_backbone(save_backbone("vit", tmp_path), grid=2, frozen=False, trained_stages=1)
+    tiny_model(**(loaded.settings | given)).save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+
+    def trained(**freezing: Any) -> int:
+        arguments = ModelArguments(model_name_or_path=str(tmp_path / "model"), **freezing)
+        _, model = continue_from(arguments, ["a cat"], {"model_name_or_path", *freezing})
+        return sum(each.requires_grad for each in model.model.encoder.backbone.parameters())
+
+    assert trained(freeze_backbone=True) == 0 < trained() < trained(freeze_backbone=False)
+
+
+def test_low_rank_matrices_go_to_all_of_a_backbone() -> None:
+    model = tiny_model()
+    model.config.trained_backbone_stages = 1
+    with pytest.raises(ValueError, match="leave it or --trained_backbone_stages out"):
+        add_lora(model, ["backbone"], rank=2)
 
 
 def test_a_frozen_decoder_takes_no_low_rank_matrices(tmp_path: Path, capsys) -> None:

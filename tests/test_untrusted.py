@@ -333,6 +333,10 @@ def test_damaged_weights(exported: Path) -> None:
     save_file({key: state[key].contiguous() for key in state if key not in (name, "lm_head.weight")}, path)
     with pytest.raises(ModelError, match=f"missing are {name}"):
         load_captioner(exported)
+    whole = {key: value.contiguous() for key, value in state.items() if key != "lm_head.weight"}
+    save_file(whole | {"more": torch.zeros(2)}, path)
+    with pytest.raises(ModelError, match="no place for 1 of the tensors, such as more"):
+        load_captioner(exported)
 
 
 def flip_a_weight(path: Path) -> None:

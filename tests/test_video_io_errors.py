@@ -198,6 +198,6 @@ def test_a_playlist_fetches_nothing(tmp_path, server):
 def test_unknown_and_wrong_options(clip):
     with pytest.raises(TypeError, match="num_frame"):
         decode_video(clip, num_frame=8)
-    for options in ({"num_frames": 0}, {"frame_rate": 0}, {"interpolation": "nearest"}):
+    for options in ({"num_frames": 0}, {"threads": -1}, {"frame_rate": 0}, {"interpolation": "nearest"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             decode_video(clip, **options)

@@ -102,6 +102,12 @@ def _find_device(device: str) -> str:
 
 def _load_model(name: str, auto_class: Any, **kwargs: Any) -> Any:
     model, info = _load("weights", name, auto_class.from_pretrained, output_loading_info=True, **kwargs)
+    if model.config.model_type == VideoCaptionConfig.model_type and info["unexpected_keys"]:
+        unknown = sorted(info["unexpected_keys"])
+        raise ModelError(
+            f"{name}: the model has no place for {len(unknown)} of the tensors, such as {unknown[0]}: its weights are "
+            "those of another config.json"
+        )
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise ModelError(

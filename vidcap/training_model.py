@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 from modeling_vidcap import VideoCaptionConfig, VideoCaptionForConditionalGeneration
 from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
-from modeling_vidcap.pretrained_backbones import load_backbone
+from modeling_vidcap.pretrained_backbones import load_backbone, what_is_trained
 from modeling_vidcap.pretrained_text import check_language_model, fill_embeddings, load_embeddings, load_language_model
 from modeling_vidcap.training_arguments import ModelArguments
 from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
@@ -63,6 +63,8 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
     if changes := {name: getattr(model_args, name) for name in given.intersection(freezing)}:
         if "trained_backbone_stages" in changes:
             changes = {"freeze_backbone": False} | changes
+        elif "freeze_backbone" in changes:  # all or nothing of it, whatever was trained before
+            changes["trained_backbone_stages"] = None
         for name, value in changes.items():
             setattr(model.config, name, value)
         model = _built_anew(model)
@@ -73,6 +75,7 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
         setattr(model.generation_config, name, getattr(model_args, name))
     check_guidance(model.config, model.generation_config.guidance_scale)
     check_similarity(model.config, getattr(model.generation_config, "similarity_weight", None))
+    logger.info(f"backbone: the captioner's own, {what_is_trained(model.model.encoder.backbone)}")
     tokens = processor.tokenizer(captions)["input_ids"]
     unknown = sum(ids.count(model.config.unk_token_id) for ids in tokens) / sum(map(len, tokens))
     logger.info(
