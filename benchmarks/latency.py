@@ -2,6 +2,7 @@
 
     python benchmarks/latency.py clip.mp4 --model outputs/demo
     python benchmarks/latency.py clip.mp4 --model outputs/demo --backends torch openvino
+    python benchmarks/latency.py clip.mp4 --model outputs/demo --snap_to_keyframes --skip_loop_filter
 
 Ours reads the file, takes 16 frames and writes 16 tokens, greedily, with the model loaded, as `vidcap caption
 --backend` runs it. The others, of the sizes that are on the Hub, get tensors that are ready (their preprocessing does

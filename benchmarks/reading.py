@@ -5,7 +5,8 @@
 
 `--times` joins a clip so many times to itself, packet by packet, in place of a long video. Given are medians of the
 time on the clock, on all cores, how far frames are off (mean of all pixels, of 255) where the same ones are read, and
-how far they lie from the wanted moments (seconds, the farthest). Leave the machine to itself meanwhile.
+how far they lie from the wanted moments (seconds, the farthest). With `--model` also how far its backbone's features
+are off, as a share of their mean size. Leave the machine to itself meanwhile.
 """
 
 import argparse
@@ -15,8 +16,10 @@ import time
 from pathlib import Path
 
 import av
+import torch
 
 from processing import decode_video
+from vidcap.loading import load_captioner
 
 SETTINGS: dict[str, dict[str, bool]] = {
     "as they are": {},
@@ -46,14 +49,18 @@ def join(clip: Path, times: int, target: Path) -> Path:
     return target
 
 
+@torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+", type=Path, help="video files")
     parser.add_argument("--times", type=int, default=1, metavar="N", help="each joined N times to itself [1]")
     parser.add_argument("--size", type=int, default=160, metavar="PX", help="side of the box for frames [160]")
+    parser.add_argument("--model", type=Path, help="a captioner's folder, to compare features")
     parser.add_argument("--repeats", type=int, default=5, metavar="N")
     arguments = parser.parse_args()
-    print("| clip | reading | ms | times as fast | pixels off | seconds off |\n|---|---|---|---|---|---|")
+    model, processor = load_captioner(arguments.model, device="cpu") if arguments.model else (None, None)
+    columns = ["clip", "reading", "ms", "times as fast", "pixels off", "features off", "seconds off"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for clip in arguments.clips:
         with tempfile.TemporaryDirectory() as folder:
             path = clip if arguments.times == 1 else join(clip, arguments.times, Path(folder, clip.name))
@@ -71,7 +78,23 @@ def main() -> None:
                 off = (read.frames.float() - exact.frames.float()).abs().mean().item()
                 took = statistics.median(seconds[name])
                 pixels = "-" if moved else f"{off:.2f}"
-                print(f"| {clip.name} | {name} | {1000 * took:.0f} | {first / took:.2f} | {pixels} | {moved:.1f} |")
+                features = "-"
+                if model is not None and not moved:
+                    one, other = (
+                        model.model.encoder.backbone(processor(videos=[path], **each)["pixel_values_videos"])
+                        for each in ({}, SETTINGS[name])
+                    )
+                    features = f"{((one - other).abs().mean() / one.abs().mean()).item():.1%}"
+                cells = [
+                    clip.name,
+                    name,
+                    f"{1000 * took:.0f}",
+                    f"{first / took:.2f}",
+                    pixels,
+                    features,
+                    f"{moved:.1f}",
+                ]
+                print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
