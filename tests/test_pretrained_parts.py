@@ -20,6 +20,7 @@ from tests.test_pretrained_decoders import captioner as language_captioner
 from tests.test_pretrained_decoders import save_language_model
 from tests.test_text_models import save_gpt2
 from tests.tiny import tiny_clip, tiny_config, tiny_model, tiny_processor
+from vidcap import training_model
 from vidcap.backends import use_fast_backbone
 from vidcap.demo_data import generate_demo_data
 from vidcap.training_model import continue_from
@@ -186,7 +187,9 @@ def test_what_is_frozen_can_be_changed_when_training_goes_on(tmp_path: Path, cap
     assert any(not torch.equal(a, b) for a, b in pairs)
 
 
-def test_whatever_stages_were_trained_all_or_nothing_can_be(tmp_path: Path) -> None:
+def test_whatever_stages_were_trained_all_or_nothing_can_be(tmp_path: Path, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(training_model.logger, "info", said.append)
     given = {"trained_backbone_stages": 1, "freeze_backbone": False}
     loaded = load_backbone(save_backbone("vit", tmp_path), grid=2, frozen=False, trained_stages=1)
     tiny_model(**(loaded.settings | given)).save_pretrained(tmp_path / "model")
@@ -198,6 +201,8 @@ def test_whatever_stages_were_trained_all_or_nothing_can_be(tmp_path: Path) -> N
         return sum(each.requires_grad for each in model.model.encoder.backbone.parameters())
 
     assert trained(freeze_backbone=True) == 0 < trained() < trained(freeze_backbone=False)
+    states = [line.split("own, ")[1] for line in said if line.startswith("backbone: ")]
+    assert states == ["frozen", "last 1 stages trained", "trained"]
 
 
 def test_low_rank_matrices_go_to_all_of_a_backbone() -> None:
