@@ -1,21 +1,38 @@
 """Model -> Hub: a folder that loads anywhere, the proof that it does, its card, and the upload.
 
-Importing it has `push_to_hub` of model, processor and pipeline write a card and check what they upload.
+Importing it has `push_to_hub` of model, processor and pipeline write a card and check what they upload, as soon as
+these classes are there.
 """
 
-from .card import model_card
-from .exporter import ExportError, export_model, push_to_hub, verify_export
-from .sharing import push_captioner, register
-from .upload import PushError
+from typing import TYPE_CHECKING
 
-register()
+from modeling_vidcap.registration import when_loaded
+from processing.lazy_names import lazy_names
 
-__all__ = [
-    "ExportError",
-    "PushError",
-    "export_model",
-    "model_card",
-    "push_captioner",
-    "push_to_hub",
-    "verify_export",
-]
+if TYPE_CHECKING:
+    from .card import model_card as model_card
+    from .exporter import ExportError as ExportError
+    from .exporter import export_model as export_model
+    from .exporter import push_to_hub as push_to_hub
+    from .exporter import verify_export as verify_export
+    from .sharing import push_captioner as push_captioner
+    from .upload import PushError as PushError
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            ".card": ("model_card",),
+            ".exporter": ("ExportError", "export_model", "push_to_hub", "verify_export"),
+            ".sharing": ("push_captioner",),
+            ".upload": ("PushError",),
+        },
+    )
+
+
+def _register() -> None:
+    from .sharing import register
+
+    register()
+
+
+when_loaded(_register)

@@ -1,56 +1,35 @@
-"""Video features -> caption: the public names of this room.
+"""Video features -> caption: the public names of this room, each imported when it is first asked for.
 
-Importing it makes the model known to transformers: the Auto classes load it without `trust_remote_code`, and
-`pipeline("video-captioning", model=...)` works.
+Importing it makes the model known to transformers, as soon as transformers is there: the Auto classes load it without
+`trust_remote_code`, and `pipeline("video-captioning", model=...)` works.
 """
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoVideoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
+from processing.lazy_names import lazy_names
 
-from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
+from .registration import register, when_loaded
 
-from .configuration_vidcap import VideoCaptionConfig
-from .modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptionModel, VideoCaptionPreTrainedModel
-from .pipeline_vidcap import VideoCaptioningPipeline
-from .saving_vidcap import TASK
+if TYPE_CHECKING:
+    from .configuration_vidcap import VideoCaptionConfig as VideoCaptionConfig
+    from .modeling_vidcap import VideoCaptionForConditionalGeneration as VideoCaptionForConditionalGeneration
+    from .modeling_vidcap import VideoCaptionModel as VideoCaptionModel
+    from .modeling_vidcap import VideoCaptionPreTrainedModel as VideoCaptionPreTrainedModel
+    from .pipeline_vidcap import VideoCaptioningPipeline as VideoCaptioningPipeline
+    from .saving_vidcap import TASK as TASK
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            ".configuration_vidcap": ("VideoCaptionConfig",),
+            ".modeling_vidcap": (
+                "VideoCaptionForConditionalGeneration",
+                "VideoCaptionModel",
+                "VideoCaptionPreTrainedModel",
+            ),
+            ".pipeline_vidcap": ("VideoCaptioningPipeline",),
+            ".saving_vidcap": ("TASK",),
+        },
+    )
 
-
-class _NoDefaultModel(dict[str, Any]):
-    """Stands where transformers looks up a task's default model, to say how to get one instead of a KeyError."""
-
-    def __getitem__(self, key: str) -> NoReturn:
-        raise ValueError(
-            f'pipeline("{TASK}") has no default model: pass model="FOLDER_OR_HUB_ID"; to make one, run '
-            "`vidcap train --dataset FOLDER_OR_HUB_ID --output_dir FOLDER`"
-        )
-
-
-def register() -> None:
-    """Registers the classes with the Auto classes and the pipeline registry; harmless when repeated."""
-    AutoConfig.register(VideoCaptionConfig.model_type, VideoCaptionConfig, exist_ok=True)
-    for each in (AutoModel, AutoModelForImageTextToText):
-        each.register(VideoCaptionConfig, VideoCaptionForConditionalGeneration, exist_ok=True)
-    AutoVideoProcessor.register(VideoCaptionConfig, VideoCaptionVideoProcessor, exist_ok=True)
-    AutoProcessor.register(VideoCaptionConfig, VideoCaptionProcessor, exist_ok=True)
-    if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK,
-            pipeline_class=VideoCaptioningPipeline,
-            pt_model=AutoModel,
-            default=_NoDefaultModel(model=None),
-            type="multimodal",
-        )
-
-
-register()
-
-__all__ = [
-    "TASK",
-    "VideoCaptionConfig",
-    "VideoCaptionForConditionalGeneration",
-    "VideoCaptionModel",
-    "VideoCaptionPreTrainedModel",
-    "VideoCaptioningPipeline",
-]
+when_loaded(register)

@@ -10,7 +10,7 @@ from packaging.version import Version
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-VERSION = "0.2.0.dev0"  # of vidcap, and of the checkpoints that it writes
+from .version_vidcap import VERSION
 
 SHARES = (
     "dropout",

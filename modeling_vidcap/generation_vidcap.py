@@ -19,10 +19,16 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from .configuration_vidcap import VideoCaptionConfig
+from .generation_checks_vidcap import (
+    Forms,
+    check_guidance,
+    check_phrases,
+    check_similarity,
+    holds_phrase,
+    phrase_length,
+)
 from .greedy_vidcap import can_write_greedily, write_greedily
 from .outputs_vidcap import VideoEncoderOutput
-
-Forms = Sequence[Sequence[int]]  # a phrase's ids at the start of a caption, and elsewhere where these differ
 
 
 class VideoCaptionGenerationMixin(GenerationMixin):
@@ -229,40 +235,6 @@ class VideoGuidance(LogitsProcessor):
         return guided_by_video(scores, outputs.logits[:, -1].float(), self.guidance_scale)  # (B, V)
 
 
-def check_guidance(config: VideoCaptionConfig, guidance_scale: float | None) -> None:
-    """Refuses a guidance that cannot work with a model of this config.
-
-    Raises:
-        ValueError: If the scale is below 1, or the model was not trained to write captions without video.
-    """
-    if guidance_scale is None or guidance_scale == 1:
-        return
-    if not guidance_scale > 1:
-        raise ValueError(f"`guidance_scale` is {guidance_scale}: 1 is no guidance, pass a number above it")
-    if config.video_dropout == 0:
-        raise ValueError(
-            f"`guidance_scale` {guidance_scale} compares with captions written without video, which this model never "
-            "learnt (its `video_dropout` is 0): train with --video_dropout 0.1, or leave guidance out"
-        )
-
-
-def check_similarity(config: VideoCaptionConfig, similarity_weight: float | None) -> None:
-    """Refuses a ranking by embeddings that were never trained.
-
-    Raises:
-        ValueError: If the weight is negative, or above 0 for a model without contrastive loss.
-    """
-    if not similarity_weight:
-        return
-    if similarity_weight < 0:
-        raise ValueError(f"`similarity_weight` is {similarity_weight}: 0 ranks by probability alone, pass 0 or more")
-    if config.contrastive_weight == 0:
-        raise ValueError(
-            f"`similarity_weight` {similarity_weight} compares clips with captions, which this model never learnt "
-            "(its `contrastive_weight` is 0): train with --contrastive_weight 0.5, or leave it out"
-        )
-
-
 @torch.no_grad()
 def generate_including(
     model: Any, inputs: Mapping[str, Any], phrases_ids: Sequence[Forms], **generate_kwargs: Any
@@ -303,29 +275,12 @@ def generate_including(
         clip = _map_clips(encoder_outputs, itemgetter(slice(index, index + 1)))
         for count in range(1, len(phrases_ids) + 1):
             # Phrases must not end so late that those to come would find no place behind them.
-            room = None if limit is None else limit - _length(phrases_ids[count:])
+            room = None if limit is None else limit - phrase_length(phrases_ids[count:])
             words, _ = _words(sequence, model.config)
             if not _holds(words[:room], phrases_ids[count - 1]):
                 sequence = _insert(model, clip, words, phrases_ids[:count], banned, room, greedy)
         captions.append(sequence)
     return nn.utils.rnn.pad_sequence(captions, batch_first=True, padding_value=model.config.pad_token_id)
-
-
-def check_phrases(
-    phrases_ids: Sequence[Forms], bad_words_ids: Sequence[Sequence[int]], max_new_tokens: int | None
-) -> None:
-    """Refuses phrases that no caption can hold.
-
-    Raises:
-        ValueError: If one holds a banned word, or all are too long together.
-    """
-    if any(_find(form, word) for forms in phrases_ids for form in forms for word in bad_words_ids):
-        raise ValueError("a phrase holds a banned word: allow the word, or leave the phrase out")
-    length = _length(phrases_ids) + 1
-    if max_new_tokens is not None and length > max_new_tokens:
-        raise ValueError(
-            f"phrases and EOS are {length} tokens, `max_new_tokens` is {max_new_tokens}: raise it, or leave one out"
-        )
 
 
 def without_video(encoder_outputs: VideoEncoderOutput) -> VideoEncoderOutput:
@@ -377,7 +332,9 @@ def _insert(
     for sequence, mean in zip(sequences, means, strict=True):
         candidate, ended = _words(sequence, model.config)
         # A prefix and its phrase may make up a banned sequence together.
-        if all(_holds(candidate[:room], forms) for forms in phrases) and not any(_find(candidate, w) for w in banned):
+        if all(_holds(candidate[:room], forms) for forms in phrases) and not any(
+            holds_phrase(candidate, word) for word in banned
+        ):
             found.append((ended, mean, sequence))
     if not found:
         raise ValueError(
@@ -395,16 +352,8 @@ def _words(sequence: torch.Tensor, config: VideoCaptionConfig) -> tuple[list[int
     return words, len(words) < len(tokens)
 
 
-def _length(phrases_ids: Sequence[Forms]) -> int:
-    return sum(max(map(len, forms)) for forms in phrases_ids)
-
-
 def _holds(words: Sequence[int], forms: Forms) -> bool:
-    return list(words[: len(forms[0])]) == list(forms[0]) or _find(words, forms[-1])
-
-
-def _find(words: Sequence[int], phrase: Sequence[int]) -> bool:
-    return any(list(words[t : t + len(phrase)]) == list(phrase) for t in range(len(words) - len(phrase) + 1))
+    return list(words[: len(forms[0])]) == list(forms[0]) or holds_phrase(words, forms[-1])
 
 
 __all__ = [

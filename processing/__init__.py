@@ -1,21 +1,34 @@
-"""Files and strings -> tensors: the public names of this room."""
+"""Files and strings -> tensors: the public names of this room, each imported when it is first asked for."""
 
-from .frame_sampling_vidcap import segment_indices, snap_to_keys, uniform_indices, uniform_time_indices
-from .processing_vidcap import VideoCaptionProcessor
-from .video_frames_vidcap import DecodeOptions, VideoDecodeError, VideoFrames
-from .video_io_vidcap import decode_video, split_batch
-from .video_processing_vidcap import VideoCaptionVideoProcessor
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "DecodeOptions",
-    "VideoCaptionProcessor",
-    "VideoCaptionVideoProcessor",
-    "VideoDecodeError",
-    "VideoFrames",
-    "decode_video",
-    "segment_indices",
-    "snap_to_keys",
-    "split_batch",
-    "uniform_indices",
-    "uniform_time_indices",
-]
+from .lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .frame_sampling_vidcap import segment_indices as segment_indices
+    from .frame_sampling_vidcap import snap_to_keys as snap_to_keys
+    from .frame_sampling_vidcap import uniform_indices as uniform_indices
+    from .frame_sampling_vidcap import uniform_time_indices as uniform_time_indices
+    from .processing_vidcap import VideoCaptionProcessor as VideoCaptionProcessor
+    from .video_frames_vidcap import DecodeOptions as DecodeOptions
+    from .video_frames_vidcap import VideoDecodeError as VideoDecodeError
+    from .video_frames_vidcap import VideoFrames as VideoFrames
+    from .video_io_vidcap import decode_video as decode_video
+    from .video_io_vidcap import split_batch as split_batch
+    from .video_processing_vidcap import VideoCaptionVideoProcessor as VideoCaptionVideoProcessor
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            ".frame_sampling_vidcap": (
+                "segment_indices",
+                "snap_to_keys",
+                "uniform_indices",
+                "uniform_time_indices",
+            ),
+            ".processing_vidcap": ("VideoCaptionProcessor",),
+            ".video_frames_vidcap": ("DecodeOptions", "VideoDecodeError", "VideoFrames"),
+            ".video_io_vidcap": ("decode_video", "split_batch"),
+            ".video_processing_vidcap": ("VideoCaptionVideoProcessor",),
+        },
+    )

@@ -39,4 +39,4 @@ def test_doctor_knows_the_packages_of_setup_cfg() -> None:
     assert sorted(each for name in others for each in names(setup["options.extras_require"][name])) == sorted(
         doctor.OPTIONAL
     )
-    assert setup["metadata"]["version"] == "attr: modeling_vidcap.configuration_vidcap.VERSION"
+    assert setup["metadata"]["version"] == "attr: modeling_vidcap.version_vidcap.VERSION"

@@ -1,48 +1,21 @@
 """Tensors of many clips -> captions, with their probabilities where wanted, or one vector each, in batches."""
 
 import itertools
-import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from tqdm.auto import tqdm
 
-from modeling_vidcap.generation_vidcap import Forms, generate_including, repeat_clips
 from processing.collator import VideoCaptionCollator
 
-from .adapters import CaptionAdapter
-from .adapters.base import GeneratedCaption, Inputs
+from .subtitles import ScoredCaption
 
+if TYPE_CHECKING:
+    from modeling_vidcap.generation_checks_vidcap import Forms
 
-@dataclass
-class ScoredCaption:
-    """A caption and how sure the model is of it.
-
-    Args:
-        text: The caption.
-        tokens: Its tokens as text, the end of the sentence included.
-        log_probabilities: Natural logarithm of the probability of each, given the clip and the tokens before it. It is
-            the model's own, whatever guidance, banned words or temperature made of it in the search.
-        novelty: How unlike the training clips the clip is, see `VideoCaptionNovelty`; above 1 the caption is a guess.
-            `None` for a model that was saved without this knowledge.
-    """
-
-    text: str
-    tokens: list[str]
-    log_probabilities: list[float]
-    novelty: float | None
-
-    @property
-    def probabilities(self) -> list[float]:
-        """Of each token."""
-        return [math.exp(each) for each in self.log_probabilities]
-
-    @property
-    def mean_log_probability(self) -> float:
-        """The average over the tokens, so that it can be compared between captions of any length and clip."""
-        return sum(self.log_probabilities) / max(1, len(self.log_probabilities))
+    from .adapters.base import CaptionAdapter, GeneratedCaption, Inputs
 
 
 def caption_clips(
@@ -51,7 +24,7 @@ def caption_clips(
     clips: Iterable[dict[str, Any]] | torch.utils.data.Dataset,
     *,
     batch_size: int = 16,
-    change: Callable[[Inputs], Inputs] | None = None,
+    change: "Callable[[Inputs], Inputs] | None" = None,
     progress: str | None = None,
     **generate_kwargs: Any,
 ) -> list[str]:
@@ -67,7 +40,7 @@ def caption_clips(
         generate_kwargs: For `model.generate`; what is not given comes from the model's generation config.
     """
 
-    if isinstance(model, CaptionAdapter):
+    if is_adapter(model):
         generated = _generate(model, clips, batch_size, progress, change=change, **generate_kwargs)
         return [model.decode(captions[0]) for captions in generated]
 
@@ -84,7 +57,7 @@ def caption_clips_with_scores(
     clips: Iterable[dict[str, Any]] | torch.utils.data.Dataset,
     *,
     batch_size: int = 16,
-    include: Sequence[Forms] = (),
+    include: "Sequence[Forms]" = (),
     **generate_kwargs: Any,
 ) -> list[list[ScoredCaption]]:
     """As [`caption_clips`], with the probability of every token and the novelty of every clip.
@@ -97,7 +70,7 @@ def caption_clips_with_scores(
         with the length penalty), samples by their mean log-probability.
     """
     tokenizer = processor.tokenizer
-    if isinstance(model, CaptionAdapter):
+    if is_adapter(model):
         model.check_options({"include": list(include)})
         generated = _generate(model, clips, batch_size, None, scores=True, **generate_kwargs)
         groups = [[_scored(model, caption) for caption in captions] for captions in generated]
@@ -110,9 +83,11 @@ def caption_clips_with_scores(
         novelty = model.get_novelty(video_features=inputs["video_features"], video_mask=inputs["video_mask"])
         encoded = model.get_encoder()(**inputs)
         if include:
+            from modeling_vidcap.generation_vidcap import generate_including
+
             sequences = generate_including(model, {"encoder_outputs": encoded}, include, **generate_kwargs)
         else:
-            sequences = model.generate(encoder_outputs=repeat_clips(encoded, 1), **generate_kwargs)
+            sequences = model.generate(encoder_outputs=encoded, **generate_kwargs)
         log_probabilities, mask = model.get_token_log_probabilities(sequences, encoded)
         lengths = mask.sum(dim=1).tolist()
         texts = processor.batch_decode(sequences, skip_special_tokens=True)
@@ -133,30 +108,36 @@ def caption_clips_with_scores(
     return map_batches(caption, model, processor, clips, batch_size, None)
 
 
+def is_adapter(model: Any) -> "TypeGuard[CaptionAdapter]":
+    """Whether a captioner is one of another family; asked without importing these, which nothing is before that."""
+    base = sys.modules.get("vidcap.adapters.base")
+    return base is not None and isinstance(model, base.CaptionAdapter)
+
+
 def _best_first(captions: list[ScoredCaption]) -> list[ScoredCaption]:
     return sorted(captions, key=lambda one: -one.mean_log_probability)
 
 
-def _scored(adapter: CaptionAdapter, caption: GeneratedCaption) -> ScoredCaption:
+def _scored(adapter: "CaptionAdapter", caption: "GeneratedCaption") -> ScoredCaption:
     tokens = adapter.tokenizer.convert_ids_to_tokens(caption.ids.tolist())
     assert caption.log_probabilities is not None
     return ScoredCaption(adapter.decode(caption), tokens, caption.log_probabilities.tolist(), novelty=None)
 
 
 def _generate(
-    adapter: CaptionAdapter,
+    adapter: "CaptionAdapter",
     clips: Iterable[dict[str, Any]] | torch.utils.data.Dataset,
     batch_size: int,
     progress: str | None,
     *,
-    change: Callable[[Inputs], Inputs] | None = None,
+    change: "Callable[[Inputs], Inputs] | None" = None,
     scores: bool = False,
     **generate_kwargs: Any,
-) -> list[list[GeneratedCaption]]:
+) -> "list[list[GeneratedCaption]]":
     """What an adapter makes of clips, each of which is made ready as soon as it is read: frames of its own size take
     far more memory than the model's inputs."""
 
-    def prepare(clip: dict[str, Any]) -> Inputs:
+    def prepare(clip: dict[str, Any]) -> "Inputs":
         if change is not None:
             batch = {name: value[None] for name, value in clip.items() if isinstance(value, torch.Tensor)}
             clip = {name: value[0] for name, value in change(batch).items()}

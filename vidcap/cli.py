@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from modeling_vidcap.registration import when_loaded
+
 from . import __version__
 from .adapters.options import add_family_options
 from .commands_cache import add_cache_command
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         if check := getattr(arguments, "check", None):
             check(arguments)
         if not debug:
-            _quieten()
+            when_loaded(_quieten)
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status

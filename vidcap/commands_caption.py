@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modeling_vidcap.generation_vidcap import check_guidance, check_phrases, check_similarity
+from modeling_vidcap.generation_checks_vidcap import check_guidance, check_phrases, check_similarity
 
-from .adapters import CaptionAdapter
 from .adapters.options import load_for_command
-from .backends import use_fast_backbone
-from .captioning import caption_clips_with_scores, token_forms
 from .files import output_mistake, within_data_set, write_atomically
 from .option_types import number, whole
-from .reading import readable_clips
 from .subtitles import FORMATS, CaptionedClip
 
 
@@ -176,6 +172,9 @@ def run(arguments: argparse.Namespace) -> int:
         from .commands_caption_dataset import run as run_dataset  # which needs the extra train
 
         return run_dataset(arguments)
+    from .captioning import caption_clips_with_scores
+    from .reading import readable_clips
+
     model, processor, options = open_captioner(arguments)
     results = [CaptionedClip(clip) for clip in arguments.clips]
 
@@ -207,8 +206,11 @@ def open_captioner(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, A
         ModelError: If it cannot be used.
         ValueError: For what cannot work with this model, before any clip is read.
     """
+    from .backends import use_fast_backbone
+    from .captioning import is_adapter
+
     model, processor = load_for_command(arguments)
-    if not isinstance(model, CaptionAdapter):
+    if not is_adapter(model):
         use_fast_backbone(model, processor, arguments.backend)
     apply_reading_options(processor.video_processor, arguments)
     return model, processor, generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
@@ -233,6 +235,8 @@ def caption_options(arguments: argparse.Namespace, model: Any, tokenizer: Any) -
     Raises:
         ValueError: For what cannot work with this model, before any clip is read.
     """
+    from .captioning import token_forms
+
     names = ("guidance_scale", "length_penalty", "similarity_weight", "temperature", "top_p")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_guidance(model.config, arguments.guidance_scale)

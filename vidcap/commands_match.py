@@ -7,16 +7,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from .backends import use_fast_backbone
-from .captioning import embed_clips, embed_texts
-from .loading import check_compares, load_captioner
 from .option_types import whole
-from .reading import readable_clips
 from .subtitles import CaptionedClip
+
+if TYPE_CHECKING:
+    import torch
 
 
 def add_match_commands(
@@ -86,12 +83,19 @@ def run_search(arguments: argparse.Namespace) -> int:
     return int(len(read) < len(clips))
 
 
-def compare(arguments: argparse.Namespace, texts: list[str]) -> tuple[list[CaptionedClip], torch.Tensor, bool]:
+def compare(arguments: argparse.Namespace, texts: list[str]) -> tuple[list[CaptionedClip], "torch.Tensor", bool]:
     """The clips with their errors; the logits `(readable clips, texts)`; whether they belong to a sigmoid.
 
     Raises:
         ValueError: If the model has no common space of clips and texts, or no clip can be read.
     """
+    import torch
+
+    from .backends import use_fast_backbone
+    from .captioning import embed_clips, embed_texts
+    from .loading import check_compares, load_captioner
+    from .reading import readable_clips
+
     model, processor = load_captioner(arguments.model, device=arguments.device)
     check_compares(model, arguments.model)
     use_fast_backbone(model, processor, arguments.backend)

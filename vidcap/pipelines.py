@@ -172,6 +172,3 @@ def register() -> None:
     """Puts these classes in the place of the package's own pipeline; harmless when repeated."""
     task = PIPELINE_REGISTRY.supported_tasks[TASK]
     PIPELINE_REGISTRY.supported_tasks[TASK] = {**task, "impl": CaptioningPipeline, "pt": (AutoVideoCaptioner,)}
-
-
-register()

@@ -5,11 +5,39 @@ placement of subtitles, and more than one cue a clip.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .captioning import ScoredCaption
+
+@dataclass
+class ScoredCaption:
+    """A caption and how sure the model is of it.
+
+    Args:
+        text: The caption.
+        tokens: Its tokens as text, the end of the sentence included.
+        log_probabilities: Natural logarithm of the probability of each, given the clip and the tokens before it. It is
+            the model's own, whatever guidance, banned words or temperature made of it in the search.
+        novelty: How unlike the training clips the clip is, see `VideoCaptionNovelty`; above 1 the caption is a guess.
+            `None` for a model that was saved without this knowledge.
+    """
+
+    text: str
+    tokens: list[str]
+    log_probabilities: list[float]
+    novelty: float | None
+
+    @property
+    def probabilities(self) -> list[float]:
+        """Of each token."""
+        return [math.exp(each) for each in self.log_probabilities]
+
+    @property
+    def mean_log_probability(self) -> float:
+        """The average over the tokens, so that it can be compared between captions of any length and clip."""
+        return sum(self.log_probabilities) / max(1, len(self.log_probabilities))
 
 
 @dataclass

@@ -1,56 +1,30 @@
-"""Captioners of other families, driven like the package's own: one small file a family, one entry here a model type.
+"""Captioners of other families, driven like the package's own: one small file a family, one entry in [`FAMILIES`] a
+model type. Each name is imported when it is first asked for.
 
 A family of your own is a subclass of [`CaptionAdapter`] and an entry in [`FAMILIES`]; docs/captioners.md shows one.
 """
 
-from .base import CaptionAdapter, SeparateProcessor
-from .chat import ChatAdapter
-from .git import GitAdapter
-from .vision_encoder_decoder import VisionEncoderDecoderAdapter
+from typing import TYPE_CHECKING
 
-# By the `model_type` of their configs.
-FAMILIES: dict[str, type[CaptionAdapter]] = {
-    "git": GitAdapter,
-    "llava_next_video": ChatAdapter,
-    "qwen2_5_vl": ChatAdapter,
-    "qwen2_vl": ChatAdapter,
-    "smolvlm": ChatAdapter,
-    "vision-encoder-decoder": VisionEncoderDecoderAdapter,
-}
+from processing.lazy_names import lazy_names
 
-
-class UnsupportedModelError(LookupError):
-    """A model that cannot be driven, for its type or for its weights.
-
-    No ValueError: where transformers loads a model for a pipeline, it takes those for a wrong class and tries others.
-    """
-
-
-def family_of(model_type: str | None, name: str) -> type[CaptionAdapter]:
-    """The adapter of a model type.
-
-    Args:
-        model_type: As in the model's config, if that says one.
-        name: The model's name, for the message.
-
-    Raises:
-        UnsupportedModelError: If there is none; the message lists the types that there are.
-    """
-    if model_type is None or model_type not in FAMILIES:
-        raise UnsupportedModelError(
-            f"{name} is a model of type {model_type}: pass a video captioner, of type vidcap, as `vidcap train` makes "
-            f"it, or of type {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[model_type]
-
-
-__all__ = [
-    "FAMILIES",
-    "CaptionAdapter",
-    "ChatAdapter",
-    "GitAdapter",
-    "SeparateProcessor",
-    "UnsupportedModelError",
-    "VisionEncoderDecoderAdapter",
-    "family_of",
-]
+if TYPE_CHECKING:
+    from .base import CaptionAdapter as CaptionAdapter
+    from .base import SeparateProcessor as SeparateProcessor
+    from .chat import ChatAdapter as ChatAdapter
+    from .families import FAMILIES as FAMILIES
+    from .families import UnsupportedModelError as UnsupportedModelError
+    from .families import family_of as family_of
+    from .git import GitAdapter as GitAdapter
+    from .vision_encoder_decoder import VisionEncoderDecoderAdapter as VisionEncoderDecoderAdapter
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            ".base": ("CaptionAdapter", "SeparateProcessor"),
+            ".chat": ("ChatAdapter",),
+            ".families": ("FAMILIES", "UnsupportedModelError", "family_of"),
+            ".git": ("GitAdapter",),
+            ".vision_encoder_decoder": ("VisionEncoderDecoderAdapter",),
+        },
+    )
