@@ -7,18 +7,17 @@ An image backbone sees each frame alone (T' = T), so that features of a frozen o
 backwards. A clip encoder sees all frames, and joins `frame_stride` of them into one (T' = T / `frame_stride`).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models.video import s3d
-from torchvision.transforms.v2.functional import rgb_to_grayscale
-from transformers import AutoBackbone, AutoModel
 
-from .configuration_vidcap import VideoCaptionConfig
+from .blocks_vidcap import Freezes
 from .feature_maps_vidcap import clip_maps, frame_maps, train_last_stages
-from .layers_vidcap import Freezes
+
+if TYPE_CHECKING:
+    from .configuration_vidcap import VideoCaptionConfig
 
 FINE_LEVELS = 16  # of each primary colour, in which pixels are counted for a histogram
 
@@ -51,14 +50,19 @@ class FrameCNN(nn.Module):
 
 
 class VideoBackbone(Freezes, nn.Module):
-    """The configured backbone. What is frozen of it stays in evaluation mode and takes no gradient."""
+    """The configured backbone. What is frozen of it stays in evaluation mode and takes no gradient.
 
-    def __init__(self, config: VideoCaptionConfig):
+    Args:
+        config: Of the captioner.
+        network: Stands inside in the place of the network that the config names.
+    """
+
+    def __init__(self, config: "VideoCaptionConfig", network: nn.Module | None = None):
         super().__init__()
         self.config = config
         self.grid = config.feature_grid
         self.frozen = config.freeze_backbone
-        self.net = build_network(config)
+        self.net = build_network(config) if network is None else network
         self._trained = self.freeze()
 
     def freeze(self) -> list[nn.Module]:
@@ -82,7 +86,7 @@ class VideoBackbone(Freezes, nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             # Channels last: twice as fast on CPU, and what GPUs want.
             frames = pixel_values_videos.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            shown = rgb_to_grayscale(frames, 3) if self.config.grayscale_backbone else frames
+            shown = in_shades_of_grey(frames) if self.config.grayscale_backbone else frames
             maps = self.maps(shown.unflatten(0, (batch, -1)) if self.config.encodes_clips else shown)
             parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T', D_i, g, g)
             parts += [self._per_step(each) for each in self._of_pixels(self._unnormalised(frames))]
@@ -118,20 +122,31 @@ class VideoBackbone(Freezes, nn.Module):
         return part if stride == 1 else part.unflatten(0, (-1, stride)).mean(dim=1)
 
 
-def build_network(config: VideoCaptionConfig) -> nn.Module:
+def build_network(config: "VideoCaptionConfig") -> nn.Module:
     """The network inside a [`VideoBackbone`], with random weights."""
     backbone: Any = config.backbone_config
     if backbone is None:
         if config.own_backbone == "cnn":
             return FrameCNN(config.cnn_hidden_sizes)
+        from torchvision.models.video import s3d
+
         # Its own norms follow the data so slowly (momentum .001) that a short training would be over first.
         return s3d(norm_layer=nn.BatchNorm3d).features
+    from transformers import AutoBackbone, AutoModel
+
     if backbone.model_type == "timm_backbone":
         return AutoBackbone.from_config(backbone, trust_remote_code=False)
     net = AutoModel.from_config(backbone, trust_remote_code=False)
     if backbone.model_type == "vjepa2":
         net.predictor = None  # foretells hidden patches, which nobody asks for here
     return net
+
+
+def in_shades_of_grey(frames: torch.Tensor) -> torch.Tensor:
+    """Frames `(F, 3, H, W)` without colour, three channels still, by the luma of ITU-R BT.601 (as torchvision's)."""
+    red, green, blue = frames.unbind(dim=-3)
+    luma = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    return luma.unsqueeze(-3).expand(frames.shape)
 
 
 def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from packaging.version import Version
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .derived_sizes_vidcap import DerivedSizes
 from .version_vidcap import VERSION
 
 SHARES = (
@@ -40,7 +41,7 @@ DECODERS = {"gpt2": True, "llama": False, "qwen2": False, "qwen3": False}
 
 
 @strict
-class VideoCaptionConfig(PreTrainedConfig):
+class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
     r"""
     Configuration of [`VideoCaptionModel`] and [`VideoCaptionForConditionalGeneration`].
 
@@ -417,31 +418,9 @@ class VideoCaptionConfig(PreTrainedConfig):
             config_dict = {key: config_dict[key] for key in config_dict if key not in ("auto_map", "custom_pipelines")}
         return super().from_dict(config_dict, **kwargs)
 
-    @property
-    def thumbnail_features(self) -> int:
-        """Values of the thumbnail in each cell."""
-        return 3 * self.thumbnail_size**2
-
-    @property
-    def cell_features(self) -> int:
-        """Values of a cell: the backbone's channels, the thumbnail, the histogram of colours."""
-        return self.feature_size + self.thumbnail_features + self.color_bins**3
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Decoder layers in all: the text-only ones, then those that see the video."""
-        decoder: Any = self.decoder_config
-        return self.text_layers + self.multimodal_layers if decoder is None else decoder.num_hidden_layers
-
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "VideoCaptionConfig":
         """The config itself, which holds both sides. That of transformers would copy it several times a `generate`."""
         return self
-
-    @property
-    def decoder_size(self) -> int:
-        """Width of the decoder."""
-        decoder: Any = self.decoder_config
-        return self.hidden_size if decoder is None else decoder.hidden_size
 
 
 __all__ = ["VideoCaptionConfig"]

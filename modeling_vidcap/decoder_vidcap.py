@@ -12,29 +12,22 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.output_capturing import OutputRecorder
 
+from .caption_reading_vidcap import CaptionReading
 from .configuration_vidcap import VideoCaptionConfig
-from .encoder_vidcap import VideoCaptionPreTrainedModel, time_rotation
-from .layers_vidcap import (
-    Freezes,
-    Rotation,
-    VideoCaptionAttention,
-    VideoCaptionDecoderLayer,
-    positions_behind,
-    rotary_rotation,
-    stochastic_depth_rates,
-)
+from .encoder_vidcap import VideoCaptionPreTrainedModel
+from .layers_vidcap import VideoCaptionAttention, VideoCaptionDecoderLayer
 from .outputs_vidcap import VideoEncoderOutput, check_recording, records_outputs
+from .positions_vidcap import time_rotation
 
-MAX_TEXT_PERIOD = 10_000 * 2 * torch.pi  # tokens; the longest rotary period of RoFormer
 
-
-class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
+class VideoCaptionDecoder(CaptionReading, VideoCaptionPreTrainedModel):
     """Causal text layers, then layers that see every token of the clip too.
 
     With `fusion="joint"` these upper layers are one transformer over the clip's tokens and the caption's: text sees
     the whole clip and the text before it, the clip sees itself. The cache then keeps both.
     """
 
+    layer_class = VideoCaptionDecoderLayer
     main_input_name = "input_ids"
     _can_record_outputs = {
         "hidden_states": VideoCaptionDecoderLayer,
@@ -44,24 +37,7 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
-        size = config.embedding_size or config.hidden_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, size, config.pad_token_id)
-        self.freeze()
-        self.embedding_projection = None
-        if size != config.hidden_size:
-            self.embedding_projection = nn.Linear(size, config.hidden_size, bias=False)
-        self.summary_embedding = nn.Parameter(torch.zeros(config.hidden_size))
-        self.dropout = nn.Dropout(config.dropout)
-        rates = stochastic_depth_rates(config.stochastic_depth, config.num_hidden_layers)
-        first_cross = config.text_layers if config.fusion == "cross_attention" else config.num_hidden_layers
-        layers = [
-            VideoCaptionDecoderLayer(config, index, cross_attention=index >= first_cross, drop_path=rate)
-            for index, rate in enumerate(rates)
-        ]
-        self.text_layers = nn.ModuleList(layers[: config.text_layers])
-        self.multimodal_layers = nn.ModuleList(layers[config.text_layers :])
-        self.text_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.add_parts(config)
         self.post_init()
 
     @torch.no_grad()
@@ -70,43 +46,8 @@ class VideoCaptionDecoder(Freezes, VideoCaptionPreTrainedModel):
         if module is self:
             init.normal_(self.summary_embedding, std=self.config.initializer_range)
 
-    def text_rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotation:
-        """The rotation of words at `positions` `(B, L)`."""
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        return rotary_rotation(positions, head_dim, min_period=2 * torch.pi, max_period=MAX_TEXT_PERIOD, dtype=dtype)
-
-    def freeze(self) -> None:
-        """Takes the gradient from embeddings that are not to be trained."""
-        if self.config.freeze_embeddings:
-            self.embed_tokens.weight.requires_grad_(False)
-
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """`(B, L)` -> `(B, L, D)`."""
-        embeds = self.embed_tokens(input_ids)
-        return embeds if self.embedding_projection is None else self.embedding_projection(embeds)
-
-    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The summary token `(B, D)` of captions `(B, L)`, read by the text layers alone.
-
-        It stands right after a caption's last real token, whatever the padding.
-        """
-        if attention_mask is None:
-            attention_mask = input_ids.ne(self.config.pad_token_id).long()
-        batch = len(input_ids)
-        summary = self.summary_embedding.expand(batch, 1, -1)
-        hidden_states = torch.cat([self.embed(input_ids), summary], dim=1)  # (B, L+1, D)
-        hidden_states = self.dropout(hidden_states)
-        positions = positions_behind(attention_mask)
-        rotation = self.text_rotation(positions, hidden_states.dtype)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            attention_mask=torch.cat([attention_mask, attention_mask.new_ones(batch, 1)], dim=1),
-            cache=None,
-        )
-        for layer in self.text_layers:
-            hidden_states = layer(hidden_states, mask, rotation)
-        return self.text_norm(hidden_states[:, -1])
+    def _causal_mask(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> Any:
+        return create_causal_mask(self.config, hidden_states, attention_mask, cache=None)
 
     @partial(records_outputs, tie_last_hidden_states=True)
     def forward(

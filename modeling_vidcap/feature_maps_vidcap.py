@@ -6,19 +6,20 @@ Adding a family whose outputs are of these kinds takes no code here; one whose t
 `TIME_FASTEST` or a function beside [`clip_maps`].
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from .configuration_vidcap import VideoCaptionConfig
+if TYPE_CHECKING:
+    from .configuration_vidcap import VideoCaptionConfig
 
 TIME_FASTEST = ("timesformer",)  # clip encoders whose tokens go through the frames of one patch before the next patch
 # Their last output is tokens, at least of some networks, and their hidden states are always maps.
 MAPS_INSIDE = ("timm_wrapper", "dinov3_convnext")
 
 
-def frame_maps(net: nn.Module, frames: torch.Tensor, config: VideoCaptionConfig) -> list[torch.Tensor]:
+def frame_maps(net: nn.Module, frames: torch.Tensor, config: "VideoCaptionConfig") -> list[torch.Tensor]:
     """Maps, each `(F, C_i, h_i, w_i)`, of frames `(F, 3, H, W)`."""
     if config.backbone_config is None:
         return list(net(frames))
@@ -37,7 +38,7 @@ def frame_maps(net: nn.Module, frames: torch.Tensor, config: VideoCaptionConfig)
     return [state if state.ndim == 4 else tokens_to_maps(state, frames.shape[-2:], config) for state in states]
 
 
-def clip_maps(net: nn.Module, clips: torch.Tensor, config: VideoCaptionConfig) -> list[torch.Tensor]:
+def clip_maps(net: nn.Module, clips: torch.Tensor, config: "VideoCaptionConfig") -> list[torch.Tensor]:
     """Maps, each `(B * T', C_i, h_i, w_i)`, of clips `(B, T, 3, H, W)`; T' = T / `config.frame_stride`."""
     config.check_frames(clips.shape[1])
     steps = clips.shape[1] // config.frame_stride
@@ -65,7 +66,7 @@ def pick(states: Any, stage: int) -> torch.Tensor:
     return states[stage]
 
 
-def tokens_to_maps(tokens: torch.Tensor, size: torch.Size, config: VideoCaptionConfig) -> torch.Tensor:
+def tokens_to_maps(tokens: torch.Tensor, size: torch.Size, config: "VideoCaptionConfig") -> torch.Tensor:
     """Tokens `(F, L, C)` of frames of `size` -> `(F, C, h, w)`, without what stands before the patches."""
     backbone: Any = config.backbone_config
     height, width = whole = patch_grid(size, config)
@@ -80,7 +81,7 @@ def tokens_to_maps(tokens: torch.Tensor, size: torch.Size, config: VideoCaptionC
     return patches.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def patch_grid(size: torch.Size, config: VideoCaptionConfig) -> tuple[int, int]:
+def patch_grid(size: torch.Size, config: "VideoCaptionConfig") -> tuple[int, int]:
     """Patches in a column and in a row of frames of `size` (height, width)."""
     backbone: Any = config.backbone_config
     patch = backbone.tubelet_size[1:] if backbone.model_type == "vivit" else getattr(backbone, "patch_size", None)

@@ -29,6 +29,7 @@ from .generation_checks_vidcap import (
 )
 from .greedy_vidcap import can_write_greedily, write_greedily
 from .outputs_vidcap import VideoEncoderOutput
+from .scoring_vidcap import rank_captions, score_tokens
 
 
 class VideoCaptionGenerationMixin(GenerationMixin):
@@ -108,7 +109,8 @@ class VideoCaptionGenerationMixin(GenerationMixin):
             input_ids,
             model_kwargs["encoder_outputs"],
             logits_processor,
-            stopping_criteria,
+            lambda ids: stopping_criteria(ids, None),
+            stopping_criteria.max_length,
             generation_config.pad_token_id,
         )
 
@@ -134,35 +136,16 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         encoded = model_kwargs["encoder_outputs"]
         clips = _map_clips(encoded, lambda each: each[:: settings.num_beams])
         sequences = found.sequences if settings.return_dict_in_generate else found
-        scores, lengths = self._rank(sequences, clips, weight, settings.length_penalty, settings.guidance_scale)
-        best = scores.argsort(dim=1, descending=True)[:, :wanted]  # (B, wanted)
-        rows = (best + settings.num_beams * torch.arange(len(best), device=best.device)[:, None]).flatten()
-        longest = int(lengths[rows].max())
+        # By the probabilities that were searched by, guidance included.
+        scored = self.get_token_log_probabilities(sequences, clips, guidance_scale=settings.guidance_scale)
+        ranked = rank_captions(self, sequences, *scored, clips, weight, settings.length_penalty)
+        rows, longest = ranked.best(wanted)
         if not settings.return_dict_in_generate:
             return sequences[rows, : 1 + longest]
         found.sequences, found.beam_indices = sequences[rows, : 1 + longest], found.beam_indices[rows, :longest]
         if found.sequences_scores is not None:
-            found.sequences_scores = scores.flatten()[rows]
+            found.sequences_scores = ranked.scores.flatten()[rows]
         return found
-
-    def _rank(
-        self,
-        sequences: torch.Tensor,
-        clips: VideoEncoderOutput,
-        weight: float,
-        length_penalty: float,
-        guidance_scale: float | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores `(B, K)` and lengths `(B * K,)` of K captions of each clip, `(B * K, 1 + L)`; probabilities are those
-        that were searched by, guidance included."""
-        model: Any = self
-        log_probabilities, mask = self.get_token_log_probabilities(sequences, clips, guidance_scale=guidance_scale)
-        lengths = mask.sum(dim=1)
-        likely = log_probabilities.sum(dim=1) / lengths**length_penalty
-        captions = sequences[:, 1:].masked_fill(~mask, self.config.pad_token_id)
-        texts = model.get_text_features(captions).unflatten(0, (len(clips.last_hidden_state), -1))  # (B, K, P)
-        similar = torch.einsum("bkp,bp->bk", texts, model.embed_encoded(clips)).float()
-        return likely.view_as(similar) + weight * model.logit_scale.exp() * similar, lengths
 
     def get_token_log_probabilities(
         self,
@@ -195,10 +178,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
             )
             logits = guided_by_video(logits, blind.logits.float(), guidance_scale)
         logits[..., list(suppress_tokens)] = -torch.inf
-        found = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        ends = torch.isin(labels, torch.tensor(self.config.eos_token_id, device=labels.device)).long()
-        mask = ends.cumsum(dim=1) - ends == 0
-        return found.masked_fill(~mask, 0.0), mask
+        return score_tokens(logits, labels, self.config.eos_token_id)
 
 
 def guided_by_video(logits: torch.Tensor, blind: torch.Tensor, guidance_scale: float) -> torch.Tensor:

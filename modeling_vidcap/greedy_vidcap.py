@@ -8,22 +8,24 @@ Promises: the words that `generate` writes, from the same scores. Gives up: samp
 whatever asks for more than the tokens; `generate` does these as ever.
 """
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.utils.output_capturing import capture_outputs
 
-from .encoder_vidcap import time_rotation
-from .layers_vidcap import VideoCaptionDecoderLayer, rotate
-from .outputs_vidcap import VideoEncoderOutput
+from .blocks_vidcap import DecoderLayer
+from .positions_vidcap import rotate, time_rotation
+
+if TYPE_CHECKING:
+    from .encoding_vidcap import ClipTokens
 
 
 class LayerStep:
     """A decoder layer for one word `(B, 1, D)`; what it has seen is kept by the caller."""
 
-    def __init__(self, layer: VideoCaptionDecoderLayer):
+    def __init__(self, layer: DecoderLayer):
         self.layer = layer
         own = layer.self_attn
         parts = (own.q_proj, own.k_proj, own.v_proj)
@@ -65,7 +67,7 @@ class GreedyWriter:
         max_length: Most tokens of a caption, the start token included.
     """
 
-    def __init__(self, decoder: Any, encoder_outputs: VideoEncoderOutput, max_length: int):
+    def __init__(self, decoder: Any, encoder_outputs: "ClipTokens", max_length: int):
         self.decoder = decoder
         video = encoder_outputs.last_hidden_state.to(decoder.embed_tokens.weight.dtype)  # (B, S, D)
         masked = encoder_outputs.attention_mask == 0
@@ -92,6 +94,12 @@ class GreedyWriter:
             hidden_states = layer.attend(hidden_states, query, words, video, self.mask)
         self.length += 1
         return self.decoder.norm(hidden_states)
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Goes on from the captions of these rows `(B,)`, in which one may come several times."""
+        at = slice(0, self.length)
+        for seen in self.seen:
+            seen[:, :, :, at] = seen[:, rows, :, at]
 
 
 def video_states(
@@ -120,14 +128,27 @@ def attention_bias(masked: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def write_greedily(
     model: Any,
     input_ids: torch.Tensor,
-    encoder_outputs: VideoEncoderOutput,
-    logits_processor: Any,
-    stopping_criteria: Any,
+    encoder_outputs: "ClipTokens",
+    logits_processor: Iterable[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]],
+    ended: Callable[[torch.Tensor], torch.Tensor],
+    max_length: int,
     pad_token_id: int,
 ) -> torch.Tensor:
-    """`(B, L)` of begun captions -> `(B, L')`, each word the likeliest by what `logits_processor` leaves of the
-    scores; behind the end, padding."""
-    writer = GreedyWriter(model.model.decoder, encoder_outputs, stopping_criteria.max_length)
+    """Writes captions, each word the likeliest one.
+
+    Args:
+        model: The captioner.
+        input_ids: `(B, L)`, begun captions.
+        encoder_outputs: Of the B clips.
+        logits_processor: What is done in turn to the scores `(B, V)` of the next word behind captions `(B, L)`.
+        ended: Tells which of captions `(B, L)` go no further, `(B,)` of bool.
+        max_length: Most tokens of a caption, the start token included.
+        pad_token_id: Stands behind a caption's end.
+
+    Returns:
+        `(B, L')`.
+    """
+    writer = GreedyWriter(model.model.decoder, encoder_outputs, max_length)
     for ids in input_ids.split(1, dim=1):
         hidden_states = writer.read(ids)
     unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
@@ -138,7 +159,7 @@ def write_greedily(
         words = logits.argmax(dim=-1)
         words = torch.where(unfinished, words, pad_token_id)
         input_ids = torch.cat([input_ids, words[:, None]], dim=1)
-        unfinished = unfinished & ~stopping_criteria(input_ids, None)
+        unfinished = unfinished & ~ended(input_ids)
         if not bool(unfinished.any()):
             return input_ids
         hidden_states = writer.read(words[:, None])
@@ -147,6 +168,8 @@ def write_greedily(
 def is_plain(decoder: Any) -> bool:
     """Whether a decoder computes what its weights say, and nothing beside it: no adapter (LoRA), quantised layer or
     hook, which a [`LayerStep`] would pass by."""
+    from transformers.utils.output_capturing import capture_outputs
+
     layers = (*decoder.text_layers, *decoder.multimodal_layers)
     projections = [getattr(layer.self_attn, name) for layer in layers for name in ("q_proj", "k_proj", "v_proj")]
     # Hooks of transformers record outputs, and change nothing.

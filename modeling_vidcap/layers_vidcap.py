@@ -1,85 +1,16 @@
-"""Attention, positions on any real-valued axis, and the pre-norm blocks of encoder and decoder.
-
-Positions are real numbers: seconds and shares of the frame for video tokens, token counts for text. In
-cross-attention the query stands at second zero and only the video's keys are rotated, so that a head can pick out a
-moment of the clip.
-"""
+"""The blocks of encoder and decoder within transformers: its caches, kinds of attention and gradient checkpoints."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import StochasticDepth
-from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_vidcap import VideoCaptionConfig
-
-Rotation = tuple[torch.Tensor, torch.Tensor]  # cos and sin, each (B, 1, L, head_dim)
-
-
-def rotary_rotation(
-    positions: torch.Tensor, head_dim: int, *, min_period: float, max_period: float, dtype: torch.dtype
-) -> Rotation:
-    """Cosines and sines that rotate a head's channel pairs by angles proportional to `positions`.
-
-    RoFormer (https://arxiv.org/abs/2104.09864) with the periods of [`axis_angles`].
-
-    Args:
-        positions: `(B, L)`, in the unit of the periods (seconds or tokens).
-
-    Returns:
-        cos and sin, each `(B, 1, L, head_dim)`.
-    """
-    return to_rotation(axis_angles(positions, head_dim // 2, min_period=min_period, max_period=max_period), dtype)
-
-
-def axis_angles(positions: torch.Tensor, count: int, *, min_period: float, max_period: float) -> torch.Tensor:
-    """Angles `(..., count)` of `positions` `(...)`; periods lie evenly in logarithm between the two given ones."""
-    steps = torch.arange(count, device=positions.device, dtype=torch.float32) / max(count - 1, 1)
-    frequencies = 2 * torch.pi / (min_period * (max_period / min_period) ** steps)  # (count,)
-    return positions.float()[..., None] * frequencies
-
-
-def cell_angles(grid: int, count: int, device: torch.device) -> torch.Tensor:
-    """Angles `(N, count)` of the cells of a `grid` x `grid` frame, row by row: half of them rows, half columns.
-
-    Positions are shares of the frame. Periods go from two cells, at which neighbours are opposites, to two frames, at
-    which the cosine falls all the way across.
-    """
-    cells = torch.arange(grid**2, device=device)
-    rows = axis_angles(cells // grid / grid, count // 2, min_period=2 / grid, max_period=2)
-    columns = axis_angles(cells % grid / grid, count - count // 2, min_period=2 / grid, max_period=2)
-    return torch.cat([rows, columns], dim=-1)
-
-
-def to_rotation(angles: torch.Tensor, dtype: torch.dtype) -> Rotation:
-    """The rotation of channel pairs by `angles` `(B, L, head_dim / 2)`."""
-    angles = torch.cat([angles, angles], dim=-1)[:, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def to_sines(angles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Sines and cosines `(..., D)` of `angles` `(..., D / 2)`, to be added to tokens
-    (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
-
-
-def positions_behind(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Positions `(B, L + 1)` of the real words of `attention_mask` `(B, L)`, whichever side is padded, and of a token
-    right behind them."""
-    positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    return torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1)
-
-
-def rotate(states: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Rotates `states` `(B, heads, L, head_dim)`; channel i is paired with channel i + head_dim / 2."""
-    cos, sin = rotation
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat([-second, first], dim=-1) * sin
+from .blocks_vidcap import Attention, DecoderLayer, EncoderLayer, Pooler
+from .positions_vidcap import Rotation
 
 
 def eager_attention_forward(
@@ -100,256 +31,51 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-class Freezes:
-    """A module that keeps some of its parameters as they are, and can be told so again once its weights are loaded."""
+class VideoCaptionAttention(Attention):
+    """Attention of the kind that the config names, with an optional cache."""
 
-    def freeze(self) -> Any:
-        raise NotImplementedError
-
-
-class VideoCaptionAttention(nn.Module):
-    """Multi-head attention over itself or, given `key_value_states`, over the video; with an optional cache."""
-
-    def __init__(self, config: VideoCaptionConfig, *, layer_idx: int = 0, is_causal: bool = False):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.is_causal = is_causal
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        """`(B, L, D)` -> `(B, heads, L, head_dim)`."""
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-    def forward(
+    def attend(
         self,
-        hidden_states: torch.Tensor,
-        *,
-        attention_mask: torch.Tensor | None = None,
-        rotation: Rotation | None = None,
-        key_value_states: torch.Tensor | None = None,
-        cache: Cache | None = None,
-        **kwargs,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        is_cross_attention = key_value_states is not None
-        query = self.heads(self.q_proj(hidden_states))
-        if rotation is not None and not is_cross_attention:
-            query = rotate(query, rotation)
-
-        store: Any = cache
-        reuse = False
-        if isinstance(cache, EncoderDecoderCache) and is_cross_attention:
-            store = cache.cross_attention_cache
-            reuse = cache.is_updated.get(self.layer_idx, False)
-        elif isinstance(cache, EncoderDecoderCache):
-            store = cache.self_attention_cache
-        if reuse:  # the video's keys and values do not change while a caption is written
-            key, value = store.layers[self.layer_idx].keys, store.layers[self.layer_idx].values
-        else:
-            source = hidden_states if key_value_states is None else key_value_states
-            key, value = self.heads(self.k_proj(source)), self.heads(self.v_proj(source))
-            if rotation is not None:
-                key = rotate(key, rotation)
-            if store is not None:
-                key, value = store.update(key, value, self.layer_idx)
-                if is_cross_attention and isinstance(cache, EncoderDecoderCache):
-                    cache.is_updated[self.layer_idx] = True
-
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        output, weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.out_proj(output.flatten(2)), weights
+        dropout = self.config.attention_dropout if self.training else 0.0
+        return attention(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
 
-
-class VideoCaptionMLP(nn.Sequential):
-    def __init__(self, config: VideoCaptionConfig):
-        super().__init__(
-            nn.Linear(config.hidden_size, config.intermediate_size),
-            ACT2FN[config.hidden_act],
-            nn.Linear(config.intermediate_size, config.hidden_size),
-        )
-
-
-class VideoCaptionMotion(nn.Module):
-    """Lets each token see what changed since the frame before: a feed-forward block over it and that difference.
-
-    Attention has to learn which frames are neighbours; here movement is an input from the first step. What moves
-    covers a small part of most frames: their difference is a tenth of what they have in common, and by its size alone
-    a small star that spins is a large one that slides. With `motion_floor` the difference is shown twice: louder, and
-    divided by its root mean square over the channels. The floor, added to the square, keeps still frames' noise low.
-    """
-
-    gain = 4.0  # what a movement changes is about a tenth of the token, and would hardly be heard beside it
-
-    def __init__(self, config: VideoCaptionConfig):
-        super().__init__()
-        self.floor = config.motion_floor
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.fc_in = nn.Linear((3 if self.floor else 2) * config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc_out = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(B, T, N, D)` -> the same shape; the first frame has no change."""
-        normed = self.norm(hidden_states)
-        change = torch.cat([torch.zeros_like(normed[:, :1]), normed[:, 1:] - normed[:, :-1]], dim=1)
-        seen = [normed, change]
-        if self.floor:
-            size = (change.square().mean(dim=-1, keepdim=True) + self.floor**2).sqrt()
-            seen = [normed, change * self.gain, change / size]
-        return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat(seen, dim=-1))))
-
-
-class VideoCaptionColors(nn.Module):
-    """Projects histograms of colours; their cube root, since what covers a hundredth of a frame matters too."""
-
-    scale = 10.0  # so that 125 shares are heard beside thousands of backbone values in the same sum
-
-    def __init__(self, config: VideoCaptionConfig):
-        super().__init__()
-        self.norm = nn.LayerNorm(config.color_bins**3, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(config.color_bins**3, config.hidden_size, bias=False)
-        self.config = config
-
-    def forward(self, histograms: torch.Tensor) -> torch.Tensor:
-        """`(B, T, N, color_bins^3)` of shares that sum to 1 -> `(B, T, N, D)`, zeros for dropped clips."""
-        projected = self.projection(self.norm(histograms ** (1 / 3)) * self.scale)
-        rate = self.config.color_dropout
-        if self.training and rate:
-            projected = projected * (torch.rand(len(projected), 1, 1, 1, device=projected.device) >= rate)
-        return projected
-
-
-class VideoCaptionFramePositions(nn.Module):
-    """A learned table of `num_frames` positions, laid over the clip from its first real frame to its last.
-
-    A clip of `num_frames` frames takes row i for frame i. Any other number of frames (8 or 32 at inference, a clip too
-    short to fill up) takes rows at the frames' shares of the clip, interpolated linearly between neighbouring rows.
-    """
-
-    def __init__(self, config: VideoCaptionConfig):
-        super().__init__()
-        self.table = nn.Embedding(config.num_frames, config.hidden_size)
-
-    def forward(self, frame_mask: torch.Tensor) -> torch.Tensor:
-        """`(B, T)`, 1 for real frames -> `(B, T, D)`. The seconds between frames play no part."""
-        index = torch.arange(frame_mask.shape[1], device=frame_mask.device)
-        last = (index * frame_mask.bool()).amax(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
-        # Frames behind the last real one are masked: any row does for them.
-        rows = torch.minimum(index, last) * (self.table.num_embeddings - 1) / last  # (B, T)
-        low, high = self.table(rows.floor().long()), self.table(rows.ceil().long())
-        return torch.lerp(low, high, rows.frac()[..., None].to(low.dtype))
-
-
-class VideoCaptionEncoderLayer(GradientCheckpointingLayer):
-    """Pre-norm self-attention over the tokens of a clip, or within groups of them, then a feed-forward block."""
-
-    def __init__(self, config: VideoCaptionConfig, *, drop_path: float = 0.0):
-        super().__init__()
-        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = VideoCaptionAttention(config)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = VideoCaptionMLP(config)
-        self.dropout = residual_dropout(config, drop_path)
-
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotation: Rotation | None, **kwargs
-    ) -> torch.Tensor:
-        """`(B, S, D)`, or `(B, groups, S, D)` where tokens attend within their group alone -> the same shape.
-
-        Mask and rotation are those of `(B * groups, S)` tokens; a `None` hides nothing, or rotates nothing.
-        """
-        normed = self.self_attn_norm(hidden_states).flatten(0, -3)  # (B * groups, S, D)
-        attended, _ = self.self_attn(normed, attention_mask=attention_mask, rotation=rotation, **kwargs)
-        hidden_states = hidden_states + self.dropout(attended.view_as(hidden_states))
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
-
-
-class VideoCaptionDecoderLayer(GradientCheckpointingLayer):
-    """Pre-norm self-attention, causal unless told otherwise, perhaps cross-attention to the clip, feed-forward."""
-
-    def __init__(self, config: VideoCaptionConfig, layer_idx: int, *, cross_attention: bool, drop_path: float = 0.0):
-        super().__init__()
-        self.cross_attention = cross_attention
-        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self_attn = VideoCaptionAttention(config, layer_idx=layer_idx, is_causal=True)
-        if cross_attention:
-            self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-            self.cross_attn = VideoCaptionAttention(config, layer_idx=layer_idx)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = VideoCaptionMLP(config)
-        self.dropout = residual_dropout(config, drop_path)
-
-    def forward(
+    def cached_keys_and_values(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        rotation: Rotation,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        encoder_rotation: Rotation | None = None,
-        cache: Cache | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
-        attended, _ = self.self_attn(
-            self.self_attn_norm(hidden_states),
-            attention_mask=attention_mask,
-            rotation=rotation,
-            cache=cache,
-            **kwargs,
-        )
-        hidden_states = hidden_states + self.dropout(attended)
-        if self.cross_attention:
-            attended, _ = self.cross_attn(
-                self.cross_attn_norm(hidden_states),
-                attention_mask=encoder_attention_mask,
-                rotation=encoder_rotation,
-                key_value_states=encoder_hidden_states,
-                cache=cache,
-                **kwargs,
-            )
-            hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+        key_value_states: torch.Tensor | None,
+        rotation: Rotation | None,
+        cache: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not isinstance(cache, EncoderDecoderCache):
+            source = hidden_states if key_value_states is None else key_value_states
+            return cache.update(*self.keys_and_values(source, rotation), self.layer_idx)
+        if key_value_states is None:
+            return cache.self_attention_cache.update(*self.keys_and_values(hidden_states, rotation), self.layer_idx)
+        store: Any = cache.cross_attention_cache
+        if cache.is_updated.get(self.layer_idx, False):
+            # The video's keys and values do not change while a caption is written.
+            return store.layers[self.layer_idx].keys, store.layers[self.layer_idx].values
+        found = store.update(*self.keys_and_values(key_value_states, rotation), self.layer_idx)
+        cache.is_updated[self.layer_idx] = True
+        return found
 
 
-class VideoCaptionPooler(nn.Module):
-    """Attention pooling of a clip's tokens by learned queries (CoCa, https://arxiv.org/abs/2205.01917)."""
-
-    def __init__(self, config: VideoCaptionConfig, num_queries: int):
-        super().__init__()
-        self.query = nn.Parameter(torch.zeros(1, num_queries, config.hidden_size))
-        self.attention = VideoCaptionAttention(config)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """`(B, S, D)` -> `(B, queries, D)`."""
-        queries = self.query.expand(hidden_states.shape[0], -1, -1)
-        pooled, _ = self.attention(queries, attention_mask=attention_mask, key_value_states=hidden_states)
-        return self.norm(pooled)
+class VideoCaptionEncoderLayer(GradientCheckpointingLayer, EncoderLayer):
+    attention_class = VideoCaptionAttention
 
 
-def residual_dropout(config: VideoCaptionConfig, drop_path: float) -> nn.Module:
-    """What a block's output passes before it is added: dropout, and the loss of the whole block for some clips."""
-    dropout = nn.Dropout(config.dropout)
-    return nn.Sequential(dropout, StochasticDepth(drop_path, mode="row")) if drop_path else dropout
+class VideoCaptionDecoderLayer(GradientCheckpointingLayer, DecoderLayer):
+    attention_class = VideoCaptionAttention
 
 
-def stochastic_depth_rates(rate: float, layers: int) -> list[float]:
-    """Rates that grow linearly from 0 at the first layer to `rate` at the last
-    (Huang et al. 2016, https://arxiv.org/abs/1603.09382)."""
-    return [rate * index / max(layers - 1, 1) for index in range(layers)]
+class VideoCaptionPooler(Pooler):
+    attention_class = VideoCaptionAttention

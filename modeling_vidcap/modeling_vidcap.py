@@ -17,10 +17,10 @@ from .encoder_vidcap import VideoCaptionEncoder, VideoCaptionPreTrainedModel, po
 from .generation_vidcap import VideoCaptionGenerationMixin
 from .layers_vidcap import VideoCaptionPooler
 from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss
-from .novelty_vidcap import VideoCaptionNovelty
 from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEncoderOutput
 from .playback_vidcap import play_backwards
 from .pretrained_decoder_vidcap import PretrainedDecoder
+from .scoring_vidcap import CaptionScoring
 
 MASKED_WORDS = 0.5  # of a caption's words are masked and named in the masked-word loss
 
@@ -83,7 +83,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         )
 
 
-class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCaptionGenerationMixin):
+class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTrainedModel, VideoCaptionGenerationMixin):
     """The captioner: caption cross-entropy plus a contrastive loss between the clip and its caption.
 
     Example:
@@ -107,20 +107,12 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     _keys_to_ignore_on_load_missing = [r"novelty\."]
     # The Trainer then hands over `num_items_in_batch`, see `caption_loss`.
     accepts_loss_kwargs = True
+    pooler_class = VideoCaptionPooler
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
         self.model = VideoCaptionModel(config)
-        size = config.embedding_size or config.decoder_size
-        self.head_projection = None
-        if size != config.decoder_size:
-            self.head_projection = nn.Linear(config.decoder_size, size, bias=False)
-        self.lm_head = nn.Linear(size, config.vocab_size, bias=False)
-        self.video_pooler = VideoCaptionPooler(config, 1)
-        self.video_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.decoder_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
-        self.novelty = VideoCaptionNovelty(config)
+        self.add_heads(config)
         self.loss_ramp = 1.0  # see `set_ramps`
         self.logit_bias = None
         if config.contrastive_type == "sigmoid":
@@ -163,10 +155,6 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         return shift_right(labels, self.config)
 
-    def lm_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The decoder's output `(B, L, D)` -> logits over the vocabulary `(B, L, V)`."""
-        return self.lm_head(hidden_states if self.head_projection is None else self.head_projection(hidden_states))
-
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -177,36 +165,8 @@ class VideoCaptionForConditionalGeneration(VideoCaptionPreTrainedModel, VideoCap
         """L2-normalised clip embeddings `(B, projection_dim)`, comparable with [`get_text_features`]."""
         return self.embed_encoded(self.model.encoder(pixel_values_videos, video_mask, video_times, video_features))
 
-    def embed_encoded(self, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
-        """The same `(B, projection_dim)` of clips that the encoder has read."""
-        return nn.functional.normalize(self._video_embeds(encoder_outputs), dim=-1)
-
-    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """L2-normalised caption embeddings `(B, projection_dim)` of tokenised text that ends in EOS."""
-        summary = self.model.decoder.encode_text(input_ids, attention_mask)
-        return nn.functional.normalize(self.text_projection(summary), dim=-1)
-
-    def get_novelty(
-        self,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_mask: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-    ) -> torch.Tensor | None:
-        """How unlike the training clips each clip is, `(B,)`: above 1 it is farther out than 99 % of the validation
-        clips. `None` if training did not store what is usual. Takes all that the processor gives; `video_times` make
-        no difference."""
-        if not self.novelty.fitted:
-            return None
-        if video_features is None:
-            video_features = self.model.encoder.extract_features(pixel_values_videos)
-        if video_mask is None:  # of steps, of which each is real
-            video_mask = torch.ones(video_features.shape[:2], dtype=torch.long, device=video_features.device)
-        return self.novelty(self.novelty.summarise(video_features, video_mask))
-
-    def _video_embeds(self, encoded: VideoEncoderOutput) -> torch.Tensor:
-        mask = pooling_mask(self.config, encoded.last_hidden_state, encoded.attention_mask)
-        return self.video_projection(self.video_pooler(encoded.last_hidden_state, mask).squeeze(1))
+    def _pooling_mask(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        return pooling_mask(self.config, hidden_states, attention_mask)
 
     def forward(
         self,

@@ -1,11 +1,13 @@
 """How unlike anything in training a clip is: a captioner answers whatever it is shown, this says when to doubt it."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .configuration_vidcap import VideoCaptionConfig
+if TYPE_CHECKING:
+    from .configuration_vidcap import VideoCaptionConfig
 
 SHRINKAGE = 0.1  # towards equal variances: a covariance of few clips is hardly known in most directions
 CALIBRATION_QUANTILE = 0.99  # of the validation clips count as alike
@@ -27,7 +29,7 @@ class VideoCaptionNovelty(nn.Module):
     precision: torch.Tensor
     limit: torch.Tensor
 
-    def __init__(self, config: VideoCaptionConfig):
+    def __init__(self, config: "VideoCaptionConfig"):
         super().__init__()
         size = config.cell_features
         self.register_buffer("mean", torch.zeros(size))

@@ -17,10 +17,11 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from .blocks_vidcap import Freezes
 from .configuration_vidcap import VideoCaptionConfig
-from .encoder_vidcap import VideoCaptionPreTrainedModel, time_angles
-from .layers_vidcap import Freezes, positions_behind, to_sines
+from .encoder_vidcap import VideoCaptionPreTrainedModel
 from .outputs_vidcap import VideoEncoderOutput, check_recording
+from .positions_vidcap import positions_behind, time_angles, to_sines
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn")  # names of what a pretrained model does not bring along
 

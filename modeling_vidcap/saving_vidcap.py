@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-RUNS_ONLY = "runs_only"  # attribute of a module that computes what another does and has other weights
+from .blocks_vidcap import RUNS_ONLY
+
 CHECKSUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 TASK = "video-captioning"
 MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText")

@@ -233,3 +233,20 @@ def over_white(frames: torch.Tensor) -> torch.Tensor:
     """Composes uint8 RGBA frames `(..., 4, H, W)` over white: `(..., 3, H, W)`."""
     colour, alpha = frames[..., :3, :, :].int(), frames[..., 3:, :, :].int()
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
+
+
+def centre_frames(clip: VideoFrames, size: tuple[int, int]) -> torch.Tensor:
+    """Centres the frames of a clip on black of `size` (height, width): `(T, 3, height, width)`, uint8.
+
+    Raises:
+        ValueError: If they are larger.
+    """
+    height, width = clip.frames.shape[-2:]
+    down, right = size[0] - height, size[1] - width
+    if down < 0 or right < 0:
+        raise ValueError(
+            f"{clip.source}: frames of {width}x{height} are larger than size {size[1]}x{size[0]}; set do_resize=True, "
+            "or do_pad=False to keep them as they are"
+        )
+    left, top = right // 2, down // 2
+    return torch.nn.functional.pad(clip.frames, (left, right - left, top, down - top))

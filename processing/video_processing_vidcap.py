@@ -22,7 +22,8 @@ from transformers.utils.type_validators import (
     tensor_type_validator,
 )
 
-from .video_io_vidcap import VideoFrames, decode_video, is_frame, split_batch
+from .video_frames_vidcap import VideoFrames, centre_frames
+from .video_io_vidcap import decode_video, is_frame, split_batch
 
 logger = logging.get_logger(__name__)
 
@@ -206,6 +207,11 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
         """
         return self._decode(video, self._complete(kwargs))
 
+    def centre(self, clip: VideoFrames) -> torch.Tensor:
+        """The frames `(T, 3, H, W)` of a clip that [`decode_clip`] read, on black of `size` with `do_pad`; uint8."""
+        size: Any = self.size
+        return centre_frames(clip, (size["height"], size["width"])) if self.do_pad else clip.frames
+
     def _complete(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The options of a call, checked: those given, and for the rest the processor's own."""
         known = self.valid_kwargs.__annotations__
@@ -242,20 +248,8 @@ def check_option_names(names: set[str], known: set[str]) -> None:
 def _stack_frames(clips: list[VideoFrames], size: tuple[int, int] | None) -> torch.Tensor:
     """Centres the frames of all clips on black of `size` (height, width) and stacks them: `(B, T, 3, H, W)`, uint8."""
     if size is not None:
-        return torch.stack([_centre(clip, size) for clip in clips])
+        return torch.stack([centre_frames(clip, size) for clip in clips])
     shapes = sorted({tuple(clip.frames.shape[-2:]) for clip in clips})
     if len(shapes) > 1:
         raise ValueError(f"clips of sizes {shapes} (height, width) cannot form one batch: set do_pad=True")
     return torch.stack([clip.frames for clip in clips])
-
-
-def _centre(clip: VideoFrames, size: tuple[int, int]) -> torch.Tensor:
-    height, width = clip.frames.shape[-2:]
-    down, right = size[0] - height, size[1] - width
-    if down < 0 or right < 0:
-        raise ValueError(
-            f"{clip.source}: frames of {width}x{height} are larger than size {size[1]}x{size[0]}; set do_resize=True, "
-            "or do_pad=False to keep them as they are"
-        )
-    left, top = right // 2, down // 2
-    return torch.nn.functional.pad(clip.frames, (left, right - left, top, down - top))

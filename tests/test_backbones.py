@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from hub_card import export_model, verify_export
 from modeling_vidcap import VideoCaptionForConditionalGeneration, pretrained_backbones
-from modeling_vidcap.encoder_vidcap import join_frames
+from modeling_vidcap.encoding_vidcap import join_frames
 from modeling_vidcap.pretrained_backbones import load_backbone
 from tests.tiny import tiny_clip, tiny_config, tiny_processor
 

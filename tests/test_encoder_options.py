@@ -4,8 +4,8 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from modeling_vidcap.encoder_vidcap import time_rotation
-from modeling_vidcap.layers_vidcap import VideoCaptionFramePositions, VideoCaptionMotion
+from modeling_vidcap.blocks_vidcap import VideoCaptionFramePositions, VideoCaptionMotion
+from modeling_vidcap.positions_vidcap import time_rotation
 from tests.tiny import tiny_config, tiny_model
 
 CELLS = {"spatial_tokens": True}

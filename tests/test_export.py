@@ -97,14 +97,14 @@ def test_a_pipeline_saves_its_processor_too(exported: Path, tmp_path: Path) -> N
 
 
 def test_a_folder_that_does_not_load_is_found_out(exported: Path) -> None:
-    code = exported / "layers_vidcap.py"
+    code = exported / "blocks_vidcap.py"
     source = code.read_text()
     code.unlink()
-    with pytest.raises(ExportError, match="layers_vidcap.py is not the code of this version"):
+    with pytest.raises(ExportError, match="blocks_vidcap.py is not the code of this version"):
         verify_export(exported)
     code.write_text(source.replace("self.scaling = self.head_dim**-0.5", "self.scaling = 1.0"))
     assert code.read_text() != source
-    with pytest.raises(ExportError, match="layers_vidcap.py is not the code of this version"):
+    with pytest.raises(ExportError, match="blocks_vidcap.py is not the code of this version"):
         verify_export(exported)  # which has not run it
     with pytest.raises(ExportError, match="(logits|captions) without this package .* in memory"):
         verify_export(exported, model=tiny_model(), processor=tiny_processor(), trust_remote_code=True)

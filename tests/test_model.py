@@ -4,8 +4,8 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from modeling_vidcap.encoder_vidcap import drop_frames
-from modeling_vidcap.layers_vidcap import stochastic_depth_rates
+from modeling_vidcap.blocks_vidcap import stochastic_depth_rates
+from modeling_vidcap.encoding_vidcap import drop_frames
 from modeling_vidcap.losses_vidcap import caption_loss, contrastive_loss
 from modeling_vidcap.modeling_vidcap import drop_words, shift_right
 from tests.tiny import tiny_config, tiny_model

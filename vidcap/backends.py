@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from modeling_vidcap.saving_vidcap import RUNS_ONLY
+from modeling_vidcap.blocks_vidcap import RUNS_ONLY
 
 BACKENDS = ("torch", "openvino")
 TOLERANCE = 0.05  # of the largest feature, by which OpenVINO's may differ: it computes in bf16 where the CPU does

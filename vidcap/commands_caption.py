@@ -15,6 +15,7 @@ from modeling_vidcap.generation_checks_vidcap import check_guidance, check_phras
 
 from .adapters.options import load_for_command
 from .files import output_mistake, within_data_set, write_atomically
+from .light.loading import open_light
 from .option_types import number, whole
 from .subtitles import FORMATS, CaptionedClip
 
@@ -209,7 +210,7 @@ def open_captioner(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, A
     from .backends import use_fast_backbone
     from .captioning import is_adapter
 
-    model, processor = load_for_command(arguments)
+    model, processor = open_light(arguments) or load_for_command(arguments)
     if not is_adapter(model):
         use_fast_backbone(model, processor, arguments.backend)
     apply_reading_options(processor.video_processor, arguments)

@@ -63,8 +63,6 @@ def read_clip(source: Any, video_processor: Any, *, threads: int | None = None) 
         VideoDecodeError: If it cannot be read.
     """
     clip = video_processor.decode_clip(source, decoding_threads=threads)
-    pixels = video_processor(
-        clip.frames, do_sample_frames=False, do_rescale=False, do_normalize=False, input_data_format="channels_first"
-    )["pixel_values_videos"]  # (1, T, 3, H, W)
-    item = {"pixel_values_videos": pixels[0], "video_mask": clip.mask.long(), "video_times": clip.times}
+    pixels = video_processor.centre(clip)
+    item = {"pixel_values_videos": pixels, "video_mask": clip.mask.long(), "video_times": clip.times}
     return item, clip.duration

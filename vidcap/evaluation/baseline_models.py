@@ -27,7 +27,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
 from modeling_vidcap import VideoCaptionConfig
-from modeling_vidcap.layers_vidcap import axis_angles, to_sines
+from modeling_vidcap.positions_vidcap import axis_angles, to_sines
 from processing.collator import IGNORED
 
 KINDS = ("vision_encoder_decoder", "git", "blind")

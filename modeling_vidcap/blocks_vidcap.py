@@ -1,0 +1,291 @@
+"""The blocks of encoder and decoder in torch alone, with which a captioner runs where transformers is not loaded.
+
+In cross-attention the query stands at second zero and only the video's keys are rotated, so that a head can pick out a
+moment of the clip. What transformers adds (caches, kinds of attention, gradient checkpoints) is in `layers_vidcap.py`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .positions_vidcap import Rotation, rotate
+
+if TYPE_CHECKING:
+    from .configuration_vidcap import VideoCaptionConfig
+
+RUNS_ONLY = "runs_only"  # attribute of a module that computes what another does and has other weights
+
+
+class Freezes:
+    """A module that keeps some of its parameters as they are, and can be told so again once its weights are loaded."""
+
+    def freeze(self) -> Any:
+        raise NotImplementedError
+
+
+class Attention(nn.Module):
+    """Multi-head attention over itself or, given `key_value_states`, over the video."""
+
+    def __init__(self, config: "VideoCaptionConfig", *, layer_idx: int = 0, is_causal: bool = False):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`(B, L, D)` -> `(B, heads, L, head_dim)`."""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def keys_and_values(self, source: torch.Tensor, rotation: Rotation | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys, rotated, and values of `source` `(B, S, D)`, each `(B, heads, S, head_dim)`."""
+        key, value = self.heads(self.k_proj(source)), self.heads(self.v_proj(source))
+        return key if rotation is None else rotate(key, rotation), value
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attention's output `(B, L, heads, head_dim)`, and its weights where they are kept."""
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=self.scaling)
+        return found.transpose(1, 2), None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        rotation: Rotation | None = None,
+        key_value_states: torch.Tensor | None = None,
+        cache: Any = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = self.heads(self.q_proj(hidden_states))
+        if rotation is not None and key_value_states is None:
+            query = rotate(query, rotation)
+        if cache is None:
+            source = hidden_states if key_value_states is None else key_value_states
+            key, value = self.keys_and_values(source, rotation)
+        else:
+            key, value = self.cached_keys_and_values(hidden_states, key_value_states, rotation, cache)
+        output, weights = self.attend(query, key, value, attention_mask, **kwargs)
+        return self.out_proj(output.flatten(2)), weights
+
+    def cached_keys_and_values(
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: torch.Tensor | None,
+        rotation: Rotation | None,
+        cache: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of what `cache` holds, too. Only attention within transformers has such a cache."""
+        raise NotImplementedError
+
+
+class VideoCaptionMLP(nn.Sequential):
+    def __init__(self, config: "VideoCaptionConfig"):
+        super().__init__(
+            nn.Linear(config.hidden_size, config.intermediate_size),
+            activation(config.hidden_act),
+            nn.Linear(config.intermediate_size, config.hidden_size),
+        )
+
+
+class VideoCaptionMotion(nn.Module):
+    """Lets each token see what changed since the frame before: a feed-forward block over it and that difference.
+
+    Attention has to learn which frames are neighbours; here movement is an input from the first step. What moves
+    covers a small part of most frames: their difference is a tenth of what they have in common, and by its size alone
+    a small star that spins is a large one that slides. With `motion_floor` the difference is shown twice: louder, and
+    divided by its root mean square over the channels. The floor, added to the square, keeps still frames' noise low.
+    """
+
+    gain = 4.0  # what a movement changes is about a tenth of the token, and would hardly be heard beside it
+
+    def __init__(self, config: "VideoCaptionConfig"):
+        super().__init__()
+        self.floor = config.motion_floor
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.fc_in = nn.Linear((3 if self.floor else 2) * config.hidden_size, config.intermediate_size)
+        self.activation = activation(config.hidden_act)
+        self.fc_out = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, T, N, D)` -> the same shape; the first frame has no change."""
+        normed = self.norm(hidden_states)
+        change = torch.cat([torch.zeros_like(normed[:, :1]), normed[:, 1:] - normed[:, :-1]], dim=1)
+        seen = [normed, change]
+        if self.floor:
+            size = (change.square().mean(dim=-1, keepdim=True) + self.floor**2).sqrt()
+            seen = [normed, change * self.gain, change / size]
+        return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat(seen, dim=-1))))
+
+
+class VideoCaptionColors(nn.Module):
+    """Projects histograms of colours; their cube root, since what covers a hundredth of a frame matters too."""
+
+    scale = 10.0  # so that 125 shares are heard beside thousands of backbone values in the same sum
+
+    def __init__(self, config: "VideoCaptionConfig"):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.color_bins**3, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(config.color_bins**3, config.hidden_size, bias=False)
+        self.config = config
+
+    def forward(self, histograms: torch.Tensor) -> torch.Tensor:
+        """`(B, T, N, color_bins^3)` of shares that sum to 1 -> `(B, T, N, D)`, zeros for dropped clips."""
+        projected = self.projection(self.norm(histograms ** (1 / 3)) * self.scale)
+        rate = self.config.color_dropout
+        if self.training and rate:
+            projected = projected * (torch.rand(len(projected), 1, 1, 1, device=projected.device) >= rate)
+        return projected
+
+
+class VideoCaptionFramePositions(nn.Module):
+    """A learned table of `num_frames` positions, laid over the clip from its first real frame to its last.
+
+    A clip of `num_frames` frames takes row i for frame i. Any other number of frames (8 or 32 at inference, a clip too
+    short to fill up) takes rows at the frames' shares of the clip, interpolated linearly between neighbouring rows.
+    """
+
+    def __init__(self, config: "VideoCaptionConfig"):
+        super().__init__()
+        self.table = nn.Embedding(config.num_frames, config.hidden_size)
+
+    def forward(self, frame_mask: torch.Tensor) -> torch.Tensor:
+        """`(B, T)`, 1 for real frames -> `(B, T, D)`. The seconds between frames play no part."""
+        index = torch.arange(frame_mask.shape[1], device=frame_mask.device)
+        last = (index * frame_mask.bool()).amax(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
+        # Frames behind the last real one are masked: any row does for them.
+        rows = torch.minimum(index, last) * (self.table.num_embeddings - 1) / last  # (B, T)
+        low, high = self.table(rows.floor().long()), self.table(rows.ceil().long())
+        return torch.lerp(low, high, rows.frac()[..., None].to(low.dtype))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention over the tokens of a clip, or within groups of them, then a feed-forward block."""
+
+    attention_class: type[Attention] = Attention
+
+    def __init__(self, config: "VideoCaptionConfig", *, drop_path: float = 0.0):
+        super().__init__()
+        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = self.attention_class(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VideoCaptionMLP(config)
+        self.dropout = residual_dropout(config, drop_path)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotation: Rotation | None, **kwargs
+    ) -> torch.Tensor:
+        """`(B, S, D)`, or `(B, groups, S, D)` where tokens attend within their group alone -> the same shape.
+
+        Mask and rotation are those of `(B * groups, S)` tokens; a `None` hides nothing, or rotates nothing.
+        """
+        normed = self.self_attn_norm(hidden_states).flatten(0, -3)  # (B * groups, S, D)
+        attended, _ = self.self_attn(normed, attention_mask=attention_mask, rotation=rotation, **kwargs)
+        hidden_states = hidden_states + self.dropout(attended.view_as(hidden_states))
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention, causal unless told otherwise, perhaps cross-attention to the clip, feed-forward."""
+
+    attention_class: type[Attention] = Attention
+
+    def __init__(self, config: "VideoCaptionConfig", layer_idx: int, *, cross_attention: bool, drop_path: float = 0.0):
+        super().__init__()
+        self.cross_attention = cross_attention
+        self.self_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = self.attention_class(config, layer_idx=layer_idx, is_causal=True)
+        if cross_attention:
+            self.cross_attn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.cross_attn = self.attention_class(config, layer_idx=layer_idx)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VideoCaptionMLP(config)
+        self.dropout = residual_dropout(config, drop_path)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        rotation: Rotation,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_rotation: Rotation | None = None,
+        cache: Any = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        attended, _ = self.self_attn(
+            self.self_attn_norm(hidden_states),
+            attention_mask=attention_mask,
+            rotation=rotation,
+            cache=cache,
+            **kwargs,
+        )
+        hidden_states = hidden_states + self.dropout(attended)
+        if self.cross_attention:
+            attended, _ = self.cross_attn(
+                self.cross_attn_norm(hidden_states),
+                attention_mask=encoder_attention_mask,
+                rotation=encoder_rotation,
+                key_value_states=encoder_hidden_states,
+                cache=cache,
+                **kwargs,
+            )
+            hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+
+
+class Pooler(nn.Module):
+    """Attention pooling of a clip's tokens by learned queries (CoCa, https://arxiv.org/abs/2205.01917)."""
+
+    attention_class: type[Attention] = Attention
+
+    def __init__(self, config: "VideoCaptionConfig", num_queries: int):
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(1, num_queries, config.hidden_size))
+        self.attention = self.attention_class(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """`(B, S, D)` -> `(B, queries, D)`."""
+        queries = self.query.expand(hidden_states.shape[0], -1, -1)
+        pooled, _ = self.attention(queries, attention_mask=attention_mask, key_value_states=hidden_states)
+        return self.norm(pooled)
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of a name that transformers knows; of the usual one, without importing it."""
+    if name == "gelu":
+        return nn.GELU()
+    from transformers.activations import ACT2FN
+
+    return ACT2FN[name]
+
+
+def residual_dropout(config: "VideoCaptionConfig", drop_path: float) -> nn.Module:
+    """What a block's output passes before it is added: dropout, and the loss of the whole block for some clips."""
+    dropout = nn.Dropout(config.dropout)
+    if not drop_path:
+        return dropout
+    from torchvision.ops import StochasticDepth
+
+    return nn.Sequential(dropout, StochasticDepth(drop_path, mode="row"))
+
+
+def stochastic_depth_rates(rate: float, layers: int) -> list[float]:
+    """Rates that grow linearly from 0 at the first layer to `rate` at the last
+    (Huang et al. 2016, https://arxiv.org/abs/1603.09382)."""
+    return [rate * index / max(layers - 1, 1) for index in range(layers)]

@@ -1,0 +1,78 @@
+"""What the light captioner is told, and what its encoder gives out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from modeling_vidcap.derived_sizes_vidcap import DerivedSizes
+
+
+class LightConfig(DerivedSizes, SimpleNamespace):
+    """The fields of a config.json as attributes, and what [`VideoCaptionConfig`] derives from them; backbones here see
+    each frame alone."""
+
+    encodes_clips = False
+    frame_stride = 1
+    min_frames = 1
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "LightConfig":
+        """The config of a config.json."""
+        backbone = fields["backbone_config"]
+        changes = {
+            "backbone_config": None if backbone is None else SimpleNamespace(**backbone),
+            "stochastic_depth": 0.0,  # of training, and would import torchvision
+        }
+        return cls(**{**fields, **changes})
+
+
+@dataclass
+class SearchSettings:
+    """How captions are searched for, named as transformers' `GenerationConfig` has it.
+
+    Args:
+        eos_token_ids: Tokens that end a caption.
+        max_new_tokens: Longest caption, EOS included.
+        similarity_weight: See [`VideoCaptionGenerationMixin`].
+    """
+
+    pad_token_id: int
+    decoder_start_token_id: int
+    eos_token_ids: list[int]
+    max_new_tokens: int
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    similarity_weight: float | None = None
+    suppress_tokens: list[int] = field(default_factory=list)
+    do_sample: bool = False
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a caption, the start token included."""
+        return 1 + self.max_new_tokens
+
+    def suppress(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores `(N, V)` of the next word without the tokens that no caption may hold."""
+        return scores.index_fill(-1, torch.tensor(self.suppress_tokens, dtype=torch.long), -torch.inf)
+
+    def ended(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Whether captions `(..., L)`, start token included, go no further: `(...)` of bool."""
+        ends = torch.isin(input_ids[..., -1], torch.tensor(self.eos_token_ids))
+        return ends | (input_ids.shape[-1] >= self.max_length)
+
+
+@dataclass
+class EncodedClips:
+    """The encoder's output, as [`VideoEncoderOutput`]."""
+
+    last_hidden_state: torch.Tensor
+    attention_mask: torch.Tensor
+    token_times: torch.Tensor
+
+    def repeat(self, times: int) -> "EncodedClips":
+        """Each clip `times` times in a row."""
+        return EncodedClips(*(each.repeat_interleave(times, dim=0) for each in vars(self).values()))
