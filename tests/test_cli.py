@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vidcap
-from processing import VideoFrames, video_processing_vidcap
+from processing import VideoFrames
 from tests.media import texture, write_animation, write_video
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.cli import main
 from vidcap.evaluation.controls import CONTROLS
+from vidcap.light import processor as light_processor
 from vidcap.loading import is_path
 from vidcap.subtitles import timestamp
 
@@ -170,13 +171,13 @@ def test_options_reach_the_reader_and_the_search(captioner, clips, capsys, monke
     assert "max_clip_frames" in refused(capsys, *argv, "--max_clip_frames", "10")
 
     asked: list[dict[str, Any]] = []
-    decode = video_processing_vidcap.decode_video
+    decode = light_processor.decode_video
 
     def record(clip: Any, **options: Any) -> VideoFrames:
         asked.append(options)
         return decode(clip, **options)
 
-    monkeypatch.setattr(video_processing_vidcap, "decode_video", record)
+    monkeypatch.setattr(light_processor, "decode_video", record)
     for flags in ([], ["--snap_to_keyframes", "--skip_loop_filter"]):
         assert main([*argv, *flags]) == 0
         assert (asked[-1]["snap_to_keyframes"], asked[-1]["skip_loop_filter"]) == (bool(flags), bool(flags))

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import vidcap
 from tests.media import texture, write_video
 from tests.tiny import tiny_model, tiny_processor
 
@@ -68,10 +69,8 @@ def test_captions_need_torch_alone(captioner, tmp_path):
 def test_importing_vidcap_needs_no_library_and_offers_its_names():
     *names, imported = python(f"import vidcap\nprint(*dir(vidcap), sep='\\n')\n{LIST_SLOW}")
     assert imported == "" and {"VideoCaptionConfig", "VideoDecodeError", "__version__"} <= set(names)
-    with pytest.raises(AttributeError, match="'vidcap' has no attribute 'Nothing'"):
-        import vidcap
-
-        vidcap.Nothing
+    with pytest.raises(AttributeError, match="'vidcap' has no attribute 'nothing'"):
+        vidcap.nothing  # noqa: B018
 
 
 LOAD = "print(type(AutoModel.from_pretrained(sys.argv[1])).__module__)"
@@ -117,8 +116,8 @@ def test_classes_are_registered_in_whichever_order_packages_are_imported(imports
 def test_nothing_watches_imports_once_classes_are_registered():
     code = """
 import modeling_vidcap
-before = len(sys.meta_path)
-from transformers import AutoModel
-print(before - len(sys.meta_path), any("vidcap" in type(each).__module__ for each in sys.meta_path))
+for _ in range(2):
+    print(any("vidcap" in type(each).__module__ for each in sys.meta_path))
+    from transformers import AutoModel
 """
-    assert python(code) == ["1", "False"]
+    assert python(code) == ["True", "False"]

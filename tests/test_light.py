@@ -157,6 +157,11 @@ def test_every_format_is_the_same(style, both, captioner, clips):
     assert light == full and light.strip()
 
 
+def up_to_end(sequences: torch.Tensor) -> torch.Tensor:
+    ends = (sequences == 2).long()
+    return sequences.masked_fill(ends.cumsum(dim=1) - ends > 0, 0)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(6))
 def test_beams_are_those_of_transformers_whatever_they_are_asked_for(seed):
@@ -179,7 +184,8 @@ def test_beams_are_those_of_transformers_whatever_they_are_asked_for(seed):
     ):
         expected = model.generate(encoder_outputs=encoded, **{"max_new_tokens": 10, **options})
         found = light.generate(encoder_outputs=clips, **options)
-        assert torch.equal(found, expected), options
+        # Behind a caption's end transformers writes EOS again where the padding's id is 0.
+        assert torch.equal(up_to_end(found), up_to_end(expected)), options
         written |= {tuple(row) for row in found.tolist()}
     assert len(written) > 6
 
