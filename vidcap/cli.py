@@ -67,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
             check(arguments)
         if not debug:
             when_loaded(_quieten)
+        # Heeded as torch is imported. Threads that spin while they wait for one another take the cores from those that
+        # read clips, and beside another busy process one clip would take seconds.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status

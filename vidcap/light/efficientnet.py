@@ -31,24 +31,25 @@ VARIANTS = {
 OUTPUTS = (0, 1, 2, 4, 6)  # stages that timm counts as outputs: the last ones of their resolutions
 
 
-class SameConv2d(nn.Conv2d):
-    """A convolution with the padding that TensorFlow calls SAME: the output has 1 / stride of the size, rounded up."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
-        # With stride 1 it is the same on both sides, whatever the size.
-        padding = kernel // 2 if stride == 1 else 0
-        super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+class Conv2dSame(nn.Conv2d):
+    """A strided convolution with the padding that TensorFlow calls SAME: the output has 1 / stride of the size,
+    rounded up. It has the name that it has in timm, by which a network that pads so is known."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        if self.stride[0] > 1:
-            rows, columns = (self._missing(size) for size in maps.shape[-2:])
-            maps = F.pad(maps, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-        return super().forward(maps)
+        rows, columns = (self._missing(size) for size in maps.shape[-2:])
+        return super().forward(F.pad(maps, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)))
 
     def _missing(self, size: int) -> int:
         """Rows or columns of padding."""
         stride = self.stride[0]
         return max((math.ceil(size / stride) - 1) * stride + self.kernel_size[0] - size, 0)
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution with SAME padding; with stride 1 that is the same on both sides, whatever the size."""
+    if stride > 1:
+        return Conv2dSame(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
 
 
 class NormAct(nn.BatchNorm2d):
@@ -67,9 +68,9 @@ class DepthwiseBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int):
         super().__init__()
-        self.conv_dw = SameConv2d(inputs, inputs, kernel, stride, groups=inputs)
+        self.conv_dw = convolution(inputs, inputs, kernel, stride, groups=inputs)
         self.bn1 = NormAct(inputs)
-        self.conv_pw = SameConv2d(inputs, outputs, 1)
+        self.conv_pw = convolution(inputs, outputs, 1)
         self.bn2 = NormAct(outputs, activation=False)
         self.has_skip = stride == 1 and inputs == outputs
 
@@ -84,11 +85,11 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
         super().__init__()
         inside = _multiple_of_eight(inputs * expansion)
-        self.conv_pw = SameConv2d(inputs, inside, 1)
+        self.conv_pw = convolution(inputs, inside, 1)
         self.bn1 = NormAct(inside)
-        self.conv_dw = SameConv2d(inside, inside, kernel, stride, groups=inside)
+        self.conv_dw = convolution(inside, inside, kernel, stride, groups=inside)
         self.bn2 = NormAct(inside)
-        self.conv_pwl = SameConv2d(inside, outputs, 1)
+        self.conv_pwl = convolution(inside, outputs, 1)
         self.bn3 = NormAct(outputs, activation=False)
         self.has_skip = stride == 1 and inputs == outputs
 
@@ -110,7 +111,7 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         width, depth = VARIANTS[variant]
         self.outputs = [OUTPUTS[index] for index in outputs]
-        self.conv_stem = SameConv2d(3, STEM, 3, 2)
+        self.conv_stem = convolution(3, STEM, 3, 2)
         self.bn1 = NormAct(STEM)
         stages, inputs = [], STEM
         for stage, (count, kernel, stride, expansion, channels) in enumerate(STAGES):

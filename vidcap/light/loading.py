@@ -32,7 +32,6 @@ OTHER_WEIGHTS = ("adapter_config.json", "adapter_model.bin", "model.safetensors.
 
 # What options and files have to say. Other options are for captions that are drawn, or have to hold words.
 ARGUMENTS: dict[str, Any] = {
-    "backend": "torch",
     "ban": [],
     "dataset": None,
     "dtype": "auto",
@@ -86,8 +85,8 @@ def open_light(arguments: argparse.Namespace) -> "tuple[LightCaptioner, LightPro
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raises a [`NotLightError`] for an option that takes transformers."""
     _expect(ARGUMENTS, vars(arguments), "option")
-    if arguments.device == "cuda":
-        raise NotLightError("option device")
+    if arguments.backend == "openvino" or arguments.device == "cuda":
+        raise NotLightError("option backend or device")
     import torch
 
     if arguments.device == "auto" and torch.cuda.is_available():
