@@ -179,8 +179,9 @@ def run(arguments: argparse.Namespace) -> int:
     model, processor, options = open_captioner(arguments)
     results = [CaptionedClip(clip) for clip in arguments.clips]
 
-    clips = readable_clips(results, processor.video_processor, "captioning")
-    captions = caption_clips_with_scores(model, processor, clips, batch_size=arguments.batch_size, **options)
+    batch_size = arguments.batch_size
+    clips = readable_clips(results, processor.video_processor, "captioning", batch_size=batch_size)
+    captions = caption_clips_with_scores(model, processor, clips, batch_size=batch_size, **options)
     read = [result for result in results if result.error is None]
     for result, found in zip(read, captions, strict=True):
         result.captions = found

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     for shard in missing:
         part = rows.select(range(shard * size, min(len(rows), (shard + 1) * size)))
         results = [CaptionedClip(row["file_name"], source=row["video"]) for row in part]
-        clips = readable_clips(results, processor.video_processor, names[shard])
+        clips = readable_clips(results, processor.video_processor, names[shard], batch_size=arguments.batch_size)
         captions = caption_clips_with_scores(model, processor, clips, batch_size=arguments.batch_size, **options)
         for result, found in zip([each for each in results if each.error is None], captions, strict=True):
             result.captions = [each for each in found if each.text]

@@ -19,22 +19,30 @@ from .subtitles import CaptionedClip
 
 
 def readable_clips(
-    results: Sequence[CaptionedClip], video_processor: Any, description: str, *, workers: int | None = None
+    results: Sequence[CaptionedClip],
+    video_processor: Any,
+    description: str,
+    *,
+    workers: int | None = None,
+    batch_size: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Reads clips in threads, ahead of what is made of them; gives them in order, reports those that cannot be read,
     and notes reason or duration in `results`.
 
     Args:
-        workers: Clips read at the same time; by default one a core. Twice as many are kept waiting at most.
+        workers: Clips read at the same time; by default one a core. Twice as many are kept waiting at most, or
+            `batch_size` if that is more.
+        batch_size: Clips that are taken at once: while something is made of these, the next ones are read.
     """
     workers = min(workers or os.cpu_count() or 1, len(results))
     threads = video_processor.decoding_threads if len(results) > 1 else 0  # all cores for a clip that is alone
+    most = max(2 * workers, batch_size)
     ahead: deque[Future[Any]] = deque()
     waiting = iter(results)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         try:
             for result in tqdm(results, description, unit="clip", disable=not sys.stderr.isatty()):
-                for other in itertools.islice(waiting, 2 * workers - len(ahead)):
+                for other in itertools.islice(waiting, most - len(ahead)):
                     ahead.append(pool.submit(read_clip, other.source or other.file, video_processor, threads=threads))
                 try:
                     item, result.seconds = ahead.popleft().result()
