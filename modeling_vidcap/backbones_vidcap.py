@@ -7,6 +7,7 @@ An image backbone sees each frame alone (T' = T), so that features of a frozen o
 backwards. A clip encoder sees all frames, and joins `frame_stride` of them into one (T' = T / `frame_stride`).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import AutoBackbone, AutoModel
 
 from .configuration_vidcap import VideoCaptionConfig
 from .feature_maps_vidcap import clip_maps, frame_maps, train_last_stages
+from .fused_vidcap import FusedBackbone
 from .layers_vidcap import Freezes
 
 FINE_LEVELS = 16  # of each primary colour, in which pixels are counted for a histogram
@@ -59,6 +61,7 @@ class VideoBackbone(Freezes, nn.Module):
         self.grid = config.feature_grid
         self.frozen = config.freeze_backbone
         self.net = build_network(config)
+        self._fused = FusedBackbone()
         self._trained = self.freeze()
 
     def freeze(self) -> list[nn.Module]:
@@ -92,7 +95,9 @@ class VideoBackbone(Freezes, nn.Module):
     def maps(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """The network's maps `(B*T', D_i, h_i, w_i)` of frames `(B*T, 3, H, W)`, or `(B, T, 3, H, W)` where it sees
         clips."""
-        return (clip_maps if self.config.encodes_clips else frame_maps)(self.net, frames, self.config)
+        if self.config.encodes_clips:
+            return clip_maps(self.net, frames, self.config)
+        return self._fused.maps(self.net, frames, partial(frame_maps, config=self.config))
 
     def _unnormalised(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames `(B*T, 3, H, W)` from -1 (black) to 1 (white), whatever the backbone wants."""
