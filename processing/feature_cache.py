@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from .cache_names import Known, captions_hash, find_clips, name_of, write_names
 from .cache_upkeep import SUFFIX, UNFINISHED, Claim, Limit
+from .progress import track
 from .video_io_vidcap import VideoDecodeError, check_regular, describe, frame_files
 
 logger = logging.getLogger("vidcap")
@@ -86,12 +86,12 @@ def _touch(path: Path) -> bool:
 
 
 def in_threads(function: Callable[[int], Any], indices: Sequence[int], description: str, workers: int) -> list[Any]:
-    """`function` of each index, by threads that compute on a core each, with a progress bar on terminals."""
+    """`function` of each index, by threads that compute on a core each, with a line or bar of progress."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             results = pool.map(function, indices)
-            return list(tqdm(results, description, total=len(indices), unit="clip", disable=None))
+            return list(track(results, description, total=len(indices)))
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
@@ -298,11 +298,11 @@ class ClipCache:
         return _touch(path) if self.writable else path.is_file()
 
     def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> Filled:
-        """Decodes what is missing, with a progress bar.
+        """Decodes what is missing, and shows progress.
 
         Args:
             clips: Taken one by one, so that no more are in memory than there are workers.
-            description: Text of the progress bar.
+            description: What is shown beside the progress.
             indices: Of those to look at; by default all.
         """
         indices = range(len(clips)) if indices is None else indices

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from modeling_vidcap.generation_vidcap import Forms, generate_including, repeat_clips
 from processing.collator import VideoCaptionCollator
+from processing.progress import Progress
 
 from .adapters import CaptionAdapter
 from .adapters.base import GeneratedCaption, Inputs
@@ -63,7 +63,7 @@ def caption_clips(
         clips: Dicts of tensors without a batch axis, as a `ClipDataset` or the processor gives them; read one batch
             at a time.
         change: What is done to each batch first, such as `play_backwards`; an adapter's hold one clip then.
-        progress: Text of a progress bar, which is shown on terminals only; none by default.
+        progress: What is shown beside the progress; nothing is shown by default.
         generate_kwargs: For `model.generate`; what is not given comes from the model's generation config.
     """
 
@@ -164,7 +164,7 @@ def _generate(
 
     results: list[list[GeneratedCaption]] = []
     items, total = _in_order(clips)
-    with tqdm(total=total, desc=progress, unit="clip", disable=True if progress is None else None) as bar:
+    with Progress(progress or "", total, shown=progress is not None) as bar:
         for batch in _batches(map(prepare, items), batch_size):
             results += adapter.generate(batch, scores=scores, **generate_kwargs)
             bar.update(len(batch))
@@ -225,8 +225,7 @@ def map_batches(
     collator = VideoCaptionCollator(processor)
     results: list[Any] = []
     items, total = _in_order(clips)
-    # To tqdm, `None` means: only where there is a terminal.
-    with tqdm(total=total, desc=progress, unit="clip", disable=True if progress is None else None) as bar:
+    with Progress(progress or "", total, shown=progress is not None) as bar:
         for batch in _batches(items, batch_size):
             results += function({name: value.to(model.device) for name, value in collator.videos(list(batch)).items()})
             bar.update(len(batch))
