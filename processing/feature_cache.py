@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .cache_names import Known, captions_hash, find_clips, name_of, write_names
-from .cache_upkeep import SUFFIX, UNFINISHED, Claim, Limit
+from .cache_upkeep import SUFFIX, UNFINISHED, CacheFullError, Claim, Limit
 from .progress import track
 from .video_io_vidcap import VideoDecodeError, check_regular, describe, frame_files
 
@@ -106,18 +107,31 @@ def write_clip(path: Path, tensors: dict[str, torch.Tensor], limit: Limit | None
     """Writes a clip's file, which appears complete or not at all.
 
     Raises:
-        CacheFullError: If there is no room for it.
+        CacheFullError: If there is no room for it, or the disk cannot be written to.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
-    os.close(handle)
+    name = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
+        os.close(handle)
         save_file({key: value.contiguous() for key, value in tensors.items()}, name)
         if limit is not None:
             limit.make_room(os.path.getsize(name))
         os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    except (OSError, SafetensorError) as error:
+        raise CacheFullError(unwritable(path.parent, error)) from error
+    finally:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
+
+
+def unwritable(folder: Path, error: Exception) -> str:
+    """Why a folder of the cache cannot be written to, and what to do."""
+    reason = " ".join(str(error).split())
+    free = next((shutil.disk_usage(each).free for each in (folder, *folder.parents) if each.exists()), 0)
+    return (
+        f"the feature cache {folder} cannot be written: {reason} ({free / 2**20:.0f} MB are free); clips done so far "
+        "are kept: make room, or name another folder by --feature_cache"
+    )
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -208,7 +222,10 @@ class ClipCache:
         described = {"processor": options, "options": self.options, **self._described}
         described = json.loads(json.dumps(described, default=str))  # as it will be read again
         folder = self._root / folder_name(described)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheFullError(unwritable(folder, error)) from error
         self.writable = os.access(folder, os.W_OK)  # what cannot be written to cannot be pruned either
         if self.writable:
             self._claim = Claim(folder)
