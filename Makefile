@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
 
 .PHONY: help venv browser test test-slow lint demo docs dist clean
 .DELETE_ON_ERROR:
@@ -15,15 +16,24 @@ help:
 	@echo "make browser    what the test of report.html needs, where it can be installed; make test does this first"
 	@echo "make docs       the API reference, from the docstrings; writes outputs/api/"
 	@echo "make dist       wheel and source archive; writes dist/"
-	@echo "make venv       set up $(VENV), which all of these do first (PYTHON=python3.12 chooses the interpreter)"
+	@echo "make venv       set up $(VENV) with all extras, which all of these do first; make demo sets up what it needs alone"
+	@echo "                (PYTHON=python3.12 chooses the interpreter)"
 	@echo "make clean      remove build files and caches, but neither $(VENV) nor outputs/"
 
 venv: $(READY)
 
-$(READY): setup.cfg pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing vidcap and all extras into $(VENV)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,lite,lora,onnx,openvino,dev]'
+	touch $@ $(DEMO_READY)
+
+$(DEMO_READY): setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing vidcap and what its demo needs into $(VENV)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
 	touch $@
 
 # Without it the test in a browser is skipped, and says so; nothing else needs one.
@@ -46,7 +56,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/vidcap demo-data outputs/demo-data
 	$(BIN)/python train_hf.py recipes/demo.yaml
 	cd outputs/demo-data/test && ../../../$(BIN)/vidcap caption 00000.mp4 00001.mp4 00002.mp4 00003.gif --model ../../demo

@@ -13,14 +13,22 @@ The same command, given again after a run was interrupted, goes on from its last
 scores and controls on the test split are in `DIR/report.json` and `.html`. A YAML file gives the same arguments.
 """
 
+import os
+
+# Threads that wait for work sleep. By default they spin, and on a machine that does other work, too, a step then takes
+# ten times as long (docs/log.md). This has to stand before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import dataclasses
 import logging
-import os
 import sys
 import time
 from typing import Any
 
+import datasets
+from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
 from transformers import set_seed
+from transformers.utils import logging as transformers_logging
 
 from hub_card.exporter import export_model, push_to_hub
 from modeling_vidcap.checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
@@ -28,12 +36,14 @@ from modeling_vidcap.command_line import Arguments, parse
 from modeling_vidcap.lora import add_lora, merge_lora
 from modeling_vidcap.novelty_fitting import fit_novelty
 from modeling_vidcap.parameter_groups import own_rates
-from modeling_vidcap.precision import choose_precision
+from modeling_vidcap.passes import check_passes
+from modeling_vidcap.precision import choose_precision, describe_training
 from modeling_vidcap.self_critical import SelfCriticalLoss
 from modeling_vidcap.text_warmup import read_corpus, warm_up_text
 from modeling_vidcap.training_arguments import DataArguments, ModelArguments, VideoCaptionTrainingArguments
 from modeling_vidcap.training_vidcap import VideoCaptionTrainer
 from processing.collator import VideoCaptionCollator
+from processing.progress import shows_bars
 from vidcap.clip_cache import open_clip_cache
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.bootstrap import scores_per_clip
@@ -54,6 +64,10 @@ def main(argv: list[str] | None = None, program: str = "train_hf.py") -> int:
     logging.basicConfig(format="%(message)s")
     for name in ("vidcap", "modeling_vidcap"):
         logging.getLogger(name).setLevel(logging.INFO)
+    if not shows_bars():  # the libraries' own would fill a log file with carriage returns
+        datasets.disable_progress_bars()
+        disable_hub_bars()
+        transformers_logging.disable_progress_bar()
     try:
         train(data, model_args, args, given, started)
     except (ValueError, ImportError, OSError) as error:
@@ -120,6 +134,8 @@ def train(
         model.set_attn_implementation({"": "eager"})  # faster there for short sequences, whatever the precision
     manifest = None if resume is None else read_manifest(resume)
     choose_precision(args, given, model, eval_collator, validation, manifest=manifest)
+    if resume is None:
+        check_passes(args, model, eval_collator, training, validation)
     trainer = VideoCaptionTrainer(
         model=model,
         args=args,
@@ -134,8 +150,8 @@ def train(
         score_clips=scores_per_clip,
         self_critical=self_critical,
         settings=settings,
-        started=started,
     )
+    logger.info(describe_training(args))
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     facts = {"train_seconds": trainer.seconds, "steps": trainer.state.global_step}
     model = trainer.whole_model()

@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from transformers import ViTConfig
 
-from modeling_vidcap.precision import cpu_computes_in_bf16
+from modeling_vidcap.precision import computes_in_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
 VIT = ViTConfig(
@@ -229,7 +229,7 @@ def main() -> None:
     results_file = folder / "results.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
     # One precision for all parts; of a backbone that is trained, some convolutions are slow in bf16 on CPUs.
-    in_bf16 = torch.cuda.is_available() or cpu_computes_in_bf16()
+    in_bf16 = torch.cuda.is_available() or computes_in_bf16(torch.device("cpu"))
     precision = None if arguments.table == "backbones" else "bf16" if in_bf16 else "no"
     budget = ["--max_train_minutes", arguments.max_train_minutes, "--evaluations", "1"]
     budget += ["--processor_time", str(not torch.cuda.is_available())]

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from modeling_vidcap.precision import cpu_computes_in_bf16
+from modeling_vidcap.precision import computes_in_bf16
 from vidcap.evaluation.baseline_models import KINDS
 from vidcap.evaluation.baselines import score_baselines
 from vidcap.evaluation.bootstrap import paired_bootstrap, scores_per_clip
@@ -81,7 +81,7 @@ class Bench:
     def command(self, *parts: str, log: Path, threads: int) -> None:
         """Runs a command in a process of its own; what it prints goes to `log`."""
         # One precision for all: which is faster would be measured anew in each run.
-        precision = "bf16" if torch.cuda.is_available() or cpu_computes_in_bf16() else "no"
+        precision = "bf16" if torch.cuda.is_available() or computes_in_bf16(torch.device("cpu")) else "no"
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "ACCELERATE_MIXED_PRECISION": precision}
         with log.open("a") as file:
             done = subprocess.run(

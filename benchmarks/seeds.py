@@ -12,12 +12,17 @@ that times include them. Leave the machine to itself meanwhile.
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import torch
+
+from modeling_vidcap.precision import computes_in_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDCAP = [sys.executable, "-m", "vidcap"]
@@ -91,6 +96,9 @@ def main() -> None:
     folder = (arguments.folder or ROOT / "outputs" / f"seeds-{Path(arguments.what).name}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     rows = [figures(run_seed(arguments.what, seed, folder, arguments.frames, options)) for seed in arguments.seeds]
+    capability = torch.backends.cpu.get_cpu_capability()
+    in_bf16 = computes_in_bf16(torch.device("cpu"))
+    print(f"{os.cpu_count()} cores, {capability}, {'with' if in_bf16 else 'without'} instructions for bf16")
     print(f"{'':20}" + "".join(f"{f'seed {seed}':>11}" for seed in arguments.seeds) + f"{'median':>11}")
     for name in rows[0]:
         values = [row[name] for row in rows]

@@ -7,6 +7,7 @@ An image backbone sees each frame alone (T' = T), so that features of a frozen o
 backwards. A clip encoder sees all frames, and joins `frame_stride` of them into one (T' = T / `frame_stride`).
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from .blocks_vidcap import Freezes
 from .feature_maps_vidcap import clip_maps, frame_maps, train_last_stages
+from .fused_vidcap import FusedBackbone
 
 if TYPE_CHECKING:
     from .configuration_vidcap import VideoCaptionConfig
@@ -63,6 +65,7 @@ class VideoBackbone(Freezes, nn.Module):
         self.grid = config.feature_grid
         self.frozen = config.freeze_backbone
         self.net = build_network(config) if network is None else network
+        self._fused = FusedBackbone()
         self._trained = self.freeze()
 
     def freeze(self) -> list[nn.Module]:
@@ -96,7 +99,9 @@ class VideoBackbone(Freezes, nn.Module):
     def maps(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """The network's maps `(B*T', D_i, h_i, w_i)` of frames `(B*T, 3, H, W)`, or `(B, T, 3, H, W)` where it sees
         clips."""
-        return (clip_maps if self.config.encodes_clips else frame_maps)(self.net, frames, self.config)
+        if self.config.encodes_clips:
+            return clip_maps(self.net, frames, self.config)
+        return self._fused.maps(self.net, frames, partial(frame_maps, config=self.config))
 
     def _unnormalised(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames `(B*T, 3, H, W)` from -1 (black) to 1 (white), whatever the backbone wants."""

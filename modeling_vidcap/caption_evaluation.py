@@ -50,7 +50,9 @@ class CaptionScores:
             name: float(torch.as_tensor(values).std(correction=0)) / len(captions) ** 0.5
             for name, values in self.score_clips(captions, self.references).items()
         }
-        logger.info("validation: " + ", ".join(f"{name} {value:.3g}" for name, value in scores.items()))
+        digits = {"exact": 3, "distinct": 3}  # shares; the others are times 100
+        shown = (f"{name} {value:.{digits.get(name, 1)}f}" for name, value in scores.items())
+        logger.info(f"validation: {', '.join(shown)}")
         for caption, references in list(zip(captions, self.references, strict=True))[:3]:
             logger.info(f"  {caption!r}  (true: {references[0]!r})")
         return {name: scores[name] for name in SCORES}

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.optim import AdamW, Optimizer
 
+from .precision import computes_in_bf16
+
 RATE = 2.0  # times AdamW's rate; and half its weight decay, so that weights shrink as fast (docs/log.md)
 
 # Each line is (a, b, c) of a step X -> a X + b (X X') X + c (X X')^2 X: the odd polynomial that is closest to 1 where
@@ -47,12 +49,14 @@ class Muon(Optimizer):
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         directions = torch._foreach_lerp(gradients, averages, momentum)  # a step ahead, as Nesterov's
         torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        # Elsewhere bf16 is emulated, tens of times slower than fp32.
+        dtype = torch.bfloat16 if computes_in_bf16(parameters[0].device) else torch.float32
         alike = defaultdict(list)
         for parameter, direction in zip(parameters, directions, strict=True):
             wide = parameter if parameter.shape[0] <= parameter.shape[1] else parameter.T
             alike[wide.shape].append((wide, direction if wide is parameter else direction.T))
         for shape, pairs in alike.items():
-            stacked = torch.stack([direction.bfloat16() for _, direction in pairs])
+            stacked = torch.stack([direction.to(dtype) for _, direction in pairs])
             for (parameter, _), update in zip(pairs, orthogonalize(stacked), strict=True):
                 parameter.add_(update, alpha=-lr * 0.2 * max(shape) ** 0.5)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
+
+from processing.progress import track
 
 from .losses_vidcap import caption_loss
 from .outputs_vidcap import VideoEncoderOutput
@@ -65,7 +66,7 @@ def warm_up_text(
     scheduler = get_cosine_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
     losses, training = [], model.training
     model.train()
-    for batch in tqdm(_batches(texts, batch_size, steps), "text warm-up", steps, disable=None):  # terminals only
+    for batch in track(_batches(texts, batch_size, steps), "text warm-up", steps, unit="batch"):
         tokens = processor.tokenizer(batch, padding=True, return_tensors="pt").to(model.device)
         loss = _text_loss(model, tokens["input_ids"], tokens["attention_mask"])
         loss.backward()

@@ -1,152 +1,155 @@
-"""Training that fits into a given time: how many steps it takes is measured, and then fixed.
+"""Training that fits into a given time, under a schedule whose shape does not depend on the machine's pace.
 
-Until a tenth of the time is over, the clock says how far the run is; then the number of steps that fits into the rest
-is fixed, and the step alone says so. A checkpoint holds that number, so that a resumed run ends where it would have.
-It is changed only if the machine turns out to be faster or slower than that (`TOLERANCE`), which the log tells.
+For the first tenth of the time the clock says how far the run is. Then the number of steps that fit into the rest is
+fixed, and from there on each step takes the run forward by its share of what is left. If the pace changes by more than
+`TOLERANCE`, the number of steps changes and with it that share; progress never goes back, so that after its warm-up
+the learning rate never rises. A checkpoint holds steps and progress: a resumed run ends where it would have.
+
+Evaluations and checkpoints count as training; what comes before the first step does not.
 """
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
 import torch
-from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerCallback
-from transformers.trainer_utils import has_length
+from transformers import TrainerCallback
 
 from .ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
-FEW_PASSES = 20  # over the clips; after 10 to 13 of them most captions of emoji clips were wrong (docs/log.md)
-CALIBRATION = 0.1  # of the time
-TOLERANCE = 0.03  # of the time, by which the end may come earlier or later before the number of steps is changed
+CALIBRATION = 0.1  # share of the time after which the number of steps is fixed
+TOLERANCE = 0.05  # share of the time by which the end may come early or late before the number of steps changes
+LOOKS = 200  # how often in a run the pace is looked at
+WINDOW = 20  # looks over which the pace is averaged: single steps vary by half
+PAUSE = 100  # times the usual length of a step: the process was stopped, the machine asleep
 
 
 class TimeBudget(TrainerCallback):
-    """Ends training when the time is over, and evaluates at even shares of it.
+    """Ends training when its time is over, and evaluates at even shares of it.
 
     Args:
-        minutes: The budget.
-        started: What the clock showed when the run began; what was spent since, on features for one, counts.
+        minutes: Time for training.
         evaluations: How many times the validation split is captioned, the end included.
-        clock: Tells seconds.
+        clock: Tells seconds. It may jump: what lies behind it counts as no time, a step of more than `PAUSE` usual
+            ones and a tenth of the budget as a pause.
 
     Attributes:
+        spent: Seconds of training so far, those before an interruption included.
         steps: Of the whole run, as soon as they are known.
         progress: The share of the run that is over.
     """
 
-    def __init__(
-        self, minutes: float, started: float, evaluations: int, clock: Callable[[], float] = time.perf_counter
-    ):
+    def __init__(self, minutes: float, evaluations: int, clock: Callable[[], float] = time.perf_counter):
         self.clock = clock
         self.seconds = 60 * minutes
-        self.started = started
         self.evaluations = max(1, evaluations)
-        self.evaluation_seconds = 0.0
+        self.evaluation_seconds = 0.0  # of the longest one
+        self.spent = 0.0
         self.steps: int | None = None
-        self.pace: float | None = None  # seconds a step
         self.progress = 0.0
         self.evaluated = 0  # shares of the run at whose end the validation split was captioned
+        self._step = 0  # the last one that `progress` includes
+
+    def state(self) -> dict[str, float | int | None]:
+        """What a checkpoint needs to hold for [`resume`]."""
+        return {"steps": self.steps, "spent": self.spent, "progress": self.progress, "evaluated": self.evaluated}
+
+    def resume(self, *, steps: int | None, spent: float, progress: float, evaluated: int) -> None:
+        """Goes on from the `state` of an earlier run."""
+        self.steps, self.spent, self.progress, self.evaluated = steps, spent, progress, evaluated
 
     @property
-    def spent(self) -> float:
-        """Seconds since the run began, those before an interruption included."""
-        return self.clock() - self.started
-
-    def resume(self, steps: int | None, spent: float, evaluated: int = 0) -> None:
-        """Goes on as a run of so many steps that has taken so many seconds and was evaluated so often."""
-        self.steps = steps
-        self.evaluated = evaluated
-        self.started = self.clock() - spent
+    def seconds_left(self) -> float:
+        """Seconds until the end, evaluations included."""
+        return max(0.0, self.seconds - self.spent)
 
     def progress_at(self, step: int) -> float:
         """The share of the run that is over after a step; before their number is known, what the clock said last."""
-        return self.progress if self.steps is None else min(1.0, step / self.steps)
-
-    def _by_clock(self) -> float:
-        end = self.started + self.seconds
-        return min(1.0, (self.clock() - self.training_started) / max(end - self.training_started, 1e-9))
+        if self.steps is None:
+            return self.progress
+        left = self.steps - self._step
+        if step >= self.steps or left <= 0:
+            return 1.0
+        return self.progress + (1 - self.progress) * (step - self._step) / left
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.training_started = self.pace_started = self.clock()
-        self.pace_step = state.global_step
-        self.paused = 0.0  # seconds of evaluations, which say nothing about the pace of steps
-        self.progress = self.progress_at(state.global_step)
-        self.evaluated = max(self.evaluated, int(self.progress * self.evaluations))
-        # A stream's length is not known, a trained model needs fewer passes, a resumed run was told already.
-        self.watch_pace = has_length(kwargs["train_dataloader"]) and not kwargs["model"].name_or_path
-        self.watch_pace &= state.global_step == 0
-        if self.spent >= self.seconds and not self.steps:
-            raise ValueError(
-                f"--max_train_minutes {self.seconds / 60:g} was used up by preparation "
-                f"({self.spent / 60:.1f} min); decoded clips are kept, so that a second run starts at once"
-            )
+        self._step = state.global_step
+        self._last = self.clock()
+        self._stepping = 0.0  # seconds of steps alone, in this process
+        self._started_at = self._looked_at = state.global_step
+        self._looks: deque[tuple[int, float]] = deque([(state.global_step, 0.0)], maxlen=WINDOW + 1)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        before = self.progress
+        took, made = self._tick(), state.global_step - 1 - self._started_at
+        if made and took > max(PAUSE * self._stepping / made, CALIBRATION * self.seconds):
+            logger.warning(f"training stood still for {took / 60:.1f} min, which do not count as its time")
+            took = self._stepping / made
+        self.spent += took
+        self._stepping += took
         if self.steps is None:
-            self.progress = from_first_rank(self._by_clock(), args.device)
+            self.spent = from_first_rank(self.spent, args.device)
+            self.progress = min(1.0, self.spent / self.seconds)
+            self._step = state.global_step
+            if CALIBRATION <= self.progress < 1:
+                self._fix_steps(self._pace(args.device))
         else:
             self.progress = self.progress_at(state.global_step)
-        if int(before * 10) < int(self.progress * 10) < 10:
-            self._fit(state.global_step, args.device)
-        if self.watch_pace and self.progress >= CALIBRATION:
-            self.watch_pace = False
-            if (passes := state.epoch / self.progress) < FEW_PASSES and state.is_world_process_zero:
-                logger.warning(
-                    f"at this pace training sees each clip {passes:.0f} times, and fewer than {FEW_PASSES} are seldom "
-                    "enough: give more --max_train_minutes, or take a smaller model (--preset 1m is the smallest)"
-                )
+            self._step = state.global_step
+            if self._step - self._looked_at >= max(1, self.steps // LOOKS) and self.progress < 1:
+                self._correct_steps(args.device)
         control.should_training_stop |= self.progress >= 1
-        # Where the number of steps is raised, the run goes back a little, and comes to the same share twice.
         if self.progress >= 1 or int(self.progress * self.evaluations) > self.evaluated:
             control.should_evaluate = True
             self.evaluated = int(self.progress * self.evaluations)
-        self.evaluation_started = self.clock()  # if one follows, be it that the Trainer asks for it
-        self.evaluation_took = 0.0
+        self._evaluation = 0.0
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:
-        took = self.clock() - self.evaluation_started
-        self.paused += took - self.evaluation_took  # of several validation sets each tells its end
-        self.evaluation_took = took
-        self.evaluation_seconds = max(self.evaluation_seconds, took)
+        took = self._tick()
+        self.spent += took
+        self._evaluation += took  # of several validation sets each tells its end
+        self.evaluation_seconds = max(self.evaluation_seconds, self._evaluation)
 
-    def _fit(self, step: int, device: torch.device) -> None:
-        """Fixes the number of steps, or changes it if the end would come too early or too late."""
-        pace = (self.clock() - self.pace_started - self.paused) / (step - self.pace_step)
-        # Halfway between old and new: the pace of a tenth of the run goes up and down by some percent.
-        self.pace = pace = pace if self.pace is None else (self.pace + pace) / 2
-        self.pace_started, self.pace_step, self.paused = self.clock(), step, 0.0
-        left = self.evaluations - int(self.progress * self.evaluations)
-        time_left = self.seconds - self.spent - left * self.evaluation_seconds
-        steps = step + max(0, round(time_left / pace))
-        steps = max(step, round(from_first_rank(float(steps), device)))
-        if self.steps is None:
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self.spent += self._tick()
+
+    def _tick(self) -> float:
+        """Seconds since the last call."""
+        before, self._last = self._last, self.clock()
+        return max(0.0, self._last - before)
+
+    def _pace(self, device: torch.device) -> float:
+        """Seconds a step, over the last looks; the same on each rank."""
+        step, stepping = self._looks[0]
+        self._looks.append((self._step, self._stepping))
+        self._looked_at = self._step
+        return from_first_rank(max((self._stepping - stepping) / (self._step - step), 1e-9), device)
+
+    def _steps_in_time(self, pace: float) -> int:
+        """The steps of the whole run, at this pace from now on."""
+        evaluations_left = self.evaluations - int(self.progress * self.evaluations)
+        seconds = self.seconds_left - evaluations_left * self.evaluation_seconds
+        return self._step + max(0, round(seconds / pace))
+
+    def _fix_steps(self, pace: float) -> None:
+        self.steps = self._steps_in_time(pace)
+        logger.info(f"{self.steps} steps fit into {self.seconds / 60:g} minutes")
+        self.progress = self.progress_at(self._step)  # 1 if that was the last one
+
+    def _correct_steps(self, device: torch.device) -> None:
+        """Changes the number of steps if the end would come too early or too late."""
+        assert self.steps is not None
+        pace = self._pace(device)
+        self.spent = from_first_rank(self.spent, device)
+        steps = self._steps_in_time(pace)
+        settled = len(self._looks) > WINDOW
+        over = self.spent > self.seconds * (1 + TOLERANCE / 2)
+        if over or settled and abs(steps - self.steps) * pace > TOLERANCE * self.seconds:
+            slower = steps < self.steps
+            logger.info(
+                f"{steps} steps fit into {self.seconds / 60:g} minutes, not {self.steps}: the machine became "
+                f"{'slower' if slower else 'faster'}"
+            )
             self.steps = steps
-            self.progress = step / steps
-            logger.info(f"{steps} steps fit into {self.seconds / 60:g} minutes")
-        elif abs(steps - self.steps) * pace > TOLERANCE * self.seconds:
-            logger.info(f"{steps} steps fit into {self.seconds / 60:g} minutes, not {self.steps}")
-            self.steps = steps
-            self.progress = step / steps
-
-
-class BudgetBar(ProgressCallback):
-    """The Trainer's progress bar, counting seconds of the budget where the number of steps is not known."""
-
-    def __init__(self, budget: TimeBudget):
-        super().__init__()
-        self.budget = budget
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.close()
-            self.training_bar = tqdm(total=round(self.budget.seconds), unit="s", desc="training", dynamic_ncols=True)
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        if self.training_bar is not None:
-            elapsed = min(round(self.budget.spent), self.training_bar.total)
-            self.training_bar.update(elapsed - self.training_bar.n)
-            self.training_bar.set_postfix(step=state.global_step, refresh=False)
+            self.progress = max(self.progress, self.progress_at(self._step))

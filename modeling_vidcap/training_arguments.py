@@ -13,7 +13,6 @@ from transformers.training_args import OptimizerNames
 from .argument_bounds import check_above_zero, check_least
 from .averaging import check_decay
 from .data_arguments import SourceArguments
-from .precision import cpu_computes_in_bf16
 from .presets import PRESETS
 from .schedules import check_schedule
 
@@ -29,8 +28,12 @@ class DataArguments(SourceArguments):
         default=False, metadata={"help": "Leave out clips that cannot be read; list them."}
     )
     max_validation_clips: int = field(default=500, metadata={"help": "Clips captioned at each evaluation."})
-    feature_backend: Literal["torch", "openvino"] = field(
-        default="torch", metadata={"help": "What computes features; openvino is an extra, faster on many CPUs."}
+    feature_backend: Literal["auto", "torch", "openvino"] = field(
+        default="auto",
+        metadata={
+            "help": "Engine that computes features; openvino is an extra [openvino where it is installed and the CPU "
+            "has instructions for bf16, else torch]."
+        },
     )
     augment: str = field(
         default="none",
@@ -244,7 +247,7 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Train matrices inside the network by Muon and the rest by AdamW: half as many steps for the same "
-            "captions, each longer on CPU [where bf16 is computed, which it needs, and --optim is AdamW]."
+            "captions, each a little longer [if --optim is AdamW]."
         },
     )
     backbone_learning_rate: float | None = field(
@@ -408,11 +411,8 @@ class VideoCaptionTrainingArguments(Seq2SeqTrainingArguments):
 
     @property
     def uses_muon(self) -> bool:
-        """Whether matrices are trained by Muon: as `muon` says, by default where that gains time."""
-        if self.muon is not None:
-            return self.muon
-        fast = torch.cuda.is_available() and not self.use_cpu or cpu_computes_in_bf16()
-        return fast and self._optimizes_by_adamw
+        """Whether matrices are trained by Muon: as `muon` says, by default beside AdamW."""
+        return self._optimizes_by_adamw if self.muon is None else self.muon
 
     @property
     def _optimizes_by_adamw(self) -> bool:

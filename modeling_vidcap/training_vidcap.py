@@ -12,7 +12,7 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import EarlyStoppingCallback, ProgressCallback, Seq2SeqTrainer
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Seq2SeqTrainer
 
 from processing.streams import StreamedClips
 
@@ -26,9 +26,10 @@ from .parameter_groups import decayed_names, own_rates, set_own_rates
 from .pushing import PushMixin
 from .schedules import rate_over_time
 from .self_critical import SelfCriticalLoss
-from .time_budget import BudgetBar, TimeBudget
+from .time_budget import TimeBudget
 from .train_loader import train_loader
 from .training_arguments import VideoCaptionTrainingArguments
+from .training_progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ class VideoCaptionTrainer(
     batch and what is drawn for them follow from seed and step, and the rest is in the checkpoint.
 
     Args:
-        started: `time.perf_counter()` at the start of the run, for `max_train_minutes`.
         self_critical: The loss of `self_critical_samples`.
         settings: What a run must have in common with a checkpoint to go on from it unasked.
         kwargs: As for [`CaptionEvaluationMixin`] and `Seq2SeqTrainer`.
@@ -53,7 +53,6 @@ class VideoCaptionTrainer(
     def __init__(
         self,
         *args,
-        started: float | None = None,
         self_critical: SelfCriticalLoss | None = None,
         settings: dict[str, Any] | None = None,
         **kwargs,
@@ -62,7 +61,7 @@ class VideoCaptionTrainer(
         self.self_critical = self_critical
         self.settings = settings or {}
         self.stream_position: Sequence[Sequence[int]] | None = None
-        self._began = time.perf_counter() if started is None else started
+        self._began = time.perf_counter()
         self.seconds_before = 0.0  # of earlier attempts at this run
         if isinstance(self.train_dataset, IterableDataset):
             self.args.ignore_data_skip = True  # the stream itself begins where a checkpoint says
@@ -73,12 +72,12 @@ class VideoCaptionTrainer(
         self.budget: TimeBudget | None = None
         if self.args.max_train_minutes is not None:
             clock = time.process_time if self.args.processor_time else time.perf_counter
-            began = clock() if started is None or self.args.processor_time else started
-            self.budget = TimeBudget(self.args.max_train_minutes, began, self.args.evaluations, clock)
+            self.budget = TimeBudget(self.args.max_train_minutes, self.args.evaluations, clock)
             self.add_callback(self.budget)
-            if not self.args.disable_tqdm:
-                self.remove_callback(ProgressCallback)
-                self.add_callback(BudgetBar(self.budget))
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        if not self.args.disable_tqdm:
+            self.add_callback(TrainingProgress(self.budget))
         if self.args.save_minutes:
             self.add_callback(SaveEvery(self.args.save_minutes))
         if self.budget is None and self.args.early_stopping_patience > 0 and self.args.load_best_model_at_end:
@@ -90,12 +89,9 @@ class VideoCaptionTrainer(
         return train_loader(self.train_dataset, self.data_collator, self.args, batch_size=self._train_batch_size)
 
     def manifest(self) -> dict[str, Any]:
-        budget = None
-        if self.budget is not None:
-            budget = {name: getattr(self.budget, name) for name in ("steps", "spent", "evaluated")}
         return {
             **super().manifest(),
-            "budget": budget,
+            "budget": None if self.budget is None else self.budget.state(),
             "seconds": self.seconds,
             "model_alone": self.args.save_only_model,
             "bf16": self.args.bf16,
@@ -104,12 +100,11 @@ class VideoCaptionTrainer(
 
     @property
     def seconds(self) -> float:
-        """What training has taken, before an interruption included; with a budget of time since the run began."""
+        """What training has taken, before an interruption included."""
         return self.seconds_before + time.perf_counter() - self._began
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        if self.budget is None:
-            self._began = time.perf_counter()
+        self._began = time.perf_counter()
         return super().train(*args, **kwargs)
 
     def _get_learning_rate(self) -> float:
@@ -173,7 +168,6 @@ class VideoCaptionTrainer(
             made = MuonAdamW(groups, betas=made.defaults["betas"], eps=made.defaults["eps"], fused=True)
         self._clamp_temperature()
         made.register_step_post_hook(self._clamp_temperature)
-        logger.info(f"optimizer: {type(made).__name__}")
         self.optimizer = made
         return made
 

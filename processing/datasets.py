@@ -336,7 +336,7 @@ class ClipDataset(torch.utils.data.Dataset):
         """Decodes every clip that the cache lacks, and collects those that cannot be decoded.
 
         Args:
-            description: Text of the progress bar.
+            description: What is shown beside the progress.
             on_broken: Called with file name and reason of each broken clip, which is then left out of the returned
                 data set. Without it broken clips are an error that lists them all.
             rank, world_size: Of several processes, which all have to prepare these clips and decode a share of them

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from .cache_names import Known, captions_hash, find_clips, name_of, write_names
-from .cache_upkeep import SUFFIX, UNFINISHED, Claim, Limit
+from .cache_upkeep import SUFFIX, UNFINISHED, CacheFullError, Claim, Limit
+from .progress import track
 from .video_io_vidcap import VideoDecodeError, check_regular, describe, frame_files
 
 logger = logging.getLogger("vidcap")
@@ -86,12 +87,12 @@ def _touch(path: Path) -> bool:
 
 
 def in_threads(function: Callable[[int], Any], indices: Sequence[int], description: str, workers: int) -> list[Any]:
-    """`function` of each index, by threads that compute on a core each, with a progress bar on terminals."""
+    """`function` of each index, by threads that compute on a core each, with a line or bar of progress."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             results = pool.map(function, indices)
-            return list(tqdm(results, description, total=len(indices), unit="clip", disable=None))
+            return list(track(results, description, total=len(indices)))
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
@@ -106,18 +107,31 @@ def write_clip(path: Path, tensors: dict[str, torch.Tensor], limit: Limit | None
     """Writes a clip's file, which appears complete or not at all.
 
     Raises:
-        CacheFullError: If there is no room for it.
+        CacheFullError: If there is no room for it, or the disk cannot be written to.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
-    os.close(handle)
+    name = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
+        os.close(handle)
         save_file({key: value.contiguous() for key, value in tensors.items()}, name)
         if limit is not None:
             limit.make_room(os.path.getsize(name))
         os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    except (OSError, SafetensorError) as error:
+        raise CacheFullError(unwritable(path.parent, error)) from error
+    finally:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
+
+
+def unwritable(folder: Path, error: Exception) -> str:
+    """Why a folder of the cache cannot be written to, and what to do."""
+    reason = " ".join(str(error).split())
+    free = next((shutil.disk_usage(each).free for each in (folder, *folder.parents) if each.exists()), 0)
+    return (
+        f"the feature cache {folder} cannot be written: {reason} ({free / 2**20:.0f} MB are free); clips done so far "
+        "are kept: make room, or name another folder by --feature_cache"
+    )
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -208,7 +222,10 @@ class ClipCache:
         described = {"processor": options, "options": self.options, **self._described}
         described = json.loads(json.dumps(described, default=str))  # as it will be read again
         folder = self._root / folder_name(described)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheFullError(unwritable(folder, error)) from error
         self.writable = os.access(folder, os.W_OK)  # what cannot be written to cannot be pruned either
         if self.writable:
             self._claim = Claim(folder)
@@ -298,11 +315,11 @@ class ClipCache:
         return _touch(path) if self.writable else path.is_file()
 
     def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> Filled:
-        """Decodes what is missing, with a progress bar.
+        """Decodes what is missing, and shows progress.
 
         Args:
             clips: Taken one by one, so that no more are in memory than there are workers.
-            description: Text of the progress bar.
+            description: What is shown beside the progress.
             indices: Of those to look at; by default all.
         """
         indices = range(len(clips)) if indices is None else indices

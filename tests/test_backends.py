@@ -17,6 +17,8 @@ from vidcap.cli import main
 from vidcap.clip_cache import feature_extractor, open_clip_cache
 from vidcap.demo_data import generate_demo_data
 
+ENGINES = ("torch", "openvino")
+
 
 @pytest.fixture(scope="module")
 def lite():
@@ -27,7 +29,7 @@ def clip(frames: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(1, frames, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-@pytest.mark.parametrize("backend", backends.BACKENDS)
+@pytest.mark.parametrize("backend", ENGINES)
 @torch.no_grad()
 def test_features_are_the_same_for_any_number_of_frames(lite, backend: str) -> None:
     backbone = lite.model.encoder.backbone
@@ -37,7 +39,7 @@ def test_features_are_the_same_for_any_number_of_frames(lite, backend: str) -> N
         assert (found - wanted).abs().max() <= (1e-4 if backend == "torch" else 0.05) * wanted.abs().max()
         pixels = wanted.shape[-1] - 472  # thumbnail and histogram do not go through the network
         torch.testing.assert_close(found[..., -pixels:], wanted[..., -pixels:])
-    assert backbone.maps.__self__ is backbone and fast is not backbone
+    assert backbone.maps.__self__ is backbone
 
 
 @torch.no_grad()
@@ -75,7 +77,7 @@ def test_the_cache_of_one_serves_the_other(tmp_path: Path) -> None:
     settings = load_backbone("efficientnet_lite0", grid=2).settings
     model, processor = tiny_model(**settings), tiny_processor()
     source = {"path": str(write_video(tmp_path / "clip.mp4", texture(8))), "bytes": None}
-    caches = [open_clip_cache(model, processor, folder=tmp_path / name, backend=name) for name in backends.BACKENDS]
+    caches = [open_clip_cache(model, processor, folder=tmp_path / name, backend=name) for name in ENGINES]
     assert caches[0].folder.name == caches[1].folder.name
     one, other = (cache.load(source)["video_features"].float() for cache in caches)
     assert one.shape == other.shape and (one - other).abs().max() <= 0.05 * one.abs().max()
@@ -87,7 +89,7 @@ def test_features_of_frames_of_the_usual_size_can_be_compiled() -> None:
     loaded.fill(model.model.encoder.backbone.train())  # as it is when training opens its cache
     processor.video_processor.size = {"height": 160, "width": 160}
     clips = torch.rand(1, 2, 3, 160, 160, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    one, other = (feature_extractor(model, processor, workers=1, backend=each)(clips) for each in backends.BACKENDS)
+    one, other = (feature_extractor(model, processor, workers=1, backend=each)(clips) for each in ENGINES)
     assert (one - other).abs().mean() <= 0.05 * one.abs().mean()
 
 
@@ -97,7 +99,7 @@ def test_captions_are_the_same_by_every_back_end(tmp_path: Path, capsys: pytest.
     processor.save_pretrained(tmp_path / "model")
     clips = [str(write_video(tmp_path / f"{count}.mp4", texture(count))) for count in (6, 9)]
     written = []
-    for backend in backends.BACKENDS:
+    for backend in ENGINES:
         command = ["caption", *clips, "--model", str(tmp_path / "model"), "--max_new_tokens", "6"]
         assert main([*command, "--backend", backend]) == 0
         written.append(capsys.readouterr().out)
@@ -123,9 +125,17 @@ def test_evaluation_runs_a_trained_backbone_by_the_back_end_too(tmp_path: Path, 
         open_clip_cache(tiny_model(freeze_backbone=False), processor, folder=tmp_path / "c", backend="openvino")
 
 
+def test_openvino_is_taken_by_itself_where_it_gains(lite, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, cpu = lite.model.encoder.backbone, torch.device("cpu")
+    for in_bf16, installed, wanted in ((True, True, "openvino"), (True, False, "torch"), (False, True, "torch")):
+        monkeypatch.setattr(backends, "computes_in_bf16", lambda device, answer=in_bf16: answer)
+        monkeypatch.setattr(backends, "find_spec", lambda name, answer=installed: answer or None)
+        assert backends.choose_backend(backbone, cpu) == wanted
+
+
 def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = lite.model.encoder.backbone
-    with pytest.raises(ValueError, match="--backend tensorrt: there are torch, openvino"):
+    with pytest.raises(ValueError, match="--backend tensorrt: there are auto, torch, openvino"):
         fast_backbone(backbone, clip(1), "tensorrt")
     seeing_clips = tiny_model(own_backbone="s3d", feature_size=1024, num_frames=8)
     with pytest.raises(ValueError, match="is for backbones that see each frame alone, this one sees clips"):
@@ -146,7 +156,9 @@ def test_a_captioner_keeps_its_captions(lite, tmp_path: Path) -> None:
     inputs = tiny_processor()(videos=[tiny_clip(0), tiny_clip(1)], return_tensors="pt")
     before = model.generate(**inputs, max_new_tokens=6)
     original = model.model.encoder.backbone
-    use_fast_backbone(model, tiny_processor())
+    use_fast_backbone(model, tiny_processor(), "torch")
+    assert model.model.encoder.backbone is original
+    use_fast_backbone(model, tiny_processor(), "openvino")
     assert model.model.encoder.backbone is not original
     assert torch.equal(model.generate(**inputs, max_new_tokens=6), before)
     with pytest.raises(ValueError, match="the backbone is a fast copy that can only run"):

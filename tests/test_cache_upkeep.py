@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from processing import feature_cache
 from processing.cache_names import Known, captions_hash, name_of, read_names, tidy_names, write_names
 from processing.cache_upkeep import CacheFullError, Claim, Limit, entries, folders, in_use_since, prune
 from processing.datasets import ClipDataset, DatasetError, load_clips
-from processing.feature_cache import ClipCache
+from processing.feature_cache import ClipCache, write_clip
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.cli import main
 from vidcap.clip_cache import cache_limit
@@ -247,3 +249,22 @@ def test_evaluation_without_the_videos(data, tmp_path, capsys):
     assert main(["cache", "list", "--feature_cache", str(tmp_path / "c"), "--format", "json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["clips"] == 3 and found["content"] == "frames" and found["num_frames"] == 4
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_whole_clips(tmp_path: Path, monkeypatch) -> None:
+    write_clip(tmp_path / "kept.safetensors", {"x": torch.ones(2)})
+
+    def fail(tensors: dict, name: str) -> None:
+        Path(name).write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(feature_cache, "save_file", fail)
+    with pytest.raises(CacheFullError, match="No space left on device .* MB are free.*; clips done so far are kept"):
+        write_clip(tmp_path / "new.safetensors", {"x": torch.ones(2)})
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.safetensors"]
+
+
+def test_a_cache_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheFullError, match="cannot be written: .*Not a directory.*name another folder"):
+        ClipCache(tmp_path / "file" / "cache", tiny_processor().video_processor)

@@ -21,7 +21,6 @@ from processing.epochs import EpochBatches, SeededClips
 from tests.test_backbones import save_backbone
 from tests.test_sources import SMALL
 from tests.tiny import tiny_model, tiny_processor
-from vidcap.backends import for_inference
 from vidcap.clip_cache import open_clip_cache
 from vidcap.demo_data import generate_demo_data
 from vidcap.loading import load_captioner
@@ -96,36 +95,6 @@ def test_a_trained_model_finds_the_features_it_was_trained_on(family: str, tmp_p
         setattr(processor.video_processor, other_frames, True)
         assert open_clip_cache(model, processor, folder=tmp_path / "cache").folder != trained_on
         setattr(processor.video_processor, other_frames, False)
-
-
-def test_the_copy_that_fills_the_cache_computes_the_same_features_without_its_batch_norms():
-    torch.manual_seed(0)
-    backbone = tiny_model(**load_backbone("efficientnet_lite0", grid=2).settings).model.encoder.backbone
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            for values in (module.running_mean, module.running_var, module.weight, module.bias):
-                values.data.uniform_(0.5, 1.5)
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    clip = torch.rand(1, 2, 3, 64, 64) * 2 - 1
-    fast = for_inference(backbone, clip)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
-    torch.testing.assert_close(fast(clip), backbone(clip), rtol=1e-4, atol=1e-4)
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-
-
-def test_a_batch_norm_that_only_stands_behind_a_convolution_is_not_folded_into_it():
-    class NormFirst(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = torch.nn.Conv2d(3, 3, 3)
-            self.norm = torch.nn.BatchNorm2d(3)
-            self.norm.running_mean.fill_(2.0)
-
-        def forward(self, clips: torch.Tensor) -> torch.Tensor:
-            return self.conv(self.norm(clips[0]))
-
-    backbone, clip = NormFirst().eval(), torch.rand(1, 2, 3, 8, 8)
-    torch.testing.assert_close(for_inference(backbone, clip)(clip), backbone(clip))
 
 
 @pytest.fixture(scope="module")

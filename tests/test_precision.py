@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 
 import train_hf
 from modeling_vidcap import precision
-from modeling_vidcap.precision import choose_precision, faster_in_bf16
+from modeling_vidcap.precision import choose_precision, computes_in_bf16, faster_in_bf16
 from processing.collator import VideoCaptionCollator
 from tests.tiny import tiny_model, tiny_processor
 from tests.trainers import Clips
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("slower_in_bf16", [True, False])
 def test_the_faster_of_the_two_is_taken(monkeypatch, slower_in_bf16):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": True})
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
     faster_in_bf16(lambda: None, CPU)  # what is loaded by the first use of autocast is not timed
     answer = faster_in_bf16(
         lambda: time.sleep(0.02 if torch.is_autocast_enabled("cpu") == slower_in_bf16 else 0.001), CPU
@@ -31,16 +31,20 @@ def test_the_faster_of_the_two_is_taken(monkeypatch, slower_in_bf16):
 def test_a_cpu_without_instructions_for_bf16_is_not_made_to_try(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False})
     assert not faster_in_bf16(lambda: pytest.fail("tried"), CPU)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": True})
+    for torch_may, computes in (("AVX512", True), ("AVX2", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda answer=torch_may: answer)
+        assert computes_in_bf16(CPU) is computes
 
 
 def _rank_answer(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.cpu.get_capabilities = lambda: {"amx_bf16": True}
+    precision.computes_in_bf16 = lambda device: True
     faster_on_this = rank == 1
     answer = faster_in_bf16(
         lambda: time.sleep(0.001 if torch.is_autocast_enabled("cpu") == faster_on_this else 0.02), CPU
     )
-    torch.cpu.get_capabilities = lambda: {"amx_bf16": rank == 1}
+    precision.computes_in_bf16 = lambda device: rank == 1
     torch.save((answer, faster_in_bf16(lambda: None, CPU)), f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -61,14 +65,14 @@ def test_a_precision_that_was_asked_for_is_not_tried(tmp_path, monkeypatch, capl
         *"--save_strategy no --eval_strategy no --load_best_model_at_end False".split(),
     ]
     assert train_hf.main([*command, "--bf16", "False"]) == 0
-    assert "precision of training" not in caplog.text
+    assert "): fp32, Muon and AdamW" in caplog.text
     assert train_hf.main(command) == 0
-    assert "precision of training: bf16 autocast" in caplog.text
+    assert "): bf16, Muon and AdamW" in caplog.text
 
 
 def test_trying_leaves_the_model_as_it_was(monkeypatch):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
     processor, model = tiny_processor(), tiny_model()
     model.norm = torch.nn.BatchNorm1d(3)  # as those of a backbone
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

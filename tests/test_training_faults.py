@@ -10,7 +10,6 @@ from torch import nn
 
 import train_hf
 from modeling_vidcap.parameter_groups import decayed_names
-from modeling_vidcap.time_budget import TimeBudget
 from tests.conftest import SMALL
 from tests.test_backbones import captioner, save_backbone
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
@@ -152,23 +151,3 @@ def test_masked_words_do_not_depend_on_padding(monkeypatch) -> None:
         padded = nn.functional.pad(labels, (0, padding), value=-100)
         losses.append(model(**inputs, labels=padded).masked_word_loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_each_share_of_a_budget_is_evaluated_once_though_steps_are_raised() -> None:
-    now = [0.0]
-    budget = TimeBudget(1.0, 0.0, 3, lambda: now[0])
-    args = type("Args", (), {"device": torch.device("cpu")})()
-    control = type("Control", (), {"should_training_stop": False, "should_evaluate": False})()
-    state = type("State", (), {"global_step": 0, "epoch": 1.0, "is_world_process_zero": True})()
-    loader, model = [0], type("Model", (), {"name_or_path": "x"})()
-    budget.on_train_begin(args, state, control, train_dataloader=loader, model=model)
-    evaluations = 0
-    while not control.should_training_stop and state.global_step < 10_000:
-        now[0] += 0.5 if state.global_step < 30 else 0.1  # the machine becomes faster
-        state.global_step += 1
-        control.should_evaluate = False
-        budget.on_step_end(args, state, control)
-        if control.should_evaluate:
-            evaluations += 1
-            budget.on_evaluate(args, state, control)
-    assert evaluations == 3

@@ -1,7 +1,7 @@
-"""Backbones that only have to run: batch norms folded, memory laid out for the CPU, or compiled by OpenVINO.
+"""What runs the backbone, where most of the time from a clip to its features or its caption goes: torch, or OpenVINO.
 
-Most of the time from a clip to its features or its caption goes into the backbone. What is made of one here computes
-the same features, up to rounding, but can be neither saved nor trained.
+By torch a backbone fuses itself (`modeling_vidcap/fused_vidcap.py`). What OpenVINO compiles computes the same
+features, up to rounding, but can be neither saved nor trained.
 """
 
 import copy
@@ -11,25 +11,24 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from modeling_vidcap.blocks_vidcap import RUNS_ONLY
+from modeling_vidcap.precision import computes_in_bf16
 
-BACKENDS = ("torch", "openvino")
+BACKENDS = ("auto", "torch", "openvino")
 TOLERANCE = 0.05  # of the largest feature, by which OpenVINO's may differ: it computes in bf16 where the CPU does
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers the options of mallopt
 
 
 def use_fast_backbone(model: Any, processor: Any, backend: str = "torch") -> None:
-    """Gives a captioner that shall only caption the fast copy of its backbone, in place.
+    """Has a captioner that shall only caption run its backbone as fast as this machine can, in place.
 
     Args:
-        model: The captioner, on its device; `save_pretrained` refuses it afterwards.
+        model: The captioner, on its device; after OpenVINO has compiled its backbone, `save_pretrained` refuses it.
         processor: Its processor.
         backend: See [`fast_backbone`].
     """
@@ -37,8 +36,9 @@ def use_fast_backbone(model: Any, processor: Any, backend: str = "torch") -> Non
         keep_freed_memory()
     probe = probe_clip(model, processor, model.config.min_frames)
     backbone = fast_backbone(model.model.encoder.backbone, probe, backend)
-    setattr(backbone, RUNS_ONLY, True)
-    model.model.encoder.backbone = backbone
+    if backbone is not model.model.encoder.backbone:
+        setattr(backbone, RUNS_ONLY, True)
+        model.model.encoder.backbone = backbone
 
 
 def probe_clip(model: Any, processor: Any, frames: int) -> torch.Tensor:
@@ -52,12 +52,13 @@ def probe_clip(model: Any, processor: Any, frames: int) -> torch.Tensor:
 
 @torch.no_grad()
 def fast_backbone(backbone: Any, probe: torch.Tensor, backend: str = "torch", *, streams: int = 1) -> Any:
-    """A copy of a [`VideoBackbone`] for inference.
+    """A [`VideoBackbone`] for inference.
 
     Args:
-        backbone: The backbone; it is left as it is.
+        backbone: The backbone; it is left as it is, and returned itself by `torch`.
         probe: Pixels `(1, T, C, H, W)` to compare both by.
-        backend: `torch` folds batch norms; `openvino` compiles the network for this CPU.
+        backend: `openvino` compiles the network for this CPU. `auto` does so where OpenVINO is installed, gains
+            something (the CPU computes in bf16) and can run this backbone.
         streams: Threads that will call it at the same time, among which OpenVINO shares the cores out.
 
     Raises:
@@ -66,8 +67,10 @@ def fast_backbone(backbone: Any, probe: torch.Tensor, backend: str = "torch", *,
     """
     if backend not in BACKENDS:
         raise ValueError(f"--backend {backend}: there are {', '.join(BACKENDS)}")
+    if backend == "auto":
+        backend = choose_backend(backbone, probe.device)
     if backend == "torch":
-        return for_inference(backbone, probe)
+        return backbone.eval()
     if find_spec("openvino") is None:
         raise ImportError("--backend openvino needs openvino: pip install 'vidcap[openvino]'")
     if backbone.config.encodes_clips:
@@ -87,6 +90,13 @@ def fast_backbone(backbone: Any, probe: torch.Tensor, backend: str = "torch", *,
             f"{TOLERANCE:.0%}; leave it out"
         )
     return fast
+
+
+def choose_backend(backbone: Any, device: torch.device) -> str:
+    """What `auto` means here. Measured in fp32 on AVX2, torch's fused operations are as fast as OpenVINO's and need no
+    compiling; in bf16 OpenVINO takes two thirds of the time (docs/log.md)."""
+    suits = device.type == "cpu" and computes_in_bf16(device) and not backbone.config.encodes_clips
+    return "openvino" if suits and find_spec("openvino") is not None else "torch"
 
 
 @cache
@@ -123,28 +133,6 @@ def _compiled_maps(backbone: Any, size: tuple[int, ...], streams: int) -> Callab
         return [torch.from_numpy(found[index].copy()) for index in range(len(compiled.outputs))]
 
     return maps
-
-
-@torch.no_grad()
-def for_inference(backbone: nn.Module, probe: torch.Tensor) -> nn.Module:
-    """A copy that computes the same features faster, but cannot be saved or trained.
-
-    Convolutions over frames are laid out channels last (twice as fast on CPU). Each batch norm that stands behind one
-    is folded into it, unless the features of `probe`, pixels `(1, T, C, H, W)`, are others then: in some networks
-    what stands behind a convolution is not what its output goes to.
-    """
-    plain = copy.deepcopy(backbone).eval()
-    for module in plain.modules():
-        if isinstance(module, nn.Conv2d):  # weights of clip encoders may have five axes, and no such layout
-            module.to(memory_format=torch.channels_last)
-    folded = copy.deepcopy(plain)
-    for parent in list(folded.modules()):
-        for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
-                setattr(parent, name, getattr(norm, "act", nn.Identity()))  # timm's norms hold what is behind them
-    features = plain(probe)
-    return folded if (folded(probe) - features).abs().max() <= 1e-3 * features.abs().max() else plain
 
 
 def keep_freed_memory() -> None:

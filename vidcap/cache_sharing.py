@@ -20,11 +20,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from tqdm.auto import tqdm
 
 from processing.cache_names import CONTENT_HASH, Known, read_names, write_names
 from processing.cache_upkeep import GB, SUFFIX, UNFINISHED, Claim, Entry, Limit, entries, folders, in_use_since
 from processing.feature_cache import SETTINGS, folder_name, write_clip, write_settings
+from processing.progress import track
 
 FILE_BYTES = 256 * 2**20  # of clips in one file of a repository
 TABLE = "clips.parquet"
@@ -84,7 +84,7 @@ def push_cache(root: Path, folder: Path, repo_id: str, *, private: bool | None =
         there = set(api.list_repo_files(url.repo_id, repo_type="dataset"))
         additions: list[CommitOperationAdd] = []
         file_of: dict[str, str] = {}
-        for number, part in enumerate(tqdm(list(_parts(clips)), "uploading", unit="file", disable=None)):
+        for number, part in enumerate(track(list(_parts(clips)), "uploading", unit="file")):
             tensors: dict[str, torch.Tensor] = {}
             for each in part:
                 name = Path(each.path).stem
@@ -153,7 +153,7 @@ def pull_cache(root: Path, repo_id: str, *, limit: int | None = None) -> tuple[P
                     os.utime(path)
                 else:
                     missing[name].add(clip)
-            for name in tqdm(sorted(missing), "fetching", unit="file", disable=None):
+            for name in track(sorted(missing), "fetching", unit="file"):
                 path = fetch(name)
                 _unpack(path, missing[name], folder, room, f"{repo_id}/{name}")
                 path.unlink()

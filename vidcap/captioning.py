@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from tqdm.auto import tqdm
 
 from processing.collator import VideoCaptionCollator
+from processing.progress import Progress
 
 from .subtitles import ScoredCaption
 
@@ -36,7 +36,7 @@ def caption_clips(
         clips: Dicts of tensors without a batch axis, as a `ClipDataset` or the processor gives them; read one batch
             at a time.
         change: What is done to each batch first, such as `play_backwards`; an adapter's hold one clip then.
-        progress: Text of a progress bar, which is shown on terminals only; none by default.
+        progress: What is shown beside the progress; nothing is shown by default.
         generate_kwargs: For `model.generate`; what is not given comes from the model's generation config.
     """
 
@@ -145,7 +145,7 @@ def _generate(
 
     results: list[list[GeneratedCaption]] = []
     items, total = _in_order(clips)
-    with tqdm(total=total, desc=progress, unit="clip", disable=True if progress is None else None) as bar:
+    with Progress(progress or "", total, shown=progress is not None) as bar:
         for batch in _batches(map(prepare, items), batch_size):
             results += adapter.generate(batch, scores=scores, **generate_kwargs)
             bar.update(len(batch))
@@ -206,8 +206,7 @@ def map_batches(
     collator = VideoCaptionCollator(processor)
     results: list[Any] = []
     items, total = _in_order(clips)
-    # To tqdm, `None` means: only where there is a terminal.
-    with tqdm(total=total, desc=progress, unit="clip", disable=True if progress is None else None) as bar:
+    with Progress(progress or "", total, shown=progress is not None) as bar:
         for batch in _batches(items, batch_size):
             results += function({name: value.to(model.device) for name, value in collator.videos(list(batch)).items()})
             bar.update(len(batch))

@@ -98,9 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     device.add_argument(
         "--backend",
-        choices=("torch", "openvino"),
-        default="torch",
-        help="what runs the backbone; openvino, an extra, is faster on many CPUs [torch]",
+        choices=("auto", "torch", "openvino"),
+        default="auto",
+        help="engine that runs the backbone; openvino is an extra [auto: openvino where it is installed and the CPU "
+        "has instructions for bf16, else torch]",
     )
     device.add_argument("--batch_size", type=whole, default=16, metavar="N", help="clips taken at once [16]")
     reader = _Parser(add_help=False, parents=[device])
@@ -140,8 +141,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo-data", help="draw a captioned data set to try things on")
     demo.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
-    for split, count in (("train", 3000), ("validation", 100), ("test", 512)):
-        demo.add_argument(f"--{split}", type=int, default=count, metavar="N", help=f"clips [{count}]")
+    for split, count in (("train", 2000), ("validation", 100), ("test", 512)):
+        default, harder = (None, "; 3000 with --hard") if split == "train" else (count, "")
+        demo.add_argument(f"--{split}", type=int, default=default, metavar="N", help=f"clips [{count}{harder}]")
     demo.add_argument("--seed", type=int, default=0, help="[0]")
     demo.add_argument("--size", type=int, default=64, metavar="PX", help="side of the frames [64]")
     demo.add_argument("--hard", action="store_true", help="12 actions, three in a row; 30%% of the orders in training")
@@ -203,7 +205,7 @@ def _demo_data(arguments: argparse.Namespace) -> int:
 
     counts = generate_demo_data(
         arguments.folder,
-        train=arguments.train,
+        train=arguments.train if arguments.train is not None else 3000 if arguments.hard else 2000,
         validation=arguments.validation,
         test=arguments.test,
         seed=arguments.seed,

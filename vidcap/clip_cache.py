@@ -22,7 +22,7 @@ def open_clip_cache(
     *,
     folder: str | Path | None = None,
     workers: int | None = None,
-    backend: str = "torch",
+    backend: str = "auto",
     limit: float | None = None,
 ) -> ClipCache:
     """Opens the part of the cache that belongs to this backbone and this way of reading clips.
@@ -41,7 +41,7 @@ def open_clip_cache(
     folder = folder or default_cache_folder()
     size = cache_limit(limit)
     if not keeps_features(model.config):
-        if backend != "torch":
+        if backend == "openvino":
             raise ValueError(
                 f"{backend} computes features of a frozen backbone that sees each frame alone, and of this one pixels "
                 "are kept: leave it out"
@@ -96,7 +96,7 @@ def cache_limit(limit: float | None = None) -> int | None:
 
 
 def feature_extractor(
-    model: Any, processor: Any, *, workers: int, backend: str = "torch"
+    model: Any, processor: Any, *, workers: int, backend: str = "auto"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """What turns a clip's pixels `(1, T, C, H, W)` into its features `(1, T, N, D)`, as fast as this machine can.
 
@@ -104,7 +104,7 @@ def feature_extractor(
         model: The captioner, on the device that shall compute.
         processor: Its processor.
         workers: Threads that will call it at the same time.
-        backend: What computes, see [`fast_backbone`]; `torch` does so in bf16 where that is measured to be faster.
+        backend: What computes, see [`fast_backbone`]; torch does so in bf16 where that is measured to be faster.
     """
     device = model.device
     if device.type == "cpu":
@@ -112,7 +112,8 @@ def feature_extractor(
     probe = probe_clip(model, processor, model.config.num_frames)
     backbone = fast_backbone(model.model.encoder.backbone, probe, backend, streams=workers)
     with torch.inference_mode():
-        bf16 = backend == "torch" and faster_in_bf16(lambda: backbone(probe), device)
+        by_torch = backbone is model.model.encoder.backbone
+        bf16 = by_torch and faster_in_bf16(lambda: backbone(probe), device)
     return _FeatureExtractor(backbone, device, bf16)
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
+
+from processing.progress import Progress
 
 from .demo_drawing import BACKGROUNDS, COLOURS, HARD_INVERSE, INVERSE, SHAPES, ClipSpec, render_clip
 
@@ -195,7 +196,7 @@ def _as_rgb(values: np.ndarray) -> tuple[int, int, int]:
 def generate_demo_data(
     folder: str | os.PathLike[str],
     *,
-    train: int = 3000,
+    train: int = 2000,
     validation: int = 100,
     test: int = 512,
     seed: int = 0,
@@ -242,7 +243,7 @@ def generate_demo_data(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         unfinished = Path(scratch) / folder.name
         unfinished.mkdir()
-        with tqdm(total=sum(counts.values()), desc="drawing demo clips", unit="clip", mininterval=1) as progress:
+        with Progress("drawing demo clips", sum(counts.values())) as progress:
             for split, count in counts.items():
                 if count:
                     specs = draw_specs(split, count, seed=seed, size=size, hard=hard)
@@ -252,7 +253,7 @@ def generate_demo_data(
     return counts
 
 
-def _write_split(folder: Path, specs: list[ClipSpec], progress: tqdm) -> None:
+def _write_split(folder: Path, specs: list[ClipSpec], progress: Progress) -> None:
     folder.mkdir()
     with open(folder / "metadata.jsonl", "w", encoding="utf-8") as metadata:
         for i, spec in enumerate(specs):

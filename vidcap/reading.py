@@ -5,15 +5,13 @@ Memory does not grow with the number of clips. One that cannot be read is report
 
 import itertools
 import os
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from processing import VideoDecodeError
+from processing.progress import Progress
 
 from .subtitles import CaptionedClip
 
@@ -39,18 +37,19 @@ def readable_clips(
     most = max(2 * workers, batch_size)
     ahead: deque[Future[Any]] = deque()
     waiting = iter(results)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(max(1, workers)) as pool, Progress(description, len(results)) as progress:
         try:
-            for result in tqdm(results, description, unit="clip", disable=not sys.stderr.isatty()):
+            for result in results:
                 for other in itertools.islice(waiting, most - len(ahead)):
                     ahead.append(pool.submit(read_clip, other.source or other.file, video_processor, threads=threads))
                 try:
                     item, result.seconds = ahead.popleft().result()
                 except VideoDecodeError as error:
                     result.error = error.reason
-                    tqdm.write(f"vidcap: error: {error}", file=sys.stderr)
-                    continue
-                yield item
+                    progress.write(f"vidcap: error: {error}")
+                else:
+                    yield item
+                progress.update()
         finally:
             pool.shutdown(cancel_futures=True)
 

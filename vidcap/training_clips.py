@@ -58,7 +58,7 @@ class FrameDraw:
         Raises:
             ValueError: If the pool is too small, or pixels are to be changed where features are kept.
         """
-        if data.feature_backend != "torch" and not keeps_features(config):
+        if data.feature_backend == "openvino" and not keeps_features(config):
             why = "sees clips" if config.encodes_clips else "is trained"
             raise ValueError(
                 f"--feature_backend {data.feature_backend} is for a frozen backbone that sees each frame alone, and "
@@ -99,7 +99,7 @@ class TrainingClips:
             clips = ClipDataset(
                 self.sources.train, cache, augmentation=frames.augmentation, mixture=self.sources.mixture
             )
-            return clips.prepare("training clips", on_broken=self._on_broken, **self._together)
+            return clips.prepare("preparing training clips", on_broken=self._on_broken, **self._together)
         return StreamedClips(
             self.sources.train,
             processor,
@@ -113,11 +113,11 @@ class TrainingClips:
 
     def validation(self) -> ClipDataset:
         clips = ClipDataset(self.sources.validation, self.cache)
-        return clips.prepare("validation clips", on_broken=self._on_broken, **self._together)
+        return clips.prepare("preparing validation clips", on_broken=self._on_broken, **self._together)
 
     def test(self, rows: datasets.Dataset) -> ClipDataset:
         """Those of the test split, which one process alone may decode: it is scored when the others have gone."""
-        return ClipDataset(rows, self.cache).prepare("test clips", on_broken=self._on_broken)
+        return ClipDataset(rows, self.cache).prepare("preparing test clips", on_broken=self._on_broken)
 
     @property
     def _together(self) -> dict[str, Any]:

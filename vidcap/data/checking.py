@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlsplit
 import av
 import torch
 from av.stream import Disposition
-from tqdm.auto import tqdm
 
 from modeling_vidcap.saving_vidcap import sha256_of
+from processing.progress import track
 from processing.video_frames_vidcap import DecodeOptions, VideoDecodeError
 from processing.video_io_vidcap import decode_video
 
@@ -133,7 +133,7 @@ def check_all(tasks: Iterable[Task], folder: Path, *, workers: int = 1) -> list[
     with ThreadPoolExecutor(workers) as pool, notes.open("a", encoding="utf-8") as file:
         try:
             results = pool.map(lambda task: check(task, folder / "cut"), missing)
-            bar = tqdm(results, total=len(missing), desc="checking clips", unit="clip", mininterval=1)
+            bar = track(results, "checking clips", total=len(missing))
             for task, result in zip(missing, bar, strict=True):
                 known[keys[task]] = result
                 file.write(json.dumps({"key": keys[task], **asdict(result)}) + "\n")

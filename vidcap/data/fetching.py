@@ -28,8 +28,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from processing.progress import track
 from processing.video_io_vidcap import in_ascii
 
 from .notes import read_notes
@@ -132,7 +131,7 @@ def fetch_all(urls: Iterable[str], folder: Path, options: FetchOptions) -> dict[
     with ThreadPoolExecutor(options.connections) as pool, memory.open("a", encoding="utf-8") as notes:
         try:
             futures = {pool.submit(fetcher, url): url for url in missing}
-            for future in tqdm(as_completed(futures), total=len(futures), desc="fetching", unit="file", mininterval=1):
+            for future in track(as_completed(futures), "fetching", total=len(futures), unit="file"):
                 url = futures[future]
                 results[url] = future.result()
                 if results[url].gone:

@@ -100,11 +100,11 @@ def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
 
 
 def inspect_rows(rows: Any, description: str, *, workers: int | None = None) -> list[InspectedClip]:
-    """Looks at all clips of a split, in threads, with a progress bar on terminals.
+    """Looks at all clips of a split, in threads, and shows progress.
 
     Args:
         rows: From `load_clips`. Clips that are bytes are taken out of it one by one.
-        description: Text of the progress bar.
+        description: What is shown beside the progress.
         workers: Clips decoded at once; by default one a core.
     """
     return in_threads(
