@@ -87,9 +87,10 @@ class VideoBackbone(Freezes, nn.Module):
         """`(B, T, C, H, W)` normalised pixels -> `(B, T', N, D)`, N = `feature_grid` squared, row by row."""
         batch = pixel_values_videos.shape[0]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            # Channels last: twice as fast on CPU, and what GPUs want.
-            frames = pixel_values_videos.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            frames = pixel_values_videos.flatten(0, 1)
             shown = in_shades_of_grey(frames) if self.config.grayscale_backbone else frames
+            # Channels last: twice as fast on CPU, and what GPUs want.
+            shown = shown.contiguous(memory_format=torch.channels_last)
             maps = self.maps(shown.unflatten(0, (batch, -1)) if self.config.encodes_clips else shown)
             parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T', D_i, g, g)
             parts += [self._per_step(each) for each in self._of_pixels(self._unnormalised(frames))]

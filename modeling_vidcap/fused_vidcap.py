@@ -44,7 +44,10 @@ class FusedConv(nn.Module):
         self.bias = folded.bias
         padding = [(size - 1) // 2 for size in conv.kernel_size] if mirrored else list(conv.padding)
         self.geometry = (padding, list(conv.stride), list(conv.dilation), conv.groups)
+        # Networks that pad their maps themselves ask the convolution for these.
+        self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
         self.activation = ACTIVATIONS[type(activation)]
+
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         name, values = self.activation
@@ -67,10 +70,9 @@ class FusedBackbone:
 
     def maps(self, net: nn.Module, frames: torch.Tensor, read: Read) -> list[torch.Tensor]:
         """The network's maps of frames `(F, 3, H, W)`; `read(net, frames)` gets them from what a network returns."""
-        if not can_fuse(net, frames):
+        key = state_of(net) if can_fuse(frames) else None
+        if key is None:
             return read(net, frames)
-        state = [*net.parameters(), *net.buffers()]
-        key = tuple((each.data_ptr(), each._version) for each in state)
         with self._lock:
             if self._made[0] != key:
                 self._made = (key, fuse(net, frames[:1], read))
@@ -81,25 +83,33 @@ class FusedBackbone:
         return [each.flip(2, 3) for each in read(fused, shown)]
 
 
-def can_fuse(net: nn.Module, frames: torch.Tensor) -> bool:
-    """Whether the fused copy may stand for the network: on a CPU in fp32, without gradient, tracing or hooks."""
-    if (
+def can_fuse(frames: torch.Tensor) -> bool:
+    """Whether fused operations serve here: on a CPU in fp32, without gradient or tracing."""
+    return not (
         frames.device.type != "cpu"
         or frames.dtype != torch.float32
+        or torch.is_grad_enabled()
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or not torch.backends.mkldnn.is_available()
-        or torch.is_grad_enabled()
-    ):
-        return False
-    parameters = list(net.parameters())
-    if not parameters or any(each.is_inference() or each.dtype != torch.float32 for each in parameters):
-        return False
-    return not any(
-        module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-        for module in net.modules()
     )
+
+
+def state_of(net: nn.Module) -> tuple[tuple[int, int], ...] | None:
+    """Tells one state of the weights from another; `None` if the network computes more than its weights say (it is
+    being trained, or has hooks), or is not all in fp32."""
+    state = []
+    for module in net.modules():  # once, for this goes ahead of every clip
+        if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+            return None
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is None:
+                continue
+            if tensor.is_inference() or tensor.dtype not in (torch.float32, torch.int64):
+                return None
+            state.append((tensor.data_ptr(), tensor._version))
+    return tuple(state) or None
 
 
 @torch.no_grad()

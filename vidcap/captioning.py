@@ -108,6 +108,29 @@ def caption_clips_with_scores(
     return map_batches(caption, model, processor, clips, batch_size, None)
 
 
+def clip_encoder(model: Any, processor: Any) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+    """What makes features of a clip's pixels, for threads that compute on a core each.
+
+    Returns:
+        A clip with `pixel_values_videos` -> one with `video_features` of its real frames; `None` where whole batches
+        are better: on a GPU, for a backbone that sees clips, and for models of other families.
+    """
+    if is_adapter(model) or model.device.type != "cpu" or model.config.encodes_clips:
+        return None
+    collator = VideoCaptionCollator(processor)
+
+    @torch.inference_mode()
+    def encode(clip: dict[str, Any]) -> dict[str, Any]:
+        real = clip["video_mask"].bool()  # nobody needs features of what fills up a short clip
+        if not bool(real.all()):
+            clip = {name: value[real] for name, value in clip.items()}
+        batch = collator.videos([clip])
+        batch["video_features"] = model.model.encoder.backbone(batch.pop("pixel_values_videos").to(model.dtype))
+        return {name: value[0] for name, value in batch.items()}
+
+    return encode
+
+
 def is_adapter(model: Any) -> "TypeGuard[CaptionAdapter]":
     """Whether a captioner is one of another family; asked without importing these, which nothing is before that."""
     base = sys.modules.get("vidcap.adapters.base")

@@ -173,14 +173,15 @@ def run(arguments: argparse.Namespace) -> int:
         from .commands_caption_dataset import run as run_dataset  # which needs the extra train
 
         return run_dataset(arguments)
-    from .captioning import caption_clips_with_scores
+    from .captioning import caption_clips_with_scores, clip_encoder
     from .reading import readable_clips
 
     model, processor, options = open_captioner(arguments)
     results = [CaptionedClip(clip) for clip in arguments.clips]
 
     batch_size = arguments.batch_size
-    clips = readable_clips(results, processor.video_processor, "captioning", batch_size=batch_size)
+    reading: Any = {"batch_size": batch_size, "encode": clip_encoder(model, processor)}
+    clips = readable_clips(results, processor.video_processor, "captioning", **reading)
     captions = caption_clips_with_scores(model, processor, clips, batch_size=batch_size, **options)
     read = [result for result in results if result.error is None]
     for result, found in zip(read, captions, strict=True):

@@ -6,14 +6,18 @@ Memory does not grow with the number of clips. One that cannot be read is report
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+import torch
 
 from processing import VideoDecodeError
 from processing.progress import Progress
 
 from .subtitles import CaptionedClip
+
+Clip = dict[str, Any]  # tensors by name, without a batch axis
 
 
 def readable_clips(
@@ -23,11 +27,14 @@ def readable_clips(
     *,
     workers: int | None = None,
     batch_size: int = 1,
-) -> Iterator[dict[str, Any]]:
+    encode: Callable[[Clip], Clip] | None = None,
+) -> Iterator[Clip]:
     """Reads clips in threads, ahead of what is made of them; gives them in order, reports those that cannot be read,
     and notes reason or duration in `results`.
 
     Args:
+        encode: Makes of each clip what is wanted of it, in the same threads: each computes on a core of its own, which
+            takes less waiting for one another than sharing every operation out.
         workers: Clips read at the same time; by default one a core. Twice as many are kept waiting at most, or
             `batch_size` if that is more.
         batch_size: Clips that are taken at once: while something is made of these, the next ones are read.
@@ -37,11 +44,18 @@ def readable_clips(
     most = max(2 * workers, batch_size)
     ahead: deque[Future[Any]] = deque()
     waiting = iter(results)
-    with ThreadPoolExecutor(max(1, workers)) as pool, Progress(description, len(results)) as progress:
+
+    def read(source: Any) -> tuple[Clip, float]:
+        clip, seconds = read_clip(source, video_processor, threads=threads)
+        return clip if encode is None else encode(clip), seconds
+
+    cores = torch.get_num_threads() if workers <= 1 else 1  # of each thread
+    pool = ThreadPoolExecutor(max(1, workers), initializer=torch.set_num_threads, initargs=(cores,))
+    with pool, Progress(description, len(results)) as progress:
         try:
             for result in results:
                 for other in itertools.islice(waiting, most - len(ahead)):
-                    ahead.append(pool.submit(read_clip, other.source or other.file, video_processor, threads=threads))
+                    ahead.append(pool.submit(read, other.source or other.file))
                 try:
                     item, result.seconds = ahead.popleft().result()
                 except VideoDecodeError as error:
@@ -54,7 +68,7 @@ def readable_clips(
             pool.shutdown(cancel_futures=True)
 
 
-def read_clip(source: Any, video_processor: Any, *, threads: int | None = None) -> tuple[dict[str, Any], float]:
+def read_clip(source: Any, video_processor: Any, *, threads: int | None = None) -> tuple[Clip, float]:
     """Reads a clip as the video processor does, and tells its duration, which a processor's output does not hold.
 
     Args:
