@@ -32,6 +32,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
+from modeling_vidcap.precision import computes_in_bf16
 from vidcap.backends import BACKENDS, use_fast_backbone
 from vidcap.loading import load_captioner
 
@@ -108,6 +109,8 @@ def main() -> None:
             if repeat:  # the first round pays for allocations
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+    in_bf16 = "computes" if computes_in_bf16(torch.device("cpu")) else "does not compute"
+    print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; the CPU {in_bf16} in bf16\n")
     print("| | ms | " + " | ".join(f"times {name}" for name in own) + " |\n|---|---|" + "---|" * len(own))
     for name, value in medians.items():
         print(f"| {name} | {value:.0f} | " + " | ".join(f"{value / medians[each]:.1f}" for each in own) + " |")

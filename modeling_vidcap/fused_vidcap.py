@@ -48,7 +48,6 @@ class FusedConv(nn.Module):
         self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
         self.activation = ACTIVATIONS[type(activation)]
 
-
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         name, values = self.activation
         return torch.ops.mkldnn._convolution_pointwise(maps, self.weight, self.bias, *self.geometry, name, values, "")

@@ -7,6 +7,7 @@ go there, the rest to the processor; a name that neither knows is an error. Give
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, Pipeline
 
 from .generation_vidcap import check_guidance
@@ -113,7 +114,10 @@ class VideoCaptioningPipeline(Pipeline):
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> Any:
         # In a list, an array of several clips is refused; a lone array of 3 axes is refused outside of one.
         videos = input_ if self.clip_reader.is_frame(input_) else [input_]
-        inputs = dict(self.processor(videos=videos, **{**preprocess_parameters, "return_tensors": "pt"}))
+        reading = {**preprocess_parameters, "return_tensors": "pt"}
+        if self.clip_reader.decoding_threads == 1 and torch.utils.data.get_worker_info() is None:
+            reading.setdefault("decoding_threads", 0)  # all cores: nothing else is done in this process meanwhile
+        inputs = dict(self.processor(videos=videos, **reading))
         inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.dtype)  # times stay exact in float32
         return inputs
 

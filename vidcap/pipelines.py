@@ -18,6 +18,7 @@ from modeling_vidcap.pipeline_vidcap import sort_options
 from processing.trusted import load_pretrained
 
 from .adapters import SeparateProcessor, UnsupportedModelError, family_of
+from .backends import keep_freed_memory
 
 # Options of a call that say how a clip is read.
 READING = (
@@ -82,6 +83,8 @@ class CaptioningPipeline(VideoCaptioningPipeline):
             # Tell why it could not be loaded.
             processor = load_pretrained(family.load_processor if family else AutoProcessor.from_pretrained, name)
         if family is None:
+            if model.device.type == "cpu":
+                keep_freed_memory()
             return VideoCaptioningPipeline(model=model, processor=processor, **kwargs)
         return AdapterPipeline(model=model, processor=processor, family=family, **kwargs)
 
