@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # What a file of captions leaves without a meaning: option -> its value where it was not given.
 _OF_MODELS = {
     "num_beams": None, "max_new_tokens": None, "num_frames": None, "feature_cache": None, "feature_cache_limit": None,
-    "skip_broken_clips": False, "device": "auto", "backend": "torch", "batch_size": 16,
+    "skip_broken_clips": False, "device": "auto", "backend": "auto", "batch_size": 16,
     "controls": None, "control_clips": None, "prompt": None, "dtype": "auto",
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ def load_for_command(arguments: argparse.Namespace) -> tuple[Any, Any]:
     model, processor = load_any_captioner(arguments.model, device=arguments.device, dtype=arguments.dtype)
     if isinstance(model, CaptionAdapter):
         model.check_options(vars(arguments), prefix="--")
-        if arguments.backend != "torch":
+        if arguments.backend == "openvino":
             raise ValueError(f"--backend {arguments.backend} is for models of `vidcap train`: leave it out")
         model.configure(num_frames=arguments.num_frames, prompt=arguments.prompt)
     elif arguments.prompt is not None:
