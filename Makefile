@@ -20,6 +20,15 @@ help:
 	@echo "                (PYTHON=python3.12 chooses the interpreter)"
 	@echo "make clean      remove build files and caches, but neither $(VENV) nor outputs/"
 
+# pip says nothing for minutes, so that somebody has to.
+comma := ,
+define install
+	@echo "installing $(1) into $(VENV)"
+	@(while sleep 10 >/dev/null 2>&1; do echo "still installing"; done) & ticker=$$!; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(1)'; status=$$?; \
+	kill $$ticker; exit $$status
+endef
+
 venv: $(READY)
 
 $(BIN)/python:
@@ -27,13 +36,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(READY): setup.cfg pyproject.toml | $(BIN)/python
-	@echo "installing vidcap and all extras into $(VENV)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,evaluate,lite,lora,onnx,openvino,dev]'
+	$(call install,.[train$(comma)evaluate$(comma)lite$(comma)lora$(comma)onnx$(comma)openvino$(comma)dev])
 	touch $@ $(DEMO_READY)
 
 $(DEMO_READY): setup.cfg pyproject.toml | $(BIN)/python
-	@echo "installing vidcap and what its demo needs into $(VENV)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	$(call install,.[train])
 	touch $@
 
 # Without it the test in a browser is skipped, and says so; nothing else needs one.
