@@ -68,8 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         if not debug:
             when_loaded(_quieten)
         # Heeded as torch is imported. Threads that spin while they wait for one another take the cores from those that
-        # read clips, and beside another busy process one clip would take seconds.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # read clips, and beside another busy process one clip would take seconds (docs/log.md).
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
