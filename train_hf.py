@@ -15,8 +15,8 @@ scores and controls on the test split are in `DIR/report.json` and `.html`. A YA
 
 import os
 
-# Threads that wait for one another spin for a moment and then sleep. By default they go on spinning, and beside another
-# busy process a step takes many times as long (docs/log.md). torch reads this when it is imported.
+# Threads that wait for one another spin for a moment and then sleep. By default they go on spinning, and beside
+# another busy process a step takes many times as long (docs/log.md). torch reads this when it is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import dataclasses
