@@ -56,8 +56,12 @@ class TimeBudget(TrainerCallback):
         """What a checkpoint needs to hold for [`resume`]."""
         return {"steps": self.steps, "spent": self.spent, "progress": self.progress, "evaluated": self.evaluated}
 
-    def resume(self, *, steps: int | None, spent: float, progress: float, evaluated: int) -> None:
-        """Goes on from the `state` of an earlier run."""
+    def resume(
+        self, step: int, *, steps: int | None, spent: float, evaluated: int, progress: float | None = None
+    ) -> None:
+        """Goes on behind a step, from the `state` of an earlier run; before version 0.2 that held no progress."""
+        if progress is None:
+            progress = step / steps if steps else 0.0
         self.steps, self.spent, self.progress, self.evaluated = steps, spent, progress, evaluated
 
     @property

@@ -131,7 +131,7 @@ class VideoCaptionTrainer(
             self.stream_position = self.train_dataset.position = json.loads(path.read_text())
         self.seconds_before = manifest.get("seconds", 0.0)
         if self.budget is not None and (budget := manifest.get("budget")):
-            self.budget.resume(**budget)
+            self.budget.resume(manifest["step"], **budget)
 
     def _run_epoch(self, *args, **kwargs) -> None:
         if self.state.global_step >= self.state.max_steps or self.progress >= 1:

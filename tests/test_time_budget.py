@@ -118,11 +118,17 @@ def test_a_resumed_run_ends_where_it_would_have(stop):
     resumed = Run(evaluations=4)
     resumed.now += 1e6
     resumed.state.global_step = stop
-    resumed.budget.resume(**kept)
+    resumed.budget.resume(stop, **kept)
     assert resumed.budget.progress == whole.rates[stop][0]
     resumed.to_the_end(lambda _: 0.25)
     assert resumed.state.global_step == whole.state.global_step
     assert resumed.evaluated == [step for step in whole.evaluated if step > stop]
+
+
+def test_a_run_of_an_earlier_version_goes_on_at_its_share():
+    budget = TimeBudget(1.0, 4)
+    budget.resume(90, steps=120, spent=45.0, evaluated=3)
+    assert (budget.progress, budget.evaluated, budget.seconds_left) == (0.75, 3, 15.0)
 
 
 def test_the_trainer_keeps_to_the_time_and_never_raises_the_rate(tmp_path):
