@@ -14,7 +14,7 @@ class TrainingProgress(TrainerCallback):
     """Shows steps, loss and pace of a training and of its evaluations, in place of the Trainer's own callbacks.
 
     Args:
-        budget: Of a run that ends by the clock; its number of steps is known once this knows it.
+        budget: Budget of a run that ends by the clock; it knows the number of steps after a tenth of the time.
     """
 
     def __init__(self, budget: TimeBudget | None = None):
