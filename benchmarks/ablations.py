@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from transformers import ViTConfig
 
-from modeling_vidcap.precision import computes_in_bf16
+from vidcap.precision import computes_in_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
 VIT = ViTConfig(

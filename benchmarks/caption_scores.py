@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcap.evaluation import score_captions
-from vidcap.evaluation.metrics import DEFAULT_METRICS
+from vidcap.evaluation.scores.metrics import DEFAULT_METRICS
 
 TOLERANCE = 1e-4
 SCORES = ("cider", "bleu1", "bleu2", "bleu3", "bleu4", "rougeL")

@@ -21,12 +21,12 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import resize
 
-from modeling_vidcap.pretrained_backbones import load_backbone
-from processing.captions import train_tokenizer
-from processing.collator import VideoCaptionCollator
-from processing.datasets import ClipDataset
-from processing.feature_cache import ClipCache
-from processing.streams import StreamedClips
+from modeling_vidcap.pretrained.backbones import load_backbone
+from processing.cache.feature_cache import ClipCache
+from processing.clips.clip_dataset import ClipDataset
+from processing.clips.collator import VideoCaptionCollator
+from processing.clips.streams import StreamedClips
+from processing.clips.tokenizers import train_tokenizer
 from vidcap import VideoCaptionProcessor, VideoCaptionVideoProcessor
 
 FRAMES, SIZE = 16, 160

@@ -28,8 +28,8 @@ def work(model_folder: str, backend: str, folder: str | None, count: int) -> Non
     """Answers each line of the standard input with the frames a second of one round; runs in the other process."""
     import torch
 
-    from vidcap.clip_cache import feature_extractor
-    from vidcap.loading import load_captioner
+    from vidcap.inference.clip_cache import feature_extractor
+    from vidcap.inference.loading import load_captioner
 
     model, processor = load_captioner(model_folder, device="cpu")
     workers, size = os.cpu_count() or 1, processor.video_processor.size

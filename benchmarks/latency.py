@@ -32,9 +32,9 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
-from modeling_vidcap.precision import computes_in_bf16
-from vidcap.backends import BACKENDS, use_fast_backbone
-from vidcap.loading import load_captioner
+from vidcap.inference.backends import BACKENDS, use_fast_backbone
+from vidcap.inference.loading import load_captioner
+from vidcap.precision import computes_in_bf16
 
 TOKENS = 16
 READING = ("snap_to_keyframes", "skip_loop_filter")

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from processing.collator import VideoCaptionCollator
-from processing.datasets import has_split, load_clips
-from vidcap.loading import load_captioner
-from vidcap.reading import readable_clips
-from vidcap.subtitles import CaptionedClip
+from processing.clips.collator import VideoCaptionCollator
+from processing.clips.rows import has_split, load_clips
+from vidcap.inference.loading import load_captioner
+from vidcap.inference.reading import readable_clips
+from vidcap.inference.subtitles import CaptionedClip
 
 BATCH_SIZE = 16
 

@@ -19,7 +19,7 @@ import av
 import torch
 
 from processing import decode_video
-from vidcap.loading import load_captioner
+from vidcap.inference.loading import load_captioner
 
 SETTINGS: dict[str, dict[str, bool]] = {
     "as they are": {},

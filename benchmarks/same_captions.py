@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from processing.datasets import load_clips
-from vidcap.backends import BACKENDS, use_fast_backbone
-from vidcap.loading import load_captioner
-from vidcap.onnx_export import OnnxCaptioner, export_onnx
+from processing.clips.rows import load_clips
+from vidcap.inference.backends import BACKENDS, use_fast_backbone
+from vidcap.inference.loading import load_captioner
+from vidcap.inference.onnx_export import OnnxCaptioner, export_onnx
 
 BATCH = 16
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from modeling_vidcap.precision import computes_in_bf16
+from vidcap.precision import computes_in_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDCAP = [sys.executable, "-m", "vidcap"]

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from processing.datasets import load_clips
-from vidcap.evaluation.bootstrap import paired_bootstrap, scores_per_clip
+from processing.clips.rows import load_clips
+from vidcap.evaluation.scores.bootstrap import paired_bootstrap, scores_per_clip
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ("cider", "exact", "distinct")

@@ -15,7 +15,7 @@ import random
 import subprocess
 import sys
 
-from vidcap.evaluation.ptb_tokenizer import ptb_tokenize
+from vidcap.evaluation.scores.ptb_tokenizer import ptb_tokenize
 
 PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())  # removed by pycocoevalcap
 

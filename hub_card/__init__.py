@@ -7,7 +7,7 @@ these classes are there.
 from typing import TYPE_CHECKING
 
 from modeling_vidcap.registration import when_loaded
-from processing.lazy_names import lazy_names
+from processing.support.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .card import model_card as model_card

@@ -26,13 +26,7 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from modeling_vidcap import VideoCaptionForConditionalGeneration, VideoCaptioningPipeline
-from modeling_vidcap.saving_vidcap import (
-    CHECKSUMS,
-    check_checksums,
-    check_weight_names,
-    sha256_of,
-    write_checksums,
-)
+from modeling_vidcap.saving_vidcap import CHECKSUMS, check_checksums, check_weight_names, sha256_of, write_checksums
 from processing import VideoCaptionProcessor
 
 from . import probe as probe_module

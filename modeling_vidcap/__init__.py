@@ -6,7 +6,7 @@ Importing it makes the model known to transformers, as soon as transformers is t
 
 from typing import TYPE_CHECKING
 
-from processing.lazy_names import lazy_names
+from processing.support.lazy_names import lazy_names
 
 from .registration import register, when_loaded
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .blocks_vidcap import DecoderLayer, Freezes, stochastic_depth_rates
-from .positions_vidcap import Rotation, positions_behind, rotary_rotation
+from .blocks_vidcap import DecoderLayer, Freezes, Rotation, positions_behind, rotary_rotation, stochastic_depth_rates
 
 if TYPE_CHECKING:
     from .configuration_vidcap import VideoCaptionConfig

@@ -10,8 +10,7 @@ from packaging.version import Version
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .derived_sizes_vidcap import DerivedSizes
-from .version_vidcap import VERSION
+from .settings_vidcap import DECODERS, VERSION, DerivedSizes
 
 SHARES = (
     "dropout",
@@ -25,19 +24,6 @@ SHARES = (
     "label_smoothing",
 )
 WEIGHTS = ("caption_weight", "masked_word_weight", "contrastive_weight")
-
-# Backbones of whole clips, and which of their options tells how many frames they join (None: none of them).
-CLIP_ENCODERS: dict[str, str | None] = {
-    "timesformer": None,
-    "videomae": "tubelet_size",
-    "vivit": "tubelet_size",
-    "vjepa2": "tubelet_size",
-}
-FIXED_FRAMES = ("videomae", "vivit")  # these have a table of positions for `num_frames` of their own
-S3D_STRIDE = 8
-
-# Pretrained language models that write captions, and whether attention to a clip can be added to their layers.
-DECODERS = {"gpt2": True, "llama": False, "qwen2": False, "qwen3": False}
 
 
 @strict
@@ -266,33 +252,6 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
         self._check_backbone()
         self._check_decoder()
 
-    @property
-    def _backbone_type(self) -> str:
-        backbone: Any = self.backbone_config
-        return self.own_backbone if backbone is None else backbone.model_type
-
-    @property
-    def encodes_clips(self) -> bool:
-        """Whether the backbone sees all frames of a clip at once."""
-        return self._backbone_type == "s3d" or self._backbone_type in CLIP_ENCODERS
-
-    @property
-    def frame_stride(self) -> int:
-        """Frames that the backbone joins into one step of its features."""
-        if self._backbone_type == "s3d":
-            return S3D_STRIDE
-        attribute = CLIP_ENCODERS.get(self._backbone_type)
-        stride: Any = 1 if attribute is None else getattr(self.backbone_config, attribute)
-        return stride if isinstance(stride, int) else stride[0]
-
-    @property
-    def min_frames(self) -> int:
-        """Fewest frames that the backbone takes; those with a table of positions take just as many as that has."""
-        if self._takes_fixed_frames:
-            backbone: Any = self.backbone_config
-            return backbone.num_frames
-        return self.frame_stride
-
     def _check_backbone(self) -> None:
         if self._backbone_type == "cnn":
             if self.feature_size != self.cnn_hidden_sizes[-1]:
@@ -313,18 +272,6 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
                 f"False (it is {self.freeze_backbone}): to train nothing of it, set `freeze_backbone` alone"
             )
         self.check_frames(self.num_frames)
-
-    def check_frames(self, frames: int) -> None:
-        """Raises a ValueError if the backbone cannot take clips of so many frames."""
-        least = self.min_frames
-        if self._takes_fixed_frames and frames != least:
-            raise ValueError(f"`num_frames` {frames}: this clip encoder takes {least} frames, no more and no less")
-        if frames % self.frame_stride or frames < least:
-            raise ValueError(f"`num_frames` {frames}: this clip encoder takes multiples of {self.frame_stride} frames")
-
-    @property
-    def _takes_fixed_frames(self) -> bool:
-        return self._backbone_type in FIXED_FRAMES
 
     def _check_decoder(self) -> None:
         decoder: Any = self.decoder_config

@@ -12,12 +12,11 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.output_capturing import OutputRecorder
 
+from .blocks_vidcap import time_rotation
 from .caption_reading_vidcap import CaptionReading
 from .configuration_vidcap import VideoCaptionConfig
-from .encoder_vidcap import VideoCaptionPreTrainedModel
-from .layers_vidcap import VideoCaptionAttention, VideoCaptionDecoderLayer
+from .encoder_vidcap import VideoCaptionAttention, VideoCaptionDecoderLayer, VideoCaptionPreTrainedModel
 from .outputs_vidcap import VideoEncoderOutput, check_recording, records_outputs
-from .positions_vidcap import time_rotation
 
 
 class VideoCaptionDecoder(CaptionReading, VideoCaptionPreTrainedModel):

@@ -12,9 +12,12 @@ from .blocks_vidcap import (
     VideoCaptionColors,
     VideoCaptionFramePositions,
     VideoCaptionMotion,
+    cell_angles,
     stochastic_depth_rates,
+    time_angles,
+    to_rotation,
+    to_sines,
 )
-from .positions_vidcap import cell_angles, time_angles, to_rotation, to_sines
 
 if TYPE_CHECKING:
     from .configuration_vidcap import VideoCaptionConfig

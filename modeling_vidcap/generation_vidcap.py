@@ -19,7 +19,10 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from .configuration_vidcap import VideoCaptionConfig
-from .generation_checks_vidcap import (
+from .greedy_vidcap import can_write_greedily, write_greedily
+from .outputs_vidcap import VideoEncoderOutput
+from .scoring_vidcap import rank_captions, score_tokens
+from .settings_vidcap import (
     Forms,
     check_guidance,
     check_phrases,
@@ -27,9 +30,6 @@ from .generation_checks_vidcap import (
     holds_phrase,
     phrase_length,
 )
-from .greedy_vidcap import can_write_greedily, write_greedily
-from .outputs_vidcap import VideoEncoderOutput
-from .scoring_vidcap import rank_captions, score_tokens
 
 
 class VideoCaptionGenerationMixin(GenerationMixin):

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks_vidcap import DecoderLayer
-from .positions_vidcap import rotate, time_rotation
+from .blocks_vidcap import DecoderLayer, rotate, time_rotation
 
 if TYPE_CHECKING:
     from .encoding_vidcap import ClipTokens

@@ -4,7 +4,7 @@ What it promises: padding and masked frames change nothing; the KV cache changes
 may be given in place of pixels. What it gives up: one clip, one sentence; events of long videos are found elsewhere.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,14 +13,15 @@ from transformers.cache_utils import Cache
 
 from .configuration_vidcap import VideoCaptionConfig
 from .decoder_vidcap import VideoCaptionDecoder
-from .encoder_vidcap import VideoCaptionEncoder, VideoCaptionPreTrainedModel, pooling_mask
+from .encoder_vidcap import VideoCaptionEncoder, VideoCaptionPooler, VideoCaptionPreTrainedModel, pooling_mask
 from .generation_vidcap import VideoCaptionGenerationMixin
-from .layers_vidcap import VideoCaptionPooler
-from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss
+from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss, play_backwards
 from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEncoderOutput
-from .playback_vidcap import play_backwards
 from .pretrained_decoder_vidcap import PretrainedDecoder
 from .scoring_vidcap import CaptionScoring
+
+if TYPE_CHECKING:  # imported here so that its file travels with the model's, whose config names it
+    from .pipeline_vidcap import VideoCaptioningPipeline  # noqa: F401
 
 MASKED_WORDS = 0.5  # of a caption's words are masked and named in the masked-word loss
 

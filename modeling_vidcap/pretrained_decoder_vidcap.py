@@ -17,11 +17,10 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from .blocks_vidcap import Freezes
+from .blocks_vidcap import Freezes, positions_behind, time_angles, to_sines
 from .configuration_vidcap import VideoCaptionConfig
 from .encoder_vidcap import VideoCaptionPreTrainedModel
 from .outputs_vidcap import VideoEncoderOutput, check_recording
-from .positions_vidcap import positions_behind, time_angles, to_sines
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn")  # names of what a pretrained model does not bring along
 

@@ -20,6 +20,7 @@ from .blocks_vidcap import RUNS_ONLY
 
 CHECKSUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 TASK = "video-captioning"
+PIPELINE = "pipeline_vidcap.VideoCaptioningPipeline"
 MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText")
 # Which options of `from_pretrained` say where a file is.
 WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -130,7 +131,7 @@ class VideoCaptionSaving(PreTrainedModel):
         Weights of an earlier save in another form (one file, or shards) go: they would be loaded in place of these.
 
         Raises:
-            ValueError: If a part of the model was made to run only, by `vidcap.backends`.
+            ValueError: If a part of the model was made to run only, by `vidcap.inference.backends`.
         """
         if any(getattr(each, RUNS_ONLY, False) for each in self.modules()):
             raise ValueError(
@@ -153,10 +154,7 @@ class VideoCaptionSaving(PreTrainedModel):
             self.push_to_hub(**hub)
 
     def _code_references(self) -> dict[str, Any]:
-        # Being imported here, it is also among the files that travel with the model's.
-        from .pipeline_vidcap import VideoCaptioningPipeline
-
-        pipeline = {"impl": _reference(VideoCaptioningPipeline), "pt": ["AutoModel"], "type": "multimodal"}
+        pipeline = {"impl": PIPELINE, "pt": ["AutoModel"], "type": "multimodal"}
         classes = {"AutoConfig": _reference(type(self.config)), **dict.fromkeys(MODEL_CLASSES, _reference(type(self)))}
         return {"auto_map": classes, "custom_pipelines": {TASK: pipeline}}
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy_names import lazy_names
+from .support.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .frame_sampling_vidcap import segment_indices as segment_indices

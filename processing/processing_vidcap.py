@@ -10,11 +10,7 @@ from typing import Any
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, TextKwargs
 
-from .video_processing_vidcap import (
-    VideoCaptionVideoProcessor,
-    VideoCaptionVideoProcessorKwargs,
-    check_option_names,
-)
+from .video_processing_vidcap import VideoCaptionVideoProcessor, VideoCaptionVideoProcessorKwargs, check_option_names
 
 
 class VideoCaptionProcessorKwargs(ProcessingKwargs, total=False):

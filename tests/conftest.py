@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It is for all tests: they copy what they change.
     """
     import train_hf
-    from vidcap.demo_data import generate_demo_data
+    from vidcap.demo.demo_data import generate_demo_data
 
     folder = tmp_path_factory.mktemp("trained")
     generate_demo_data(folder / "my-clips", train=24, validation=4, test=6, size=32)

@@ -84,8 +84,8 @@ def push_pipeline(job: dict[str, Any]) -> dict[str, Any]:
 
 def push_parts(job: dict[str, Any]) -> dict[str, Any]:
     """With the package: model and processor one by one, then both by a trainer."""
-    from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
-    from modeling_vidcap.training_vidcap import VideoCaptionTrainer
+    from vidcap.training.arguments.training_arguments import VideoCaptionTrainingArguments
+    from vidcap.training.trainer import VideoCaptionTrainer
 
     model, processor = AutoModel.from_pretrained(job["source"]), AutoProcessor.from_pretrained(job["source"])
     model.push_to_hub("tester/parts", max_shard_size="50KB", tags="a-tag")

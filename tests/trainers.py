@@ -2,12 +2,12 @@
 
 import torch
 
-from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
-from modeling_vidcap.training_vidcap import VideoCaptionTrainer
-from processing.collator import VideoCaptionCollator
+from processing.clips.collator import VideoCaptionCollator
 from tests.tiny import tiny_clip, tiny_model
 from vidcap.evaluation import score_captions
-from vidcap.evaluation.bootstrap import scores_per_clip
+from vidcap.evaluation.scores.bootstrap import scores_per_clip
+from vidcap.training.arguments.training_arguments import VideoCaptionTrainingArguments
+from vidcap.training.trainer import VideoCaptionTrainer
 
 CAPTIONS = (
     "a red circle grows",

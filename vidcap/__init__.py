@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import hub_card  # noqa: F401 - has `push_to_hub` go through the exporter
 from modeling_vidcap.registration import when_loaded
-from modeling_vidcap.version_vidcap import VERSION as __version__
-from processing.lazy_names import lazy_names
+from modeling_vidcap.settings_vidcap import VERSION as __version__
+from processing.support.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from modeling_vidcap import VideoCaptionConfig as VideoCaptionConfig
@@ -38,7 +38,7 @@ else:
 
 
 def _register() -> None:
-    from .pipelines import register
+    from .inference.pipelines import register
 
     register()
 

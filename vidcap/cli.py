@@ -15,16 +15,16 @@ from typing import NoReturn
 from modeling_vidcap.registration import when_loaded
 
 from . import __version__
-from .adapters.options import add_family_options
-from .commands_cache import add_cache_command
-from .commands_caption import add_caption_command
-from .commands_compare import add_compare_command
-from .commands_data import add_data_commands
-from .commands_evaluate import add_evaluate_command
-from .commands_match import add_match_commands
-from .commands_push import add_push_command
+from .commands.cache import add_cache_command
+from .commands.caption import add_caption_command
+from .commands.compare import add_compare_command
+from .commands.data_prepare import add_data_commands
+from .commands.evaluate import add_evaluate_command
+from .commands.family_options import add_family_options
+from .commands.match import add_match_commands
+from .commands.option_types import whole
+from .commands.push import add_push_command
 from .files import ESCAPES
-from .option_types import whole
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,8 +57,11 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors=ESCAPES)  # a file's name need not be UTF-8, nor a terminal
     debug = bool(os.environ.get("VIDCAP_DEBUG"))
     try:
+        # Heeded as torch is imported. Threads that spin while they wait for one another take the cores from those that
+        # read clips, and beside another busy process one clip would take seconds (docs/log.md).
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         if argv[:1] == ["train"]:
-            from train_hf import main as train
+            from .training.run import main as train
 
             return train(argv[1:], "vidcap train")
         arguments = build_parser().parse_args(argv)
@@ -67,9 +70,6 @@ def main(argv: list[str] | None = None) -> int:
             check(arguments)
         if not debug:
             when_loaded(_quieten)
-        # Heeded as torch is imported. Threads that spin while they wait for one another take the cores from those that
-        # read clips, and beside another busy process one clip would take seconds (docs/log.md).
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
@@ -170,7 +170,7 @@ def _quieten() -> None:
 def _explain(error: Exception) -> str:
     """One line for the user; several where the error is a list of files."""
     # Its error exists only where the module was imported; to import it here would need packages of an extra.
-    data = sys.modules.get("processing.sources")
+    data = sys.modules.get("processing.clips.sources")
     if data is not None and isinstance(error, data.DatasetError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
@@ -184,7 +184,7 @@ def _explain(error: Exception) -> str:
 
 
 def _export_onnx(arguments: argparse.Namespace) -> int:
-    from .onnx_export import run
+    from .inference.onnx_export import run
 
     return run(arguments)
 
@@ -192,7 +192,7 @@ def _export_onnx(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     import json
 
-    from .doctor import diagnose
+    from .commands.doctor import diagnose
 
     diagnosis = diagnose()
     as_json = arguments.format == "json"
@@ -201,7 +201,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _demo_data(arguments: argparse.Namespace) -> int:
-    from .demo_data import generate_demo_data
+    from .demo.demo_data import generate_demo_data
 
     counts = generate_demo_data(
         arguments.folder,

@@ -6,7 +6,7 @@ A family of your own is a subclass of [`CaptionAdapter`] and an entry in [`FAMIL
 
 from typing import TYPE_CHECKING
 
-from processing.lazy_names import lazy_names
+from processing.support.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .base import CaptionAdapter as CaptionAdapter

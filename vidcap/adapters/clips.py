@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from processing import VideoDecodeError
-from processing.feature_cache import Clip, ClipCache, Filled, in_threads
+from processing.cache.feature_cache import Clip, ClipCache, Filled, in_threads
 
 
 class UncachedClips(ClipCache):

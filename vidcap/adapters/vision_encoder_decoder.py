@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor
 
-from processing.trusted import has_frame_processor
+from processing.support.trusted import has_frame_processor
 
 from .base import CaptionAdapter, SeparateProcessor
 

@@ -21,7 +21,7 @@ import torch
 from av.stream import Disposition
 
 from modeling_vidcap.saving_vidcap import sha256_of
-from processing.progress import track
+from processing.support.progress import track
 from processing.video_frames_vidcap import DecodeOptions, VideoDecodeError
 from processing.video_io_vidcap import decode_video
 

@@ -32,7 +32,7 @@ def save_contact_sheet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Saves a picture: of each clip the first, middle and last frame, below them its captions.
 
     Args:
-        rows: As `processing.datasets` describes them, at least one.
+        rows: As `processing.clips.rows` describes them, at least one.
         path: The PNG file, which appears complete or not at all.
 
     Raises:

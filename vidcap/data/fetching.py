@@ -28,7 +28,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from processing.progress import track
+from processing.support.progress import track
 from processing.video_io_vidcap import in_ascii
 
 from .notes import read_notes

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, List, Value, Video
 
-from processing.sources import OPTIONAL_COLUMNS
+from processing.clips.sources import OPTIONAL_COLUMNS
 
-from ..captioning import embed_clips, embed_texts
 from ..files import json_lines
-from ..reading import readable_clips
-from ..subtitles import CaptionedClip
+from ..inference.captioning import embed_clips, embed_texts
+from ..inference.reading import readable_clips
+from ..inference.subtitles import CaptionedClip
 
 PART = 500  # clips that are taken out of a data set at once: those that come as bytes are then in memory
 SHARD_BYTES = 256 << 20  # most bytes of clips in a shard, but for a single larger one

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from processing import VideoDecodeError, decode_video
-from processing.feature_cache import content_hash, in_threads
+from processing.cache.feature_cache import content_hash, in_threads
 
 from .checking import SIDE, why_still
 from .fingerprints import fingerprint, near_pairs
 
-WORD = re.compile(r"\w+(?:[-'’]\w+)*")  # as in `processing.captions`, without the marks
+WORD = re.compile(r"\w+(?:[-'’]\w+)*")  # as in `processing.clips.tokenizers`, without the marks
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 SHORTEST = 0.3  # seconds
 LONGEST = 60  # words of a caption
@@ -76,7 +76,7 @@ def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
     """Looks at one clip; one that cannot be read is a result, not an error.
 
     Args:
-        row: As `processing.datasets` describes it.
+        row: As `processing.clips.rows` describes it.
     """
     name, captions, video = row["file_name"], tuple(row["captions"]), row["video"]
     digest = ""

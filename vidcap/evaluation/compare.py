@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.annotation_files import AnnotationError, get_value, read_json
-from .bootstrap import paired_bootstrap
-from .report import SCHEMA_VERSION, SCORES, SHARES
+from .report.report import SCHEMA_VERSION, SCORES, SHARES
+from .scores.bootstrap import paired_bootstrap
 
 _LISTED = 3
 

@@ -16,21 +16,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modeling_vidcap.playback_vidcap import play_backwards
-from processing.datasets import ClipDataset
+from modeling_vidcap.losses_vidcap import play_backwards
+from processing.clips.clip_dataset import ClipDataset
 
 from ..adapters import CaptionAdapter
-from ..captioning import caption_clips, embed_clips, embed_texts
-from ..doctor import stack_versions
-from .controls import CONTROLS, PERTURBED, evaluate_captions, other_clip_indices
-from .copies import find_copies
-from .details import add_details
-from .examples import load_examples
-from .grounding import ground_words
-from .perturbations import caption_perturbed
-from .report import ReportExample
+from ..inference.captioning import caption_clips, embed_clips, embed_texts
+from ..versions import stack_versions
+from .controls.controls import CONTROLS, PERTURBED, evaluate_captions, other_clip_indices
+from .controls.copies import find_copies
+from .controls.grounding import ground_words
+from .controls.perturbations import caption_perturbed
+from .controls.verdict import verdict_text
+from .report.details import add_details
+from .report.examples import load_examples
+from .report.report import ReportExample
 from .retrieval import retrieval_scores
-from .verdict import verdict_text
 
 logger = logging.getLogger("vidcap.evaluation")
 CONTROL_CLIPS = 200  # captioned again for each control but `reversed`, which needs all: exactly right ones are few

@@ -223,7 +223,7 @@ def _encodable(path: Path, place: str, text: str) -> str:
 
 
 def _line_references(path: Path) -> tuple[References, dict[str, str]]:
-    from processing.sources import caption_row  # loads `datasets`, which the other forms do without
+    from processing.clips.sources import caption_row  # loads `datasets`, which the other forms do without
 
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .ptb_tokenizer import ptb_tokenize
+from .scores.ptb_tokenizer import ptb_tokenize
 
 RANKS = (1, 5, 10)
 

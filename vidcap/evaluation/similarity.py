@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from processing.trusted import load_pretrained
+from processing.support.trusted import load_pretrained
 
-from ..loading import is_path
-from .pairs import check_pairs
+from ..inference.loading import is_path
+from .scores.pairs import check_pairs
 
 CLIP_SCORE_WEIGHT = 2.5
 CLIP_SCORE_PROMPT = "A photo depicts "  # Hessel et al. put it before each caption
@@ -154,7 +154,7 @@ def clip_score(video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> tuple[f
 
     Args:
         video_embeds, text_embeds (`torch.Tensor`): (N, P), row i of both of clip i, from a [`ClipEncoder`], or from
-            `embed_clips` and `embed_texts` of `vidcap.captioning` with a captioner that has a contrastive loss. The
+            `embed_clips` and `embed_texts` of `vidcap.inference.captioning` with a captioner that has a contrastive loss. The
             paper puts [`CLIP_SCORE_PROMPT`] before each caption.
 
     Returns:

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modeling_vidcap.generation_checks_vidcap import check_similarity
-from modeling_vidcap.version_vidcap import VERSION
+from modeling_vidcap.settings_vidcap import VERSION, check_similarity
 
 if TYPE_CHECKING:
     from torch import nn

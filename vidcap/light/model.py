@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from modeling_vidcap.blocks_vidcap import time_rotation
 from modeling_vidcap.caption_reading_vidcap import CaptionReading
 from modeling_vidcap.encoding_vidcap import ClipEncoding, padding_mask
 from modeling_vidcap.greedy_vidcap import write_greedily
-from modeling_vidcap.positions_vidcap import time_rotation
 from modeling_vidcap.scoring_vidcap import CaptionScoring, rank_captions, score_tokens
 
 from .beams import search_beams

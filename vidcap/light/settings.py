@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from modeling_vidcap.derived_sizes_vidcap import DerivedSizes
+from modeling_vidcap.settings_vidcap import DerivedSizes
 
 
 class LightConfig(DerivedSizes, SimpleNamespace):

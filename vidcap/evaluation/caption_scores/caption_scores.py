@@ -13,7 +13,8 @@ import datasets
 import evaluate
 
 from vidcap.evaluation import score_captions
-from vidcap.evaluation.metrics import DEFAULT_METRICS
+
+from ..scores.metrics import DEFAULT_METRICS
 
 
 class CaptionScores(evaluate.Metric):

@@ -1,0 +1,43 @@
+"""Whether a device computes in bf16, and whether that is faster."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from .ranks import on_every_rank
+
+
+def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats: int = 3) -> bool:
+    """Whether `work` runs faster under bf16 autocast than in fp32 on this device.
+
+    GPUs that compute in bf16 always gain. CPUs gain only with instructions for it (without, they are tens of times
+    slower: even to try takes most of a minute), and small layers not even then, so that the two are timed in turn and
+    their medians compared. Of several ranks each must find it
+    faster: in two precisions their tensors would not fit together.
+    """
+    if not on_every_rank(computes_in_bf16(device), device):
+        return False
+    if device.type == "cuda":
+        return True
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for repeat in range(repeats + 1):
+        for enabled in (True, False):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                work()
+            if repeat:  # the first round pays for allocations
+                seconds[enabled].append(time.perf_counter() - start)
+    faster = statistics.median(seconds[True]) < 0.9 * statistics.median(seconds[False])
+    return on_every_rank(faster, device)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16: of CPUs those with `amx_bf16`, `avx512_bf16` and the like, unless
+    `ATEN_CPU_CAPABILITY` keeps torch from using them."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return False
+    return any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))

@@ -1,0 +1,41 @@
+"""Versions of what vidcap builds on, found by the requirements that the installed package declares (setup.cfg)."""
+
+import platform
+import re
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+from modeling_vidcap.settings_vidcap import VERSION
+
+
+def requirements(distribution: str = "vidcap") -> dict[str, list[str]]:
+    """Names of the packages that each extra needs; those that vidcap always needs are under `""`.
+
+    Returns:
+        An empty dictionary if vidcap runs from a folder that was never installed.
+    """
+    try:
+        lines = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return {}
+    needed: dict[str, list[str]] = {}
+    for requirement in map(Requirement, lines):
+        extra = re.search(r"extra == ['\"](.+?)['\"]", str(requirement.marker or ""))
+        needed.setdefault(extra[1] if extra else "", []).append(requirement.name)
+    return needed
+
+
+def stack_versions() -> dict[str, str]:
+    """Versions of Python, vidcap and every installed package that it builds on."""
+    names = dict.fromkeys(name for extra, names in requirements().items() if extra != "dev" for name in names)
+    installed = {name: version for name in names if (version := package_version(name)) is not None}
+    return {"python": platform.python_version(), "vidcap": VERSION, **installed}
+
+
+def package_version(package: str) -> str | None:
+    """The installed version of a package; `None` if it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
