@@ -130,7 +130,10 @@ def read_video_file(file: IO[bytes], source: str, options: DecodeOptions) -> Vid
 
 def _open(file: IO[bytes], lock: AbstractContextManager[Any] | None = None) -> InputContainer:
     return av.open(
-        NamelessFile(file, lock or nullcontext()), "r", metadata_errors="ignore", options={"protocol_whitelist": "none"}
+        NamelessFile(file, lock or nullcontext()),
+        "r",
+        metadata_errors="ignore",
+        options={"protocol_whitelist": "none"},
     )
 
 

@@ -1,7 +1,7 @@
 """Our captioner against simple baselines and captioners of transformers, at equal time, scored on the test split.
 
-    python benchmarks/baselines/compare.py demo --max_train_minutes 2 --seeds 0 1 2 --jobs 2
-    python benchmarks/baselines/compare.py my-clips --max_train_minutes 2 --seeds 0 1 2 --jobs 2
+    python -m benchmarks.baselines.compare demo --max_train_minutes 2 --seeds 0 1 2 --jobs 2
+    python -m benchmarks.baselines.compare my-clips --max_train_minutes 2 --seeds 0 1 2 --jobs 2
 
 The first argument is `demo` (the demo recipe on generated clips, 500 of them for validation) or a folder of captioned
 clips (the defaults); options not listed below go to all trainings. Compared are the most frequent caption, the
@@ -95,7 +95,7 @@ class Bench:
         if kind in self.results:
             return
         output = self.folder / kind
-        parts = ["benchmarks/baselines/train.py", kind, *self.common, "--output_dir", str(output)]
+        parts = ["-m", "benchmarks.baselines.train", kind, *self.common, "--output_dir", str(output)]
         self.command(*parts, log=self.folder / f"{kind}.log", threads=os.cpu_count() or 1)
         self.results[kind] = json.loads((output / "result.json").read_text())
         self.save()
@@ -113,7 +113,7 @@ class Bench:
         log = self.folder / f"{run.name}.log"
         if run.model != OURS:
             if not (output / "result.json").is_file():
-                parts = ["benchmarks/baselines/train.py", run.model, *options, "--test_split", run.split]
+                parts = ["-m", "benchmarks.baselines.train", run.model, *options, "--test_split", run.split]
                 self.command(*parts, log=log, threads=threads)
             result = json.loads((output / "result.json").read_text())
         else:

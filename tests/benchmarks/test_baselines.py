@@ -278,7 +278,7 @@ def test_the_benchmark_repeats_nothing_and_its_figures_are_right(tmp_path, monke
 
 @pytest.mark.slow
 def test_the_whole_benchmark_survives_a_kill(folder, tmp_path):
-    command = [sys.executable, "benchmarks/baselines/compare.py", str(folder), "--folder", str(tmp_path / "runs")]
+    command = [sys.executable, "-m", "benchmarks.baselines.compare", str(folder), "--folder", str(tmp_path / "runs")]
     command += ["--max_train_minutes", "0.05", "--seeds", "0", "--learning_rates", "1e-3", "3e-3", "--jobs", "2"]
     command += [*SMALL, "--use_cpu", "True", "--report_to", "none"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

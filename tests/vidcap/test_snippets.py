@@ -55,8 +55,8 @@ NOT_RUN = {
     "python benchmarks/ablations.py demo --max_train_minutes 1 --jobs 2": "takes hours",
     "python benchmarks/ablations.py my-clips --table backbones --max_train_minutes 6 --jobs 2 --hold_out 160 --kind "
     "action": "takes hours",
-    "python benchmarks/baselines/compare.py demo --max_train_minutes 2 --seeds 0 1 2 --jobs 2": "the same",
-    "python benchmarks/baselines/compare.py my-clips --max_train_minutes 2 --seeds 0 1 2 --jobs 2": "the same",
+    "python -m benchmarks.baselines.compare demo --max_train_minutes 2 --seeds 0 1 2 --jobs 2": "the same",
+    "python -m benchmarks.baselines.compare my-clips --max_train_minutes 2 --seeds 0 1 2 --jobs 2": "the same",
     "python benchmarks/ablations.py my-clips --max_train_minutes 1.5 --jobs 2 --hold_out 160 "
     "--kind action": "the same",
     "python benchmarks/ablations.py my-clips --max_train_minutes 4 --jobs 2 --hold_out 160 --kind action "

@@ -1,7 +1,7 @@
 """From captions to scores, and the controls that tell what the scores are worth.
 
-Here is what needs captions alone; `vidcap.evaluation.evaluate` runs a model and `vidcap.evaluation.report.report` writes the
-page.
+Here is what needs captions alone; `vidcap.evaluation.evaluate` runs a model and `vidcap.evaluation.report.report`
+writes the page.
 """
 
 from .controls.controls import evaluate_captions, most_frequent_caption, other_clip_indices

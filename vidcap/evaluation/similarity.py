@@ -154,8 +154,8 @@ def clip_score(video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> tuple[f
 
     Args:
         video_embeds, text_embeds (`torch.Tensor`): (N, P), row i of both of clip i, from a [`ClipEncoder`], or from
-            `embed_clips` and `embed_texts` of `vidcap.inference.captioning` with a captioner that has a contrastive loss. The
-            paper puts [`CLIP_SCORE_PROMPT`] before each caption.
+            `embed_clips` and `embed_texts` of `vidcap.inference.captioning` with a captioner that has a contrastive
+            loss. The paper puts [`CLIP_SCORE_PROMPT`] before each caption.
 
     Returns:
         `tuple[float, np.ndarray]`: the mean over clips and the score of each clip, (N,), from 0 to 2.5.

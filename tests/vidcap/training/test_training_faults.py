@@ -13,6 +13,7 @@ from tests.conftest import SMALL
 from tests.modeling_vidcap.test_backbones import captioner, save_backbone
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap.demo.demo_data import generate_demo_data
+from vidcap.training.arguments import training_arguments
 from vidcap.training.optimization.parameter_groups import decayed_names
 
 STEPWISE = ["--logging_steps", "1", "--eval_steps", "4", "--eval_strategy", "steps"]
@@ -103,7 +104,7 @@ def test_too_few_clips_for_novelty_cost_no_model(tmp_path, caplog) -> None:
 
 
 def test_missing_trackers_are_named_before_any_clip_is_read(folder, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("vidcap.training.arguments.training_arguments.get_available_reporting_integrations", lambda: [])
+    monkeypatch.setattr(training_arguments, "get_available_reporting_integrations", lambda: [])
     with pytest.raises(SystemExit):
         run(folder, tmp_path / "m", "--report_to", "trackio")
     assert "--report_to trackio needs a package that is missing: pip install trackio" in capsys.readouterr().err
