@@ -74,7 +74,11 @@ def room_of(module: str) -> str:
 
 def imports_of(module: str) -> set[str]:
     """Modules of this project that a module imports, anywhere in it, except for type checkers alone."""
-    path = modules()[module]
+    return {name for name in _imported_names(module, modules()[module]) if name in modules() and name != module}
+
+
+def _imported_names(module: str, path: Path) -> set[str]:
+    """Everything that a module imports, by its full name; of `from package import name` the submodule, if it is one."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = set()
     for node in _run_time_nodes(ast.parse(path.read_text(encoding="utf-8"))):
@@ -88,7 +92,7 @@ def imports_of(module: str) -> set[str]:
             for alias in node.names:
                 submodule = f"{base}.{alias.name}"
                 found.add(submodule if submodule in modules() else base)
-    return {name for name in found if name in modules() and name != module}
+    return found
 
 
 def _run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
@@ -107,6 +111,17 @@ def upward_imports() -> list[tuple[str, str]]:
         for imported in sorted(imports_of(module))
         if ROOMS.index(room_of(imported)) > ROOMS.index(room_of(module))
     ]
+
+
+def missing_imports() -> list[tuple[str, str]]:
+    """Pairs (importer, imported) of which the second is a module of this project that does not exist; mypy overlooks
+    these."""
+    found = []
+    for module, path in modules().items():
+        for name in _imported_names(module, path):
+            if name.partition(".")[0] in {top.removesuffix(".py") for top in TOPS} and name not in modules():
+                found.append((module, name))
+    return found
 
 
 def circles() -> list[list[str]]:
@@ -192,6 +207,7 @@ def main() -> None:
     print(f"{len(bare_any_parameters())} parameters of type Any")
     for title, found in (
         ("imports that run up", [f"{one} -> {other}" for one, other in upward_imports()]),
+        ("imports of what does not exist", [f"{one} -> {other}" for one, other in missing_imports()]),
         ("circles of imports", [", ".join(group) for group in circles()]),
         (f"files over {MAX_LINES_OF_FILE} lines", [f"{name}: {size}" for name, size in long_files().items()]),
         (f"folders over {MAX_FILES_OF_FOLDER} files", [f"{name}: {size}" for name, size in crowded_folders().items()]),

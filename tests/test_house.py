@@ -6,6 +6,7 @@ from tests import house
 def test_imports_run_one_way_and_in_no_circle() -> None:
     assert house.upward_imports() == []
     assert house.circles() == []
+    assert house.missing_imports() == []
 
 
 def test_no_file_folder_or_function_is_too_large() -> None:
@@ -27,7 +28,7 @@ def test_only_exported_files_lie_beside_exported_files() -> None:
 def test_the_rules_find_what_breaks_them(tmp_path, monkeypatch) -> None:
     files = {
         "processing/a_vidcap.py": "from vidcap import cli\n",
-        "processing/clips/b.py": "from .c import x\n",
+        "processing/clips/b.py": "from .c import x\nfrom .gone import y\n",
         "processing/clips/c.py": "def x(y: Any):\n    from .b import z\n" + "    pass\n" * 400,
         "vidcap/cli.py": "",
     }
@@ -40,6 +41,7 @@ def test_the_rules_find_what_breaks_them(tmp_path, monkeypatch) -> None:
     try:
         assert house.upward_imports() == [("processing.a_vidcap", "vidcap.cli")]
         assert house.circles() == [["processing.clips.b", "processing.clips.c"]]
+        assert house.missing_imports() == [("processing.clips.b", "processing.clips.gone")]
         assert house.long_files() == {"processing/clips/c.py": 402}
         assert house.long_functions() == {"processing/clips/c.py: x": 401}
         assert house.bare_any_parameters() == ["processing/clips/c.py: x(y)"]

@@ -3,9 +3,10 @@
     python -m benchmarks.baselines.train git recipes/demo.yaml --dataset FOLDER --output_dir DIR --max_train_minutes 4
     python -m benchmarks.baselines.train nearest_neighbour --dataset FOLDER --output_dir DIR
 
-The first argument is a kind of `baseline_models.py`, `nearest_neighbour` or `most_frequent`; the rest are the arguments of `train_hf.py`, of which those of our model only say how large the baseline is to be. Tokenizer,
-clips, their order and the draws of their frames and captions, schedule, budget, choice of the checkpoint and going on
-after an interruption are those of `train_hf.py`; the optimiser is AdamW. `DIR/predictions.jsonl` holds the captions as
+The first argument is a kind of `baseline_models.py`, `nearest_neighbour` or `most_frequent`; the rest are the
+arguments of `train_hf.py`, of which those of our model only say how large the baseline is to be. Tokenizer, clips,
+their order and the draws of their frames and captions, schedule, budget, choice of the checkpoint and going on after
+an interruption are those of `train_hf.py`; the optimiser is AdamW. `DIR/predictions.jsonl` holds the captions as
 `vidcap evaluate` writes them, `DIR/result.json` how the training went.
 """
 

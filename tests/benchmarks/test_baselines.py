@@ -206,7 +206,7 @@ class Worker:
             raise KeyboardInterrupt
         self.calls.append(log.name)
         value = {name: parts[parts.index(name) + 1] for name in parts if name.startswith("--")}
-        model = parts[1] if parts[0].endswith("train_baseline.py") else "vidcap"
+        model = parts[2] if "benchmarks.baselines.train" in parts else "vidcap"
         rate, seed, split = value.get("--learning_rate"), int(value.get("--seed", 0)), value.get("--test_split")
         if "evaluate" in parts:
             output, split = Path(value["--model"]), value["--split"]

@@ -1,8 +1,8 @@
 """What the real client asks the Hub in one push and one pull, put into a form that is the same each time.
 
 `tests/hub_card/test_hub_transcript.py` compares it with what is recorded in `tests/fixtures/hub_transcript.json`. When
-a new version of `huggingface_hub` has changed it, look at the difference, see that `tests/hub_server.py` still answers as
-the Hub does, and record anew: `python -m tests.hub.transcript`.
+a new version of `huggingface_hub` has changed it, look at the difference, see that `tests/hub_server.py` still answers
+as the Hub does, and record anew: `python -m tests.hub.transcript`.
 """
 
 import json

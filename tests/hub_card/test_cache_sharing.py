@@ -27,7 +27,7 @@ TRAIN = (
 ).split()
 MANY = """
 import json, sys
-from vidcap import cache_sharing
+from hub_card import cache_sharing
 from vidcap.cli import main
 for size, argv in json.loads(sys.argv[1]):
     cache_sharing.FILE_BYTES = size

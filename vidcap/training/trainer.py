@@ -26,8 +26,7 @@ from .objectives.self_critical import SelfCriticalLoss
 from .optimization.averaging import AveragedTrainerMixin
 from .optimization.optimizers import MuonAdamW, muon_groups
 from .optimization.parameter_groups import decayed_names, own_rates, set_own_rates
-from .optimization.schedules import rate_over_time
-from .optimization.time_budget import TimeBudget
+from .optimization.time_budget import TimeBudget, rate_over_time
 from .progress import TrainingProgress
 from .pushing import PushMixin
 

@@ -30,7 +30,8 @@ CLIPS = 12
 WRITER = """
 import os, sys, time
 import processing.cache.feature_cache as feature_cache
-from processing.datasets import ClipDataset, load_clips
+from processing.clips.clip_dataset import ClipDataset
+from processing.clips.rows import load_clips
 from tests.tiny import tiny_processor
 
 if sys.argv[3] == "dies":  # in the middle of writing its fifth clip

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import train_hf
-from modeling_vidcap import backbones_vidcap, feature_maps_vidcap
+from modeling_vidcap import backbones_vidcap
 from modeling_vidcap.pretrained.backbones import OWN, load_backbone
 from processing.clips.augmentation import ClipAugmentation
 from processing.clips.clip_dataset import ClipDataset
@@ -60,7 +60,7 @@ def test_whatever_shapes_the_features_is_in_the_name_of_their_cache(tmp_path):
         return open_clip_cache(model, processor, folder=tmp_path).folder
 
     read = set(re.findall(r"config\.(\w+)", inspect.getsource(backbones_vidcap)))
-    read |= set(re.findall(r"config\.(\w+)", inspect.getsource(feature_maps_vidcap.frame_maps)))
+    read |= set(re.findall(r"config\.(\w+)", inspect.getsource(backbones_vidcap.frame_maps)))
     changes: dict[str, dict] = {
         "feature_grid": {"feature_grid": 3},
         "thumbnail_size": {"thumbnail_size": 2},

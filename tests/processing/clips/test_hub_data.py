@@ -23,8 +23,8 @@ READ = """
 import json, sys
 import datasets
 from huggingface_hub import HfApi
-from processing.datasets import load_clips
-from processing.hub_files import fetched
+from processing.clips.rows import load_clips
+from processing.clips.hub_files import fetched
 from processing.video_io_vidcap import decode_video
 
 datasets.disable_progress_bars()
@@ -44,14 +44,14 @@ print(json.dumps(found))
 STREAM = """
 import itertools, json, sys
 from huggingface_hub import HfApi
-from modeling_vidcap.training_arguments import VideoCaptionTrainingArguments
-from modeling_vidcap.data_arguments import DataArguments
+from vidcap.training.arguments.training_arguments import VideoCaptionTrainingArguments
+from vidcap.training.arguments.data_arguments import DataArguments
 from processing import VideoDecodeError
-from processing.datasets import ClipDataset
-from processing.feature_cache import ClipCache
-from processing.streams import StreamedClips
+from processing.clips.clip_dataset import ClipDataset
+from processing.cache.feature_cache import ClipCache
+from processing.clips.streams import StreamedClips
 from tests.tiny import tiny_processor
-from vidcap.training_data import load_training_data
+from vidcap.training.data import load_training_data
 
 HfApi().create_repo("tester/clips", repo_type="dataset")
 HfApi().upload_folder(repo_id="tester/clips", repo_type="dataset", folder_path=sys.argv[1])

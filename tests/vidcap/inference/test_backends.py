@@ -56,8 +56,8 @@ def test_threads_do_not_get_the_features_of_one_another(lite) -> None:
 def test_a_process_outlives_its_back_ends() -> None:
     program = """
 import gc, signal, subprocess, sys
-from modeling_vidcap.pretrained_backbones import load_backbone
-from tests.test_backends import clip, fast_backbone, tiny_model
+from modeling_vidcap.pretrained.backbones import load_backbone
+from tests.vidcap.inference.test_backends import clip, fast_backbone, tiny_model
 model = tiny_model(**load_backbone("efficientnet_lite0", grid=2).settings)
 first = fast_backbone(model.model.encoder.backbone, clip(2), "openvino")
 second = fast_backbone(model.model.encoder.backbone, clip(2), "openvino")

@@ -12,11 +12,11 @@ import timm
 import torch
 from transformers import TimmBackboneConfig
 
-import vidcap.commands.caption as commands_caption
 from modeling_vidcap import VideoCaptionForConditionalGeneration
 from tests.media import texture, write_animation, write_video
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap.cli import build_parser, main
+from vidcap.commands import captioner_options
 from vidcap.light.efficientnet import VARIANTS, EfficientNetLite
 from vidcap.light.loading import open_light
 from vidcap.light.model import LightCaptioner
@@ -89,7 +89,7 @@ def both(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
                 taken.append(opener(arguments) is not None)
                 return opener(arguments)
 
-            monkeypatch.setattr(commands_caption, "open_light", spy)
+            monkeypatch.setattr(captioner_options, "open_light", spy)
             assert main(["caption", *argv]) == 0
             outputs.append(capsys.readouterr().out)
         assert taken == [True, False]

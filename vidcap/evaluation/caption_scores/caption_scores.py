@@ -13,8 +13,7 @@ import datasets
 import evaluate
 
 from vidcap.evaluation import score_captions
-
-from ..scores.metrics import DEFAULT_METRICS
+from vidcap.evaluation.scores.metrics import DEFAULT_METRICS
 
 
 class CaptionScores(evaluate.Metric):
