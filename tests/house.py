@@ -78,7 +78,7 @@ def imports_of(module: str) -> set[str]:
 
 
 def _imported_names(module: str, path: Path) -> set[str]:
-    """Everything that a module imports, by its full name; of `from package import name` the submodule, if it is one."""
+    """Everything that a module imports, by its full name; for `from package import name` the submodule, if any."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = set()
     for node in _run_time_nodes(ast.parse(path.read_text(encoding="utf-8"))):
