@@ -254,7 +254,8 @@ def test_what_is_not_run_has_options_that_exist(monkeypatch: pytest.MonkeyPatch)
         elif program == "pip":
             assert set(arguments[1].strip(".[]").split(",")) <= set(extras)
         elif program == "python":
-            options = (ROOT / arguments[0]).read_text()
+            script = f"{arguments[1].replace('.', '/')}.py" if arguments[0] == "-m" else arguments[0]
+            options = (ROOT / script).read_text()
             assert all(f'"{word}"' in options for word in arguments if word.startswith("--"))
         elif program == "accelerate":
             assert (ROOT / arguments[arguments.index("--config_file") + 1]).is_file()
