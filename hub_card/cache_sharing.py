@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from processing.cache.feature_cache import SETTINGS, folder_name, write_clip, write_settings
-from processing.cache.names import CONTENT_HASH, Known, read_names, write_names
-from processing.cache.upkeep import GB, SUFFIX, UNFINISHED, Claim, Entry, Limit, entries, folders, in_use_since
+from processing.cache.names import CONTENT_HASH, CacheRecord, read_names, write_names
+from processing.cache.upkeep import GB, SUFFIX, UNFINISHED, Claim, Entry, SizeLimit, entries, folders, in_use_since
 from processing.support.progress import track
 
 FILE_BYTES = 256 * 2**20  # of clips in one file of a repository
@@ -145,7 +145,7 @@ def pull_cache(root: Path, repo_id: str, *, limit: int | None = None) -> tuple[P
         folder = _made(root / folder_name(settings["described"]))
         with Claim(folder):
             write_settings(folder, {"described": settings["described"], "about": settings.get("about") or {}})
-            room = None if limit is None else Limit(root, limit)
+            room = None if limit is None else SizeLimit(root, limit)
             missing: dict[str, set[str]] = defaultdict(set)
             for clip, name in file_of.items():
                 path = folder / f"{clip}{SUFFIX}"
@@ -184,7 +184,7 @@ def _parts(clips: list[Entry]) -> Iterator[list[Entry]]:
     yield part
 
 
-def _write_table(path: Path, file_of: dict[str, str], names: set[Known]) -> None:
+def _write_table(path: Path, file_of: dict[str, str], names: set[CacheRecord]) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -197,7 +197,7 @@ def _write_table(path: Path, file_of: dict[str, str], names: set[Known]) -> None
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 
-def _read_table(path: Path, repo_id: str) -> tuple[dict[str, str], set[Known]]:
+def _read_table(path: Path, repo_id: str) -> tuple[dict[str, str], set[CacheRecord]]:
     """By clip the file that holds it, and the names of clips."""
     import pyarrow.parquet
 
@@ -210,10 +210,10 @@ def _read_table(path: Path, repo_id: str) -> tuple[dict[str, str], set[Known]]:
         if not CONTENT_HASH.fullmatch(str(row["clip"])) or not CLIPS_FILE.fullmatch(str(row["file"])):
             raise ValueError(f"{repo_id}: {TABLE} names {row['clip']!r:.80} in {row['file']!r:.80}, no clip")
     file_of = {row["clip"]: row["file"] for row in rows}
-    return file_of, {Known(row["name"], row["captions"], row["clip"]) for row in rows if row["name"] is not None}
+    return file_of, {CacheRecord(row["name"], row["captions"], row["clip"]) for row in rows if row["name"] is not None}
 
 
-def _unpack(path: Path, clips: set[str], folder: Path, room: Limit | None, name: str) -> None:
+def _unpack(path: Path, clips: set[str], folder: Path, room: SizeLimit | None, name: str) -> None:
     """Writes those of the clips in a file of a repository that are wanted."""
     try:
         with safe_open(path, "pt") as file:

@@ -1,18 +1,18 @@
-"""Files and strings -> tensors: the public names of this room, each imported when it is first asked for."""
+"""Videos and captions -> tensors; each public name is imported at its first use."""
 
 from typing import TYPE_CHECKING
 
 from .support.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .frame_sampling_vidcap import segment_indices as segment_indices
-    from .frame_sampling_vidcap import snap_to_keys as snap_to_keys
-    from .frame_sampling_vidcap import uniform_indices as uniform_indices
-    from .frame_sampling_vidcap import uniform_time_indices as uniform_time_indices
     from .processing_vidcap import VideoCaptionProcessor as VideoCaptionProcessor
     from .video_frames_vidcap import DecodeOptions as DecodeOptions
     from .video_frames_vidcap import VideoDecodeError as VideoDecodeError
     from .video_frames_vidcap import VideoFrames as VideoFrames
+    from .video_frames_vidcap import segment_indices as segment_indices
+    from .video_frames_vidcap import snap_to_keys as snap_to_keys
+    from .video_frames_vidcap import uniform_indices as uniform_indices
+    from .video_frames_vidcap import uniform_time_indices as uniform_time_indices
     from .video_io_vidcap import decode_video as decode_video
     from .video_io_vidcap import split_batch as split_batch
     from .video_processing_vidcap import VideoCaptionVideoProcessor as VideoCaptionVideoProcessor
@@ -20,14 +20,16 @@ else:
     __getattr__, __dir__, __all__ = lazy_names(
         __name__,
         {
-            ".frame_sampling_vidcap": (
+            ".processing_vidcap": ("VideoCaptionProcessor",),
+            ".video_frames_vidcap": (
+                "DecodeOptions",
+                "VideoDecodeError",
+                "VideoFrames",
                 "segment_indices",
                 "snap_to_keys",
                 "uniform_indices",
                 "uniform_time_indices",
             ),
-            ".processing_vidcap": ("VideoCaptionProcessor",),
-            ".video_frames_vidcap": ("DecodeOptions", "VideoDecodeError", "VideoFrames"),
             ".video_io_vidcap": ("decode_video", "split_batch"),
             ".video_processing_vidcap": ("VideoCaptionVideoProcessor",),
         },

@@ -1,10 +1,11 @@
 """Image files, still or animated -> frames and times, through Pillow: GIF, WebP, PNG (APNG), JPEG, BMP.
 
-The delays of an animation are read from the file's blocks without decoding a pixel; then one pass decodes up to the
-last wanted frame and keeps the wanted ones. Transparent images are composed over white and still photographs turned
-upright. A delay of 10 ms or less counts as 100 ms, as in the common browsers, because encoders write 0 for "unset".
+The delays of an animation are read from the file's blocks without decoding a pixel; one pass then decodes up to the
+last frame that was picked. Transparent images are composed over white and still photographs turned upright. A delay
+of at most 10 ms counts as 100 ms, as in the common browsers, because encoders write 0 for "unset".
 
-Given up: the second image of a stereo JPEG, and an APNG's fallback picture for viewers that cannot animate.
+Limitations: the second image of a stereo JPEG, and an APNG's fallback picture for viewers that cannot animate, are
+ignored.
 """
 
 import struct
@@ -16,20 +17,22 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .video_frames_vidcap import DecodeOptions, Timeline, VideoDecodeError, VideoFrames, over_white, sample_clip
+from .video_frames_vidcap import (
+    DecodeOptions,
+    Timeline,
+    VideoDecodeError,
+    VideoFrames,
+    assemble_clip,
+    over_white,
+    pick_frames,
+)
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 SHORTEST_DELAY, UNSET_DELAY = 10_000, 100_000  # microseconds, the unit of all delays here
 MICROSECOND = 1e-6
 
-# What Pillow's decoders raise on damaged files.
+# Raised by Pillow's decoders for damaged files.
 PILLOW_ERRORS = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
-
-
-def is_image_file(head: bytes) -> bool:
-    """Whether a file that starts with `head` (at least 12 bytes) is for [`read_image_file`]."""
-    magic = (b"GIF87a", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
-    return head.startswith(magic) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def read_image_file(file: IO[bytes], source: str, options: DecodeOptions, *, still: bool = False) -> VideoFrames:
@@ -39,11 +42,8 @@ def read_image_file(file: IO[bytes], source: str, options: DecodeOptions, *, sti
     Args:
         file (binary file object, seekable): read from its beginning, left open.
         source (`str`): name of the clip, for messages.
-        options (`DecodeOptions`): how many frames, their size, and the limits.
+        options (`DecodeOptions`): number and size of the frames, and the limits.
         still (`bool`, defaults to `False`): refuse animations.
-
-    Returns:
-        `VideoFrames`: the frames and their times.
 
     Raises:
         `VideoDecodeError`: if the file is truncated, damaged or beyond a limit, or an animation that is refused.
@@ -56,7 +56,7 @@ def read_image_file(file: IO[bytes], source: str, options: DecodeOptions, *, sti
     except EOFError as error:
         raise VideoDecodeError(source, f"truncated: the file ends after {len(delays)} complete frames") from error
     if still and len(delays) > 1:
-        raise VideoDecodeError(source, "an animation among single frames: it is a clip of its own, to be named itself")
+        raise VideoDecodeError(source, "an animation among single frames; pass it as a clip of its own")
     try:
         file.seek(0)
         with Image.open(file, formats=FORMATS) as image:
@@ -69,22 +69,9 @@ def read_image_file(file: IO[bytes], source: str, options: DecodeOptions, *, sti
 
 
 def read_image(image: Image.Image, source: str, options: DecodeOptions) -> VideoFrames:
-    """
-    Reads a clip from a Pillow image, animated or not.
-
-    Args:
-        image (`PIL.Image.Image`): left at the frame at which it stands.
-        source (`str`): name of the clip, for messages.
-        options (`DecodeOptions`): how many frames, their size, and the limits.
-
-    Returns:
-        `VideoFrames`: the frames and their times.
-
-    Raises:
-        `VideoDecodeError`: if the image is damaged or beyond a limit.
-    """
+    """Reads a clip from a Pillow image, animated or not, as [`read_image_file`]; it stays at its current frame."""
     options.check_pixels(image.height, image.width, source)
-    standing = image.tell()
+    current = image.tell()
     delays = array("q")
     try:
         if is_animated(image):
@@ -95,7 +82,7 @@ def read_image(image: Image.Image, source: str, options: DecodeOptions) -> Video
                 image.load()  # the WebP reader knows a delay only now
                 delays.append(round(image.info.get("duration", 0) * 1000))
         clip = _sample_image(image, delays, source, options)
-        image.seek(standing)
+        image.seek(current)
         return clip
     except VideoDecodeError:
         raise
@@ -112,13 +99,13 @@ def image_to_tensor(image: Image.Image, source: str) -> torch.Tensor:
     """The current frame of a Pillow image as uint8 RGB `(3, H, W)`, transparency composed over white.
 
     Raises:
-        VideoDecodeError: If its shades are of 32 bits, of which nobody says what is white.
+        VideoDecodeError: If its shades have 32 bits, which define no white.
     """
     if image.mode.startswith("I;16"):  # Pillow itself would make all but the darkest 256 shades white
         shades = torch.from_numpy(np.asarray(image).astype(np.int32))
         return ((shades * 255 + 32767) // 65535).to(torch.uint8).expand(3, -1, -1)
     if image.mode in ("I", "F"):
-        reason = f"shades of 32 bits (mode {image.mode}) do not say what is white; store it with 8 or 16 bits"
+        reason = f"shades of 32 bits (mode {image.mode}) do not define white; store the image with 8 or 16 bits"
         raise VideoDecodeError(source, reason)
     if image.has_transparency_data:
         return over_white(torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1))
@@ -132,34 +119,37 @@ def _damaged(source: str, error: Exception) -> VideoDecodeError:
 
 def _sample_image(image: Image.Image, delays: array, source: str, options: DecodeOptions) -> VideoFrames:
     """Samples an open image, given the delay of each frame, or none for a still image."""
-    if not delays:
-        upright = ImageOps.exif_transpose(image)
-        period = round(1 / MICROSECOND / options.frame_rate)
-        return sample_clip(
-            source, Timeline([0], period, MICROSECOND), lambda _: [image_to_tensor(upright, source)], options
-        )
+    if delays:
+        starts, now = array("q"), 0
+        for delay in delays:
+            starts.append(now)
+            now += delay if delay > SHORTEST_DELAY else UNSET_DELAY
+        timeline = Timeline(starts, now, MICROSECOND)
+    else:
+        timeline = Timeline([0], round(1 / MICROSECOND / options.frame_rate), MICROSECOND)
+    picks = pick_frames(source, timeline, options)
+    frames = _decode_frames(image, sorted(set(picks)), source) if delays else iter([_decode_still(image, source)])
+    return assemble_clip(source, timeline, picks, frames, options)
 
-    starts, now = array("q"), 0
-    for delay in delays:
-        starts.append(now)
-        now += delay if delay > SHORTEST_DELAY else UNSET_DELAY
+
+def _decode_still(image: Image.Image, source: str) -> torch.Tensor:
+    return image_to_tensor(ImageOps.exif_transpose(image), source)
+
+
+def _decode_frames(image: Image.Image, indices: list[int], source: str) -> Iterator[torch.Tensor]:
     hidden = _hidden_frames(image)
-
-    def read(indices: list[int]) -> Iterator[torch.Tensor]:
-        for index in indices:
-            image.seek(index + hidden)
-            yield image_to_tensor(image, source)
-
-    return sample_clip(source, Timeline(starts, now, MICROSECOND), read, options)
+    for index in indices:
+        image.seek(index + hidden)
+        yield image_to_tensor(image, source)
 
 
 def _hidden_frames(image: Image.Image) -> int:
-    """How many of Pillow's frames come before the animation: an APNG may start with a fallback picture."""
+    """Number of Pillow's frames before the animation: an APNG may start with a fallback picture."""
     return int(image.info.get("default_image", False))
 
 
 def _file_delays(file: IO[bytes]) -> Iterator[int]:
-    """The delay of every frame of an animation, in microseconds; nothing for a still image. EOFError if truncated."""
+    """The delay of each frame of an animation, in microseconds; none for a still image. EOFError if truncated."""
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(12)
@@ -177,7 +167,7 @@ def _gif_delays(file: IO[bytes]) -> Iterator[int]:
     file.seek(10)
     _skip_gif_colours(file, _take(file, 3)[0])
     delay = 0
-    # Some encoders leave the end mark `;` away: a file that ends between two blocks is complete.
+    # Some encoders omit the end mark `;`: a file that ends between two blocks is complete.
     while (mark := file.read(1)) not in (b"", b";"):
         if mark == b"!":
             label = _take(file, 1)

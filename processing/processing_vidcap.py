@@ -1,12 +1,14 @@
 """Videos and captions -> model inputs, and generated ids -> captions.
 
-The tokenizer decides what surrounds a caption; it is expected to put its end token behind it. Labels are not made
-here. What is saved carries the code of this file and of all that it imports.
+The tokenizer decides what surrounds a caption, and is expected to append its end token. Labels are made elsewhere. A
+saved processor carries the code of this file and of all that it imports.
 """
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
+import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs, TextKwargs
 
@@ -25,26 +27,26 @@ class VideoCaptionProcessor(ProcessorMixin):
 
     Args:
         video_processor ([`VideoCaptionVideoProcessor`]): prepares the clips.
-        tokenizer ([`PreTrainedTokenizerBase`]): turns captions into ids, with the end token behind them, and back.
+        tokenizer ([`PreTrainedTokenizerBase`]): turns captions into ids that end with the end token, and back.
     """
 
     valid_processor_kwargs = VideoCaptionProcessorKwargs  # type: ignore[assignment]
-    _auto_class: Any = "AutoProcessor"  # has transformers save the code, too
+    _auto_class: Any = "AutoProcessor"  # makes transformers save the code, too
 
     def __init__(self, video_processor: VideoCaptionVideoProcessor, tokenizer: PreTrainedTokenizerBase):
         super().__init__(video_processor, tokenizer)
 
     def __call__(
         self,
-        videos: Any = None,
+        videos: object = None,
         text: str | list[str] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[VideoCaptionProcessorKwargs],
     ) -> BatchFeature:
         """
         Prepares clips, captions or both.
 
         Args:
-            videos (`Any`, *optional*): a clip or a list of clips of any kinds.
+            videos (*optional*): a clip or a list of clips of any kinds.
             text (`str` or `list[str]`, *optional*): captions.
             **kwargs: options of the tokenizer (`padding`, `truncation`, `max_length`, `return_tensors` ...) and of the
                 video processor (`num_frames`, `size` ...), flat or as `text_kwargs={...}` and `videos_kwargs={...}`.
@@ -72,20 +74,12 @@ class VideoCaptionProcessor(ProcessorMixin):
             data.update(self.tokenizer(text, **merged["text_kwargs"]))
         return BatchFeature(data, tensor_type=merged["text_kwargs"].get("return_tensors"))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; a tokenizer that came from a folder does not write down from where."""
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> list[str]:
+        """As in transformers, without the folder that the tokenizer was loaded from."""
         for name in ("is_local", "local_files_only", "auto_map"):
             self.tokenizer.init_kwargs.pop(name, None)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
-    def post_process_generation(self, generated_ids: Any) -> list[str]:
-        """
-        Turns generated ids into captions.
-
-        Args:
-            generated_ids (`torch.Tensor` of shape `(B, L)` or `list[list[int]]`): what `generate` returns.
-
-        Returns:
-            `list[str]`: one caption a row, without special tokens and surrounding space.
-        """
+    def post_process_generation(self, generated_ids: torch.Tensor | Sequence[Sequence[int]]) -> list[str]:
+        """Turns generated ids `(B, L)` into one caption per row, without special tokens and surrounding space."""
         return [caption.strip() for caption in self.tokenizer.batch_decode(generated_ids, skip_special_tokens=True)]

@@ -1,16 +1,16 @@
 """Video files -> frames and times, through PyAV, which carries its own FFmpeg.
 
-A file is read through once without decoding, to know when each frame is shown, and is then decoded forward to the last
-frame needed: a later key frame is jumped to where one helps, and frames that no other frame refers to are left out
-unless they are wanted. Whatever of this does not lead exactly to the wanted frames is answered by decoding again,
-plainly. Frames are scaled while they are converted to RGB and one decoded frame is held at a time, so that memory does
-not grow with the length of the video. Rotation and non-square pixels are applied.
+A file is read through once without decoding, to learn when each frame is shown, and is then decoded forward to the
+last frame that was picked: decoding jumps to a later key frame where one helps, and skips frames that no other frame
+refers to unless they were picked. Where this fast way does not lead exactly to the picked frames, decoding starts
+again, plainly. Frames are scaled while they are converted to RGB and one decoded frame is held at a time, so that
+memory does not grow with the length of the video. Rotation and non-square pixels are applied.
 
-A wanted frame that is missing, or that the decoder calls damaged, is an error, never a silent repeat; damage that the
-decoder conceals is not noticed. Only the given file is read: a playlist
-cannot pull in other files or URLs.
+Guarantees: a picked frame that is missing, or that the decoder calls damaged, is an error, never a silent repeat; only
+the given file is read: a playlist cannot pull in other files or URLs.
 
-Given up: mirroring in the display matrix, interlacing, sound.
+Limitations: no mirroring in the display matrix, no interlacing, no sound; damage that the decoder conceals goes
+unnoticed.
 """
 
 import os
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
 from threading import Lock
-from typing import IO, Any
+from typing import IO
 
 import av
 import torch
@@ -34,68 +34,68 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from .byte_streams_vidcap import NamelessFile, declared_size
 from .video_frames_vidcap import (
     DecodeOptions,
     Timeline,
     VideoDecodeError,
     VideoFrames,
+    assemble_clip,
     fit_size,
     over_white,
-    sample_clip,
+    pick_frames,
 )
 
 # Accurate rounding and full chroma cost little on small frames and bring swscale close to "convert, then resize".
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-UNINDEXED = ("mpeg", "mpegts")  # their times are searched for: a jump lands anywhere near the wanted one
-SHOWING_NOTHING = ("mpeg4", "vp8", "vp9")  # codecs in which a packet may rightly have no frame of its own
 INTERPOLATIONS = {"bilinear": Interpolation.BILINEAR | _EXACT, "bicubic": Interpolation.BICUBIC | _EXACT}
+UNINDEXED = ("mpeg", "mpegts")  # a jump in these lands anywhere near the time asked for
+SHOWING_NOTHING = ("mpeg4", "vp8", "vp9")  # codecs in which a packet may rightly have no frame of its own
 
 
-class _Missed(Exception):
-    """The fast way through a file did not lead exactly to the wanted frames."""
+class _FastWayFailed(Exception):
+    """The fast way through a file did not lead exactly to the picked frames."""
 
 
 @dataclass
 class _Index:
-    """
-    Args:
-        stamps (`array`): ascending presentation times of all frames, in ticks.
-        end (`int`): when the last frame leaves the screen, in ticks.
-        tick (`Fraction`): seconds in a tick.
-        keys (`array`): ascending presentation times of the frames at which decoding can begin.
-        indexed (`bool`): whether one can jump to them.
-        by_time (`bool`): whether decoded frames carry these times; if not, the n-th frame has the n-th time.
-        declared (`int`): number of frames by the file's header, 0 if it does not say.
-    """
-
-    stamps: array
-    end: int
-    tick: Fraction
-    keys: array
-    indexed: bool
-    by_time: bool
-    declared: int
+    stamps: array  # ascending presentation times of all frames, in ticks
+    end: int  # time at which the last frame leaves the screen, in ticks
+    tick: Fraction  # seconds per tick
+    keys: array  # ascending presentation times of the frames at which decoding can begin
+    seekable: bool  # whether decoding can jump to them
+    by_time: bool  # whether decoded frames carry these times; otherwise the n-th frame has the n-th time
+    declared: int  # number of frames according to the header, 0 if it does not say
 
 
-def read_video_file(file: IO[bytes], source: str, options: DecodeOptions) -> VideoFrames:
+def read_video_file(file: IO[bytes], source: str, options: DecodeOptions, declared_size: int) -> VideoFrames:
     """
     Reads a clip from a video file.
 
     Args:
         file (binary file object, seekable): read from its beginning, left open.
         source (`str`): name of the clip, for messages.
-        options (`DecodeOptions`): how many frames, their size, and the limits.
-
-    Returns:
-        `VideoFrames`: the frames and their times.
+        options (`DecodeOptions`): number and size of the frames, and the limits.
+        declared_size (`int`): the size in bytes that the file declares, 0 if it declares none.
 
     Raises:
         `VideoDecodeError`: if the file is truncated, damaged, not a video, without frames or beyond a limit.
     """
+    index = _checked_index(file, source, options, declared_size)
+    keys = index.keys if index.by_time else ()
+    timeline = Timeline(index.stamps, index.end, float(index.tick), keys)
+    picks = pick_frames(source, timeline, options)
+    try:
+        frames = _decode(file, source, index, [index.stamps[pick] for pick in sorted(set(picks))], options)
+        return assemble_clip(source, timeline, picks, frames, options)
+    except av.FFmpegError as error:
+        raise VideoDecodeError(source, f"damaged: it cannot be decoded ({error.strerror})") from error
+
+
+def _checked_index(file: IO[bytes], source: str, options: DecodeOptions, declared_size: int) -> _Index:
+    """The index of a file that is as long as it declares; otherwise the error that tells how much can be read."""
     size = file.seek(0, 2)
-    missing = max(0, declared_size(file, size) - size)
-    present = f"{size} of {size + missing} bytes are there"
+    missing = max(0, declared_size - size)
+    present = f"{size} of {size + missing} bytes are present"
     try:
         index = _index_file(file, source, options)
     except (av.FFmpegError, VideoDecodeError) as error:
@@ -111,30 +111,39 @@ def read_video_file(file: IO[bytes], source: str, options: DecodeOptions) -> Vid
     if missing:
         readable = f"{len(index.stamps)} of {index.declared}" if index.declared else str(len(index.stamps))
         raise VideoDecodeError(source, f"truncated: {readable} frames can be read ({present})")
-
-    def read(indices: list[int]) -> list[torch.Tensor]:
-        wanted = [index.stamps[i] for i in indices]
-        if index.by_time and index.keys:
-            try:
-                return _read_in_parts(file, source, index, wanted, options)
-            except (_Missed, av.FFmpegError):
-                pass  # the plain way tells a file that is unusual from one that is damaged
-        return list(_read_plainly(file, source, index, wanted, options))
-
-    try:
-        keys = index.keys if index.by_time else ()
-        return sample_clip(source, Timeline(index.stamps, index.end, float(index.tick), keys), read, options)
-    except av.FFmpegError as error:
-        raise VideoDecodeError(source, f"damaged: it cannot be decoded ({error.strerror})") from error
+    return index
 
 
-def _open(file: IO[bytes], lock: AbstractContextManager[Any] | None = None) -> InputContainer:
-    return av.open(
-        NamelessFile(file, lock or nullcontext()),
-        "r",
-        metadata_errors="ignore",
-        options={"protocol_whitelist": "none"},
-    )
+class _NamelessFile:
+    """
+    An open file without its name, whose ending FFmpeg would trust more than the content. It has a position of its own,
+    so that several can read one file in turns.
+    """
+
+    def __init__(self, file: IO[bytes], lock: AbstractContextManager[object]):
+        self.file, self.lock, self.position = file, lock, 0
+
+    def read(self, size: int = -1) -> bytes:
+        with self.lock:
+            self.file.seek(self.position)
+            data = self.file.read(size)
+        self.position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 2:
+            with self.lock:
+                offset += self.file.seek(0, 2)
+        self.position = offset + (self.position if whence == 1 else 0)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+
+def _open(file: IO[bytes], lock: AbstractContextManager[object] | None = None) -> InputContainer:
+    nameless = _NamelessFile(file, lock or nullcontext())
+    return av.open(nameless, "r", metadata_errors="ignore", options={"protocol_whitelist": "none"})
 
 
 def _video_stream(container: InputContainer, source: str, options: DecodeOptions, *, threads: int = 1) -> VideoStream:
@@ -157,14 +166,14 @@ def _video_stream(container: InputContainer, source: str, options: DecodeOptions
 
 def _packets(container: InputContainer, stream: VideoStream, source: str) -> Iterator[Packet | None]:
     """
-    The packets that hold data, then `None` for the decoder to give out what it holds back. An AVI has empty packets
-    that mean "the last frame once more", which a decoder would take for the end.
+    The packets that hold data, then `None` for the decoder to give out the frames it holds back. An AVI has empty
+    packets that mean "repeat the last frame", which a decoder would take for the end.
     """
     try:
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
-    except IndexError as error:  # PyAV's answer to a packet of a stream that was not there at the start
+    except IndexError as error:  # raised by PyAV for a packet of a stream that was absent at the start
         raise VideoDecodeError(source, "damaged: a new stream begins in the middle of it") from error
     yield None
 
@@ -195,86 +204,92 @@ def _index_file(file: IO[bytes], source: str, options: DecodeOptions) -> _Index:
         # Times that ascend although the decoder reorders frames are those of decoding: common in AVI, seen in MP4.
         by_time = timed and not (ascending and stream.codec_context.has_b_frames)
         tick, declared = stream.time_base or Fraction(1), stream.frames
-        stated_end = (stream.start_time or 0) + (stream.duration or 0)
-        indexed = container.format.name not in UNINDEXED
-        if not indexed:
-            stated_end = 0  # an estimate
+        seekable = container.format.name not in UNINDEXED
+        end = (stream.start_time or 0) + (stream.duration or 0) if seekable else 0  # without an index, an estimate
 
     stamps, keys = array("q", sorted(stamps)), array("q", sorted(keys))
     if by_time and keys:
-        # A recording that starts in the middle: what is shown before the first key frame cannot be decoded.
+        # A recording that starts in the middle: frames before the first key frame cannot be decoded.
         stamps = stamps[bisect_left(stamps, keys[0]) :]
-    end = stated_end
     if stamps and end <= stamps[-1]:
         gap = stamps[-1] - stamps[-2] if len(stamps) > 1 else 0
         end = stamps[-1] + (stay or gap or 1)
-    return _Index(stamps, end, tick, keys, indexed, by_time, declared)
+    return _Index(stamps, end, tick, keys, seekable, by_time, declared)
 
 
-def _read_in_parts(
-    file: IO[bytes], source: str, index: _Index, wanted: list[int], options: DecodeOptions
+def _decode(
+    file: IO[bytes], source: str, index: _Index, stamps: list[int], options: DecodeOptions
+) -> list[torch.Tensor]:
+    """The frames shown at the ascending times `stamps`: the fast way where it leads there, otherwise plainly."""
+    if index.by_time and index.keys:
+        try:
+            return _decode_in_parts(file, source, index, stamps, options)
+        except (_FastWayFailed, av.FFmpegError):
+            pass  # plain decoding tells a file that is unusual from one that is damaged
+    return list(_decode_plainly(file, source, index, stamps, options))
+
+
+def _decode_in_parts(
+    file: IO[bytes], source: str, index: _Index, stamps: list[int], options: DecodeOptions
 ) -> list[torch.Tensor]:
     """
-    As [`_read_fast`], in threads, each on its share of the way from one key frame to the next. FFmpeg's own threads
-    would not do: they decode ahead, so that it could not be told frame by frame which may be left out.
+    As [`_decode_fast`], in threads, each on its share of the key frames. FFmpeg's own threads would not do: they
+    decode ahead, so that it could not be told frame by frame which to skip.
     """
     threads = options.threads or os.cpu_count() or 1
-    if threads == 1 or not index.indexed:
-        return list(_read_fast(file, source, index, wanted, options))
-    shares = _shares(wanted, index.keys, threads)
+    if threads == 1 or not index.seekable:
+        return list(_decode_fast(file, source, index, stamps, options))
+    shares = _shares(stamps, index.keys, threads)
     lock = Lock()
     with ThreadPoolExecutor(len(shares)) as pool:
-        read = pool.map(lambda share: list(_read_fast(file, source, index, share, options, lock)), shares)
-        return [frame for frames in read for frame in frames]
+        parts = pool.map(lambda share: list(_decode_fast(file, source, index, share, options, lock)), shares)
+        return [frame for part in parts for frame in part]
 
 
-def _shares(wanted: list[int], keys: Sequence[int], count: int) -> list[list[int]]:
-    """
-    Cuts the ascending times `wanted` before key frames into at most `count` lists that follow one another, so that
-    each has about as long a time to decode.
-    """
-    parts = [list(part) for _, part in groupby(wanted, key=lambda stamp: bisect_right(keys, stamp))]
+def _shares(stamps: list[int], keys: Sequence[int], count: int) -> list[list[int]]:
+    """Cuts ascending times before key frames into at most `count` consecutive lists of about equal decoding time."""
+    parts = [list(part) for _, part in groupby(stamps, key=lambda stamp: bisect_right(keys, stamp))]
     costs = [part[-1] - keys[max(0, bisect_right(keys, part[-1]) - 1)] + 1 for part in parts]
     total, before = sum(costs), 0
     shares: list[list[int]] = [[] for _ in range(count)]
     for part, cost in zip(parts, costs, strict=True):
-        shares[count * (2 * before + cost) // (2 * total)] += part  # the share in which the middle of it falls
+        shares[count * (2 * before + cost) // (2 * total)] += part  # the share into which its middle falls
         before += cost
     return [share for share in shares if share]
 
 
-def _read_fast(
+def _decode_fast(
     file: IO[bytes],
     source: str,
     index: _Index,
-    wanted: list[int],
+    stamps: list[int],
     options: DecodeOptions,
-    lock: AbstractContextManager[Any] | None = None,
+    lock: AbstractContextManager[object] | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Decodes the frames shown at the ascending times `wanted`, no more than it must, or raises `_Missed`."""
-    pending, needed = deque(wanted), set(wanted)
+    """Decodes the frames shown at the ascending times `stamps` and as few others as possible; or `_FastWayFailed`."""
+    pending, needed = deque(stamps), set(stamps)
     with _open(file, lock) as container:
         stream = _video_stream(container, source, options)
-        context, paint = stream.codec_context, _Painter(stream, source, options)
-        keys = index.keys if index.indexed else index.keys[:1]
+        context, convert = stream.codec_context, _FrameConverter(stream, source, options)
+        keys = index.keys if index.seekable else index.keys[:1]
         target, furthest, entered = keys[0], keys[0], False
         for packet in _packets(container, stream, source):
             if packet is not None:
                 if packet.pts is None:
-                    raise _Missed
+                    raise _FastWayFailed
                 if not entered and not packet.is_keyframe:
                     continue
                 if not entered and packet.pts < target:
                     keys = keys[:1]  # the jump fell short: no more jumps
                 entered = True
                 furthest = max(furthest, packet.pts)
-                # Holds for the next packet. A frame that others refer to is decoded in any case.
+                # Applies to the next packet. A frame that others refer to is decoded in any case.
                 context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
             for frame in context.decode(packet):
                 if frame.pts is None or frame.pts > pending[0] or (frame.pts == pending[0] and frame.is_corrupt):
-                    raise _Missed
+                    raise _FastWayFailed
                 if frame.pts == pending[0]:
-                    yield paint(frame)
+                    yield convert(frame)
                     pending.popleft()
                 if not pending:
                     return
@@ -282,20 +297,20 @@ def _read_fast(
             if target > furthest:
                 container.seek(target, stream=stream)
                 furthest, entered = target, False
-    raise _Missed
+    raise _FastWayFailed
 
 
-def _read_plainly(
-    file: IO[bytes], source: str, index: _Index, wanted: list[int], options: DecodeOptions
+def _decode_plainly(
+    file: IO[bytes], source: str, index: _Index, stamps: list[int], options: DecodeOptions
 ) -> Iterator[torch.Tensor]:
     """
-    Decodes everything from the start up to the last of the ascending times `wanted`. Where a packet shows nothing, as
-    some codecs have it, the frame before it is on screen.
+    Decodes everything from the start to the last of the ascending times `stamps`. Where a packet shows nothing, as
+    some codecs allow, the frame before it is on screen.
     """
-    pending, count, failed = deque(wanted), 0, False
+    pending, count, failed = deque(stamps), 0, False
     shown: VideoFrame | None = None
 
-    def sound(frame: VideoFrame | None) -> VideoFrame:
+    def require_intact(frame: VideoFrame | None) -> VideoFrame:
         repeats = frame is shown and (failed or stream.codec_context.name not in SHOWING_NOTHING)
         if frame is None or frame.is_corrupt or repeats:
             number, at = bisect_left(index.stamps, pending[0]) + 1, (pending[0] - index.stamps[0]) * float(index.tick)
@@ -308,7 +323,7 @@ def _read_plainly(
 
     with _open(file) as container:
         stream = _video_stream(container, source, options, threads=options.threads)
-        paint = _Painter(stream, source, options)
+        convert = _FrameConverter(stream, source, options)
         for packet in _packets(container, stream, source):
             try:
                 frames = stream.codec_context.decode(packet)
@@ -320,18 +335,18 @@ def _read_plainly(
                 if stamp is None:
                     continue
                 while pending and stamp >= pending[0]:
-                    yield paint(sound(frame if stamp == pending[0] else shown))
+                    yield convert(require_intact(frame if stamp == pending[0] else shown))
                     pending.popleft()
                 if not pending:
                     return
                 shown = frame
                 count += 1
         while pending:
-            yield paint(sound(shown))
+            yield convert(require_intact(shown))
             pending.popleft()
 
 
-class _Painter:
+class _FrameConverter:
     """Turns the decoded frames of one clip into uint8 RGB tensors `(3, H, W)` of one size, upright."""
 
     def __init__(self, stream: VideoStream, source: str, options: DecodeOptions):

@@ -1,28 +1,37 @@
-"""What a decoded clip is, how it may be decoded, and the one error that reading a clip raises.
+"""Which frames of a clip to take, how to decode them, and the one error that reading a clip raises.
 
-Every kind of input ends in [`sample_clip`]: it gets the timeline of a clip and a function that reads given frames,
-picks the frames, brings them to the wanted size one by one (memory depends on the frames kept, never on the clip's
-length) and returns a [`VideoFrames`].
+Every kind of input is read in the same four steps: its index gives a [`Timeline`], [`pick_frames`] chooses among its
+frames, the reader decodes those and no others, and [`assemble_clip`] scales and stacks them. Memory depends on the
+frames that are kept, never on the length of the clip.
 
-Given up: alpha (composed over white, as browsers show a transparent GIF) and more than 8 bits a channel.
+Sampling is uniform over time. A frame stays on screen from its own presentation time to that of the next one; the
+moments are spread evenly from the middle of the first frame's stay to the middle of the last one's, and each takes
+the frame on screen. The first and the last frame are therefore always seen, and at a constant frame rate this is
+plain rounding of evenly spread indices. A clip and the same clip played backwards give the same frames: index `i` of
+one is index `total - 1 - i` of the other. All arithmetic is on integers, so that this holds exactly; the one exception
+is an odd `num_frames` on an even number of equally long frames, whose exact middle falls between two frames (the later
+one is taken).
+
+Limitations: no sampling by frames per second, no alpha (composed over white, as browsers show a transparent GIF), and
+8 bits per channel.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 
-from .frame_sampling_vidcap import snap_to_keys, uniform_time_indices
-
 
 class VideoDecodeError(ValueError):
     """
-    A clip cannot be read; the message is one line, `<source>: <reason>`.
+    A clip that cannot be read; the message is one line, `<source>: <reason>`.
 
     Args:
         source (`str`): name of the clip: its path or URL, or a description of an object in memory.
-        reason (`str`): what is wrong with it and, where there is one, the next step.
+        reason (`str`): the fault and, where there is one, the next step.
     """
 
     def __init__(self, source: str, reason: str):
@@ -38,26 +47,26 @@ class VideoDecodeError(ValueError):
 @dataclass(frozen=True)
 class DecodeOptions:
     """
-    How a clip is read.
+    Options for reading a clip.
 
     Args:
         num_frames (`int`, *optional*, defaults to 16): frames to take, uniform over time; `None` takes all.
         fit (`tuple[int, int]`, *optional*): (height, width) of a box. Frames are scaled, up or down, to the largest
             size of the same aspect that fits into it; `None` keeps their display size.
-        interpolation (`str`, defaults to `"bilinear"`): `"bilinear"` or `"bicubic"`, both with antialiasing.
+        interpolation (`str`, defaults to `"bilinear"`): `"bilinear"` or `"bicubic"`, both antialiased.
         frame_rate (`float`, defaults to 25.0): frames per second of inputs that carry no times: arrays, lists and
             folders of images.
         channels_first (`bool`, *optional*): channel order of arrays; `None` infers it from the shape.
-        threads (`int`, defaults to 1): decoding threads for one video; 0 means one per core. One is the kind choice
-            inside data-loading workers, more are faster on a single long video.
-        skip_loop_filter (`bool`, defaults to `False`): decode without smoothing the edges of blocks (H.264, HEVC, VP8,
-            VP9): faster, and frames are a little off; other codecs take no notice.
-        snap_to_keyframes (`bool`, defaults to `False`): of a video file, take a key frame in the place of a frame if
-            it is nearer than half of the way to the next frame taken: little is decoded of a long video then.
-        max_frame_pixels (`int`, defaults to 8192 * 8192): largest height x width of a frame that is decoded.
-        max_clip_frames (`int`, defaults to 2,160,000): most frames a clip may have (10 hours at 60 frames a second).
-        max_download_bytes (`int`, defaults to 1 GiB): most bytes taken from a URL or from a stream that cannot seek.
-        timeout (`float`, defaults to 30.0): seconds a server may stay silent.
+        threads (`int`, defaults to 1): decoding threads per video; 0 means one per core. One suits data-loading
+            workers, more are faster on a single long video.
+        skip_loop_filter (`bool`, defaults to `False`): skip the smoothing of block edges (H.264, HEVC, VP8, VP9):
+            faster, with slightly different frames; other codecs ignore it.
+        snap_to_keyframes (`bool`, defaults to `False`): replace a frame of a video file by a key frame that is nearer
+            than half the way to the next frame taken, so that little of a long video is decoded.
+        max_frame_pixels (`int`, defaults to 8192 * 8192): most pixels (height x width) of a frame.
+        max_clip_frames (`int`, defaults to 2,160,000): most frames of a clip (10 hours at 60 frames per second).
+        max_download_bytes (`int`, defaults to 1 GiB): most bytes read from a URL or from a stream that cannot seek.
+        timeout (`float`, defaults to 30.0): seconds that a server may stay silent.
 
     Raises:
         `ValueError`: for a value out of range.
@@ -82,25 +91,24 @@ class DecodeOptions:
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"interpolation={self.interpolation!r}: pass 'bilinear' or 'bicubic'")
         if self.threads < 0:
-            raise ValueError(f"decoding_threads={self.threads}: pass 1 or more, or 0 for one a core")
+            raise ValueError(f"decoding_threads={self.threads}: pass 1 or more, or 0 for one per core")
         if not self.frame_rate > 0:
-            raise ValueError(f"frame_rate={self.frame_rate}: pass frames per second, more than 0")
+            raise ValueError(f"frame_rate={self.frame_rate}: pass a number of frames per second above 0")
 
     def check_pixels(self, height: int, width: int, source: str) -> None:
-        """Raises [`VideoDecodeError`] if a frame of `height` x `width` is beyond `max_frame_pixels`."""
+        """Raises [`VideoDecodeError`] if a frame of `height` x `width` exceeds `max_frame_pixels`."""
         if height * width > self.max_frame_pixels:
             raise VideoDecodeError(
                 source,
-                f"frames of {width}x{height} have {height * width} pixels, the limit is {self.max_frame_pixels}; "
-                "raise max_frame_pixels to read it",
+                f"frames of {width}x{height} have {height * width} pixels, more than "
+                f"max_frame_pixels={self.max_frame_pixels}; raise max_frame_pixels to read the clip",
             )
 
     def check_length(self, count: int, source: str) -> None:
-        """Raises [`VideoDecodeError`] if `count` frames are beyond `max_clip_frames`."""
+        """Raises [`VideoDecodeError`] if `count` frames exceed `max_clip_frames`."""
         if count > self.max_clip_frames:
             raise VideoDecodeError(
-                source,
-                f"more than {self.max_clip_frames} frames, which is the limit; raise max_clip_frames to read it",
+                source, f"more than {self.max_clip_frames} frames; raise max_clip_frames to read the clip"
             )
 
 
@@ -112,8 +120,8 @@ class VideoFrames:
     Args:
         frames (`torch.Tensor` of shape `(T, 3, H, W)`, uint8): RGB, upright, in display aspect.
         times (`torch.Tensor` of shape `(T,)`, float32): presentation times in seconds from the clip's first frame.
-        mask (`torch.Tensor` of shape `(T,)`, bool): False for the repeats of the last frame that fill up a short clip.
-        duration (`float`): seconds from the first frame's presentation to the end of the last one's.
+        mask (`torch.Tensor` of shape `(T,)`, bool): False for repeats of the last frame that pad a short clip.
+        duration (`float`): seconds from the start of the first frame to the end of the last one.
         source (`str`): name of the clip, for messages.
     """
 
@@ -140,13 +148,13 @@ class VideoFrames:
 @dataclass(frozen=True)
 class Timeline:
     """
-    When each frame of a clip is shown.
+    Presentation times of the frames of a clip.
 
     Args:
         starts (`Sequence[int]`): ascending presentation times in units of `tick`.
-        end (`int`): when the last frame leaves the screen, in units of `tick`.
-        tick (`float`): seconds in a unit.
-        keys (`Sequence[int]`): ascending presentation times of key frames, as far as they are known.
+        end (`int`): time at which the last frame leaves the screen, in units of `tick`.
+        tick (`float`): seconds per unit.
+        keys (`Sequence[int]`): ascending presentation times of key frames, where known.
     """
 
     starts: Sequence[int]
@@ -154,53 +162,46 @@ class Timeline:
     tick: float
     keys: Sequence[int] = ()
 
-    def seconds(self, index: int) -> float:
-        """Presentation time of frame `index`, in seconds from the first frame."""
-        return (self.starts[index] - self.starts[0]) * self.tick
+
+def pick_frames(source: str, timeline: Timeline, options: DecodeOptions) -> list[int]:
+    """Ascending indices of the frames that `options` asks for, some more than once; [`VideoDecodeError`] if none."""
+    if not timeline.starts:
+        raise VideoDecodeError(source, "it has no frames")
+    picks = uniform_time_indices(timeline.starts, timeline.end, options.num_frames)
+    return snap_to_keys(picks, timeline.starts, timeline.keys) if options.snap_to_keyframes else picks
 
 
-def sample_clip(
-    source: str, timeline: Timeline, read: Callable[[list[int]], Iterable[torch.Tensor]], options: DecodeOptions
+def assemble_clip(
+    source: str, timeline: Timeline, picks: Sequence[int], frames: Iterable[torch.Tensor], options: DecodeOptions
 ) -> VideoFrames:
     """
-    Takes the frames of a clip that `options` asks for.
+    Scales and stacks decoded frames, padded to `options.num_frames`.
 
     Args:
         source (`str`): name of the clip.
         timeline (`Timeline`): when each of its frames is shown.
-        read (`Callable`): gives the uint8 frames `(3, H, W)` of ascending, distinct indices, in that order.
-        options (`DecodeOptions`): how many frames, and their size.
-
-    Returns:
-        `VideoFrames`: `options.num_frames` frames, or all of them if that is `None`.
+        picks (`Sequence[int]`): what [`pick_frames`] chose.
+        frames (`Iterable[torch.Tensor]`): uint8 frames `(3, H, W)` of the distinct picks, in ascending order.
+        options (`DecodeOptions`): size and number of the frames.
 
     Raises:
-        `VideoDecodeError`: if there are no frames, or they differ in size.
+        `VideoDecodeError`: if the frames differ in size.
     """
-    if not timeline.starts:
-        raise VideoDecodeError(source, "it has no frames")
-    picks = uniform_time_indices(timeline.starts, timeline.end, options.num_frames)
-    if options.snap_to_keyframes:
-        picks = snap_to_keys(picks, timeline.starts, timeline.keys)
-    distinct = sorted(set(picks))
-    frames = {index: resize_frames(frame, options) for index, frame in zip(distinct, read(distinct), strict=True)}
-    return assemble_clip(
-        source,
-        [frames[index] for index in picks],
-        [timeline.seconds(index) for index in picks],
-        (timeline.end - timeline.starts[0]) * timeline.tick,
-        options,
-    )
+    scaled = {i: resize_frames(frame, options) for i, frame in zip(sorted(set(picks)), frames, strict=True)}
+    first = timeline.starts[0]
+    times = [(timeline.starts[index] - first) * timeline.tick for index in picks]
+    duration = (timeline.end - first) * timeline.tick
+    return stack_clip(source, [scaled[index] for index in picks], times, duration, options)
 
 
-def assemble_clip(
+def stack_clip(
     source: str, frames: Sequence[torch.Tensor], times: list[float], duration: float, options: DecodeOptions
 ) -> VideoFrames:
-    """Stacks frames `(3, H, W)` and fills up to `options.num_frames`; see [`VideoFrames`] for the arguments."""
+    """Stacks frames `(3, H, W)` of one size and pads them to `options.num_frames`; see [`VideoFrames`]."""
     sizes = sorted({tuple(frame.shape[-2:]) for frame in frames})
     if len(sizes) > 1:
-        listed = " and ".join(f"{width}x{height}" for height, width in sizes[:2])
-        raise VideoDecodeError(source, f"its frames differ in size ({listed}); make them equal first")
+        examples = " and ".join(f"{width}x{height}" for height, width in sizes[:2])
+        raise VideoDecodeError(source, f"its frames differ in size ({examples}); bring them to one size first")
     clip = VideoFrames(
         frames=torch.stack(list(frames)),
         times=torch.tensor(times, dtype=torch.float32),
@@ -211,19 +212,128 @@ def assemble_clip(
     return clip.padded(options.num_frames or 0)
 
 
+def uniform_indices(total: int, num_frames: int | None) -> list[int]:
+    """
+    Spreads `num_frames` indices over a clip of equally long frames.
+
+    Args:
+        total (`int`): number of frames in the clip, at least 1.
+        num_frames (`int`, *optional*): frames to take; `None` takes all, 1 the middle frame.
+
+    Returns:
+        `list[int]`: ascending indices; all of `range(total)` when the clip has at most `num_frames` frames.
+
+    Raises:
+        `ValueError`: if `total` or `num_frames` is less than 1.
+    """
+    return uniform_time_indices(range(total), total, num_frames)
+
+
+def uniform_time_indices(starts: Sequence[int], end: int, num_frames: int | None) -> list[int]:
+    """
+    Spreads `num_frames` moments over the time of a clip and takes the frame on screen at each.
+
+    Args:
+        starts (`Sequence[int]`): ascending presentation time of every frame, in any integer unit.
+        end (`int`): time at which the last frame leaves the screen, in the same unit.
+        num_frames (`int`, *optional*): frames to take; `None` takes all, 1 the frame at half time.
+
+    Returns:
+        `list[int]`: ascending indices into `starts`. A clip with at most `num_frames` frames gives every frame once; a
+        longer one gives exactly `num_frames`, where a frame that is held for long may be repeated.
+
+    Raises:
+        `ValueError`: if there is no frame or `num_frames` is less than 1.
+    """
+    total = len(starts)
+    if total < 1:
+        raise ValueError("cannot sample from a clip without frames")
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames={num_frames}: pass at least 1, or None for all frames")
+    if num_frames is None or total <= num_frames:
+        return list(range(total))
+
+    # Twice the middle of the first and of the last frame's stay, to remain within integers.
+    first = starts[0] + starts[1]
+    last = starts[-1] + end
+    if num_frames == 1:
+        first = last = starts[0] + end
+    steps = max(num_frames - 1, 1)
+
+    indices = []
+    for step in range(num_frames):
+        # The moment is `moment / scale`. A frame whose stay begins exactly there is taken in the second half only,
+        # which makes the picks of the reversed clip the mirror image of these.
+        moment, scale = first * steps + (last - first) * step, 2 * steps
+        if 2 * step < num_frames - 1:
+            begun = bisect_left(starts, -(-moment // scale))
+        else:
+            begun = bisect_right(starts, moment // scale)
+        indices.append(min(max(begun - 1, 0), total - 1))
+    return indices
+
+
+def snap_to_keys(indices: Sequence[int], starts: Sequence[int], keys: Sequence[int]) -> list[int]:
+    """
+    Replaces frames by key frames near them, which decode without the frames before them.
+
+    Args:
+        indices (`Sequence[int]`): ascending indices into `starts`.
+        starts (`Sequence[int]`): ascending presentation time of every frame, in any integer unit.
+        keys (`Sequence[int]`): ascending presentation times of key frames, in the same unit.
+
+    Returns:
+        `list[int]`: as many indices, ascending. Each moves by less than half the time to its neighbour on that side,
+        so that no two meet; the first does not move backwards, nor the last forwards.
+    """
+    times = [starts[index] for index in indices]
+    snapped = []
+    for position, (index, time) in enumerate(zip(indices, times, strict=True)):
+        before, after = times[max(0, position - 1)], times[min(position + 1, len(times) - 1)]
+        near = bisect_right(keys, time)
+        nearest = min(keys[max(0, near - 1) : near + 1], key=lambda key: abs(key - time), default=time)
+        key = nearest if before - time < 2 * (nearest - time) < after - time else time
+        frame = bisect_left(starts, key)
+        snapped.append(frame if starts[frame] == key else index)  # an edit list may cut a key frame away
+    return snapped
+
+
+def segment_indices(total: int, num_frames: int, draws: Sequence[float]) -> list[int]:
+    """
+    Cuts a clip into `num_frames` consecutive segments and takes a random frame of each
+    (TSN, Wang et al. 2016, https://arxiv.org/abs/1608.00859).
+
+    Args:
+        total (`int`): number of frames in the clip, at least 1.
+        num_frames (`int`): frames to take, at least 1.
+        draws (`Sequence[float]`): `num_frames + 1` random numbers in [0, 1): the first shifts the rounding of the
+            cuts, the others choose the frame of each segment.
+
+    Returns:
+        `list[int]`: ascending indices without repeats; all of `range(total)` when the clip has at most `num_frames`
+        frames.
+    """
+    if total <= num_frames:
+        return list(range(total))
+    shift, *positions = draws
+    # A segment is at least one frame long, so that no two cuts coincide, whatever the shift.
+    cuts = [0, *(int(i * total / num_frames + shift) for i in range(1, num_frames)), total]
+    return [low + int(where * (high - low)) for (low, high), where in zip(pairwise(cuts), positions, strict=True)]
+
+
 def fit_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
-    """The largest (height, width) of the same aspect, at least 1x1, that fits into `box`, a (height, width) too."""
+    """The largest (height, width) of the same aspect, at least 1x1, that fits into `box`, (height, width) too."""
     scale = min(box[0] / height, box[1] / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def resize_frames(frames: torch.Tensor, options: DecodeOptions) -> torch.Tensor:
-    """Scales uint8 frames `(..., 3, H, W)` to fit into `options.fit`; those that fit exactly stay as they are."""
+    """Scales uint8 frames `(..., 3, H, W)` to fit into `options.fit`; frames that fit exactly stay as they are."""
     height, width = frames.shape[-2:]
     if options.fit is None or fit_size(height, width, options.fit) == (height, width):
         return frames
     size = fit_size(height, width, options.fit)
-    # As torchvision's `resize` does it, which takes seconds to import.
+    # As torchvision's `resize` does, which takes seconds to import.
     images = frames.reshape(-1, 3, height, width)
     scaled = F.interpolate(images, size, mode=options.interpolation, antialias=True, align_corners=False)
     return scaled.reshape(*frames.shape[:-2], *size)
@@ -239,7 +349,7 @@ def centre_frames(clip: VideoFrames, size: tuple[int, int]) -> torch.Tensor:
     """Centres the frames of a clip on black of `size` (height, width): `(T, 3, height, width)`, uint8.
 
     Raises:
-        ValueError: If they are larger.
+        ValueError: If the frames are larger.
     """
     height, width = clip.frames.shape[-2:]
     down, right = size[0] - height, size[1] - width
@@ -249,4 +359,4 @@ def centre_frames(clip: VideoFrames, size: tuple[int, int]) -> torch.Tensor:
             "or do_pad=False to keep them as they are"
         )
     left, top = right // 2, down // 2
-    return torch.nn.functional.pad(clip.frames, (left, right - left, top, down - top))
+    return F.pad(clip.frames, (left, right - left, top, down - top))

@@ -1,19 +1,20 @@
 """Videos -> the tensors a captioning model takes.
 
 The whole frame is kept: it is scaled, aspect preserved, until it fits into `size`, and centred on black; nothing is
-cropped away. A clip gives the same tensors alone and in any batch.
+cropped away. A clip gives the same tensors alone and in any batch. An option that is not listed in
+[`VideoCaptionVideoProcessorKwargs`] raises a TypeError instead of being ignored.
 
-Given up: cropping, sampling by frames per second and a mask of the padded pixels. Options of other video processors
-that are not listed in [`VideoCaptionVideoProcessorKwargs`] raise a TypeError instead of being ignored.
+Limitations: no cropping, no sampling by frames per second and no mask of the padded pixels.
 """
 
-from typing import Annotated, Any, TypedDict
+import logging
+from typing import Annotated, Any, TypedDict, Unpack
 
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
 from transformers import BaseVideoProcessor, BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
-from transformers.utils import TensorType, logging
+from transformers.utils import TensorType
 from transformers.utils.type_validators import (
     image_size_validator,
     positive_any_number,
@@ -25,22 +26,22 @@ from transformers.utils.type_validators import (
 from .video_frames_vidcap import VideoFrames, centre_frames
 from .video_io_vidcap import decode_video, is_frame, split_batch
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 INTERPOLATIONS = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
-# What a saved configuration holds besides the options.
+# Keys of a saved configuration beside the options.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
 
 
 class VideoCaptionVideoProcessorKwargs(TypedDict, total=False):
     """
-    Options of [`VideoCaptionVideoProcessor`], for its constructor (then saved with it) and for a call.
+    Options of [`VideoCaptionVideoProcessor`], for its constructor, which saves them, and for a call.
 
     Args:
-        num_frames (`int`, defaults to 16): frames to take of each clip, uniform over time. A shorter clip repeats its
-            last frame, masked.
-        do_sample_frames (`bool`, defaults to `True`): `False` keeps every frame; shorter clips of a batch are then
-            filled up to the longest one, masked.
+        num_frames (`int`, defaults to 16): frames per clip, uniform over time. A shorter clip is padded with masked
+            repeats of its last frame.
+        do_sample_frames (`bool`, defaults to `True`): `False` keeps every frame and pads the clips of a batch to the
+            longest one.
         do_resize (`bool`, defaults to `True`): scale frames, up or down, to fit into `size`.
         size (`dict[str, int]`, defaults to `{"height": 224, "width": 224}`): size of the output.
         resample (`int` or `PILImageResampling`, defaults to 2, bilinear): 2 or 3 (bicubic), both antialiased.
@@ -49,19 +50,17 @@ class VideoCaptionVideoProcessorKwargs(TypedDict, total=False):
         rescale_factor (`float`, defaults to 1/255): the factor.
         do_normalize (`bool`, defaults to `True`): subtract `image_mean` and divide by `image_std`. Without this and
             `do_rescale` the output stays uint8.
-        image_mean (`list[float]`, defaults to that of ImageNet): one value a channel.
-        image_std (`list[float]`, defaults to that of ImageNet): one value a channel.
+        image_mean (`list[float]`, defaults to that of ImageNet): one value per channel.
+        image_std (`list[float]`, defaults to that of ImageNet): one value per channel.
         input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays; inferred by default.
         frame_rate (`float`, defaults to 25.0): frames per second of inputs that carry no times (arrays, lists and
             folders of images).
         decoding_threads (`int`, defaults to 1): threads that decode one video; 0 means one per core.
-        skip_loop_filter (`bool`, defaults to `False`): decode without smoothing the edges of blocks (H.264, HEVC, VP8,
-            VP9): faster, and frames are a little off.
-        snap_to_keyframes (`bool`, defaults to `False`): take a key frame in the place of a frame if it is nearer than
-            half of the way to the next frame taken: little is decoded of a long video then.
-        max_frame_pixels (`int`, defaults to 8192 * 8192): largest height x width of a frame that is decoded.
-        max_clip_frames (`int`, defaults to 2,160,000): most frames a clip may have (10 hours at 60 frames a second).
-        max_download_bytes (`int`, defaults to 1 GiB): most bytes taken from a URL.
+        skip_loop_filter, snap_to_keyframes (`bool`, default to `False`): faster ways to decode slightly different
+            frames, see `DecodeOptions`.
+        max_frame_pixels (`int`, defaults to 8192 * 8192): most pixels (height x width) of a frame.
+        max_clip_frames (`int`, defaults to 2,160,000): most frames of a clip (10 hours at 60 frames per second).
+        max_download_bytes (`int`, defaults to 1 GiB): most bytes read from a URL.
         return_tensors (`str`, *optional*): `"pt"` or `"np"`; torch tensors by default.
     """
 
@@ -99,9 +98,9 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
     """
 
     valid_kwargs = VideoCaptionVideoProcessorKwargs  # type: ignore[assignment]
-    _auto_class: Any = "AutoVideoProcessor"  # has transformers save the code, too
+    _auto_class: Any = "AutoVideoProcessor"  # makes transformers save the code, too
     model_input_names = ["pixel_values_videos", "video_mask", "video_times"]
-    is_frame = staticmethod(is_frame)  # for pipelines, whose files cannot import those that read clips
+    is_frame = staticmethod(is_frame)  # for pipelines, whose files cannot import this folder
 
     num_frames = 16
     do_sample_frames = True
@@ -122,24 +121,26 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
     max_clip_frames = 10 * 3600 * 60
     max_download_bytes = 1 << 30
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, **kwargs: Unpack[VideoCaptionVideoProcessorKwargs]):
         check_option_names(set(kwargs) - SERVICE_KEYS, set(self.valid_kwargs.__annotations__))
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[misc]
 
     @classmethod
-    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Builds the processor from a saved configuration; options that this version does not know are left out."""
+    def from_dict(  # type: ignore[override]
+        cls, video_processor_dict: dict[str, Any], **kwargs: object
+    ) -> "VideoCaptionVideoProcessor":
+        """Builds the processor from a saved configuration, without the options that this version does not know."""
         known = set(cls.valid_kwargs.__annotations__) | SERVICE_KEYS
         unknown = sorted(set(video_processor_dict) - known)
         if unknown:
-            logger.warning(f"The saved video processor has options that are not known here: {', '.join(unknown)}.")
-        known -= {"auto_map"}  # which leads to code beside the configuration, and is written anew with it
+            logger.warning(f"ignoring options of the saved video processor that are unknown: {', '.join(unknown)}")
+        known -= {"auto_map"}  # it leads to code beside the configuration, and is written anew with it
         return super().from_dict(
             {key: video_processor_dict[key] for key in video_processor_dict if key in known}, **kwargs
         )
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Brings options to one form and checks them, both when the processor is built and in a call."""
+        """Brings options to one form and checks them, both in the constructor and in a call."""
         options = super()._standardize_kwargs(default_to_square=True, **kwargs)
         if not (options["size"].height and options["size"].width):
             raise ValueError(f"size={dict(options['size'])}: pass the height and the width of the output")
@@ -151,18 +152,18 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
             )
         return options
 
-    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+    def preprocess(self, videos: object, **kwargs: Unpack[VideoCaptionVideoProcessorKwargs]) -> BatchFeature:
         """
         Prepares one clip or a batch.
 
         Args:
-            videos (`Any`): a clip or a list of clips of any kinds: paths, URLs, bytes, open files, arrays, lists of
-                frames ...; see `decode_video` and `split_batch` in `video_io_vidcap.py`.
+            videos: a clip or a list of clips of any kinds: paths, URLs, bytes, open files, arrays, lists of frames;
+                see `decode_video` and `split_batch` in `video_io_vidcap.py`.
             **kwargs: options that differ from those of the processor.
 
         Returns:
             [`BatchFeature`]: `pixel_values_videos` of shape `(B, T, 3, H, W)`, float32 or uint8; `video_mask` of
-            shape `(B, T)`, int64, 0 for repeats that fill up a short clip; `video_times` of shape `(B, T)`, float32,
+            shape `(B, T)`, int64, 0 for repeats that pad a short clip; `video_times` of shape `(B, T)`, float32,
             seconds from the start of each clip.
 
         Raises:
@@ -191,36 +192,24 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
         }
         return BatchFeature(data, tensor_type=options["return_tensors"])
 
-    def decode_clip(self, video: Any, **kwargs: Any) -> VideoFrames:
-        """
-        Reads one clip as [`preprocess`] does, for those who want to know its duration, too.
-
-        Args:
-            video (`Any`): a clip, see `decode_video` in `video_io_vidcap.py`.
-            **kwargs: options that differ from those of the processor.
-
-        Returns:
-            [`VideoFrames`]: its frames, uint8, not yet centred on `size`.
-
-        Raises:
-            As [`preprocess`].
-        """
+    def decode_clip(self, video: object, **kwargs: Unpack[VideoCaptionVideoProcessorKwargs]) -> VideoFrames:
+        """Reads one clip as [`preprocess`] does: its uint8 frames, not yet centred on `size`, times and duration."""
         return self._decode(video, self._complete(kwargs))
 
     def centre(self, clip: VideoFrames) -> torch.Tensor:
-        """The frames `(T, 3, H, W)` of a clip that [`decode_clip`] read, on black of `size` with `do_pad`; uint8."""
+        """The uint8 frames `(T, 3, H, W)` of a clip from [`decode_clip`], centred on black of `size` if `do_pad`."""
         size: Any = self.size
         return centre_frames(clip, (size["height"], size["width"])) if self.do_pad else clip.frames
 
-    def _complete(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The options of a call, checked: those given, and for the rest the processor's own."""
+    def _complete(self, kwargs: VideoCaptionVideoProcessorKwargs) -> dict[str, Any]:
+        """The checked options of a call: those given, and for the rest the processor's own."""
         known = self.valid_kwargs.__annotations__
         check_option_names(set(kwargs), set(known))
-        validate_typed_dict(VideoCaptionVideoProcessorKwargs, kwargs)  # type: ignore[type-var]
+        validate_typed_dict(VideoCaptionVideoProcessorKwargs, kwargs)  # type: ignore[arg-type, type-var]
         given = {name: value for name, value in kwargs.items() if value is not None}
         return self._standardize_kwargs(**{name: given.get(name, getattr(self, name)) for name in known})
 
-    def _decode(self, video: Any, options: dict[str, Any]) -> VideoFrames:
+    def _decode(self, video: object, options: dict[str, Any]) -> VideoFrames:
         size, data_format = options["size"], options["input_data_format"]
         return decode_video(
             video,
@@ -239,7 +228,7 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
 
 
 def check_option_names(names: set[str], known: set[str]) -> None:
-    """Raises a TypeError that lists the known options if one of `names` is not among them."""
+    """Raises a TypeError that lists the known options if a name is not among them."""
     unknown = sorted(names - known)
     if unknown:
         raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}")

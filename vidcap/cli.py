@@ -25,6 +25,7 @@ from .commands.match import add_match_commands
 from .commands.option_types import whole
 from .commands.push import add_push_command
 from .files import ESCAPES
+from .messages import as_options
 
 
 class _Parser(argparse.ArgumentParser):
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"vidcap: error: {_explain(error)}", file=sys.stderr)
+        print(f"vidcap: error: {as_options(_explain(error))}", file=sys.stderr)
         return 1
 
 

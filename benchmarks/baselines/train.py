@@ -139,7 +139,7 @@ def main(argv: list[str]) -> int:
         return 2
     data, model_args, args, given = parse(argv[1:])
     logging.basicConfig(format="%(message)s")
-    for name in ("vidcap", "modeling_vidcap"):
+    for name in ("hub_card", "modeling_vidcap", "processing", "vidcap"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         run(argv[0], data, model_args, args, given)

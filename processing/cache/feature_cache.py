@@ -1,9 +1,9 @@
 """Decoded clips on disk: uint8 frames, or the features of a frozen backbone.
 
-One safetensors file a clip, named by the clip's content and kept in a folder named by everything else that shapes it
-(preprocessing, backbone weights, grid), which `settings.json` in it tells. Files appear by rename, so that a crash or
-a second writer leaves no half one; one that was damaged later is made anew. How the cache is kept small is in
-`cache_upkeep.py`, how clips are found whose files are gone in `cache_names.py`.
+Each clip has one safetensors file, named by the clip's content, in a folder named by everything else that shapes it
+(preprocessing, backbone weights, grid), which its `settings.json` lists. Files appear by rename, so that neither a
+crash nor a second writer leaves half a file; one that is damaged later is made anew. `upkeep.py` keeps the cache
+small, `names.py` finds clips whose files are gone.
 """
 
 import copy
@@ -13,30 +13,31 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..support.progress import track
-from ..video_io_vidcap import VideoDecodeError, check_regular, describe, frame_files
-from .names import Known, captions_hash, find_clips, name_of, write_names
-from .upkeep import SUFFIX, UNFINISHED, CacheFullError, Claim, Limit
+from ..video_io_vidcap import VideoDecodeError, check_regular, describe_source, frame_files
+from .names import CacheRecord, captions_hash, find_clips, name_of, write_names
+from .upkeep import SUFFIX, UNFINISHED, CacheFullError, Claim, SizeLimit
 
-logger = logging.getLogger("vidcap")
+logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
 Clip = dict[str, Any]  # {"path", "bytes"}
+Result = TypeVar("Result")
 
 
-class Filled(NamedTuple):
-    """What became of clips, by their index."""
+class FillResult(NamedTuple):
+    """The outcome for each clip, by its index."""
 
-    digests: dict[int, str]  # hash of the content of those that are stored
-    broken: dict[int, str]  # why the others cannot be read
+    digests: dict[int, str]  # content hashes of stored clips
+    broken: dict[int, str]  # why other clips cannot be read
 
 
 def default_cache_folder() -> Path:
@@ -46,7 +47,7 @@ def default_cache_folder() -> Path:
 
 
 def content_hash(clip: Clip) -> str:
-    """SHA-256 of the clip's bytes; of a folder of images, of their names and hashes, frame by frame.
+    """SHA-256 of the clip's bytes; for a folder of images, of their names and hashes.
 
     Raises:
         VideoDecodeError: If it cannot be read, or is neither a file nor a folder of images.
@@ -78,7 +79,7 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 
 def _touch(path: Path) -> bool:
-    """Whether a file is there; it is in use from now on."""
+    """Whether a file exists; renews the time of its last use."""
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -86,8 +87,10 @@ def _touch(path: Path) -> bool:
     return True
 
 
-def in_threads(function: Callable[[int], Any], indices: Sequence[int], description: str, workers: int) -> list[Any]:
-    """`function` of each index, by threads that compute on a core each, with a line or bar of progress."""
+def in_threads(
+    function: Callable[[int], Result], indices: Sequence[int], description: str, workers: int
+) -> list[Result]:
+    """`function` of each index, in threads that compute on one core each, with progress."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
@@ -99,15 +102,15 @@ def in_threads(function: Callable[[int], Any], indices: Sequence[int], descripti
 
 
 def folder_name(described: dict[str, Any]) -> str:
-    """The folder for clips that are made as described."""
+    """The name of the folder for clips with these settings."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_clip(path: Path, tensors: dict[str, torch.Tensor], limit: Limit | None = None) -> None:
-    """Writes a clip's file, which appears complete or not at all.
+def write_clip(path: Path, tensors: dict[str, torch.Tensor], limit: SizeLimit | None = None) -> None:
+    """Writes a clip's file, complete or not at all.
 
     Raises:
-        CacheFullError: If there is no room for it, or the disk cannot be written to.
+        CacheFullError: If there is no room, or the disk cannot be written to.
     """
     name = None
     try:
@@ -118,24 +121,23 @@ def write_clip(path: Path, tensors: dict[str, torch.Tensor], limit: Limit | None
             limit.make_room(os.path.getsize(name))
         os.replace(name, path)
     except (OSError, SafetensorError) as error:
-        raise CacheFullError(unwritable(path.parent, error)) from error
+        raise _unwritable(path.parent, error) from error
     finally:
         if name is not None:
             Path(name).unlink(missing_ok=True)
 
 
-def unwritable(folder: Path, error: Exception) -> str:
-    """Why a folder of the cache cannot be written to, and what to do."""
+def _unwritable(folder: Path, error: Exception) -> CacheFullError:
     reason = " ".join(str(error).split())
-    free = next((shutil.disk_usage(each).free for each in (folder, *folder.parents) if each.exists()), 0)
-    return (
-        f"the feature cache {folder} cannot be written: {reason} ({free / 2**20:.0f} MB are free); clips done so far "
-        "are kept: make room, or name another folder by --feature_cache"
+    free = next((shutil.disk_usage(parent).free for parent in (folder, *folder.parents) if parent.exists()), 0)
+    return CacheFullError(
+        f"cannot write to the feature cache {folder}: {reason} ({free / 2**20:.0f} MB free); make room, or choose "
+        "another folder by feature_cache=FOLDER; finished clips are kept"
     )
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes down what a folder's clips are made of, unless that has been done."""
+    """Records how the clips of a folder were made, unless that was done before."""
     path = folder / SETTINGS
     if path.exists():
         return
@@ -145,12 +147,21 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     os.replace(name, path)
 
 
+class ClipReader(Protocol):
+    """The video processor, as far as the cache needs it."""
+
+    num_frames: int
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def __call__(self, videos: object, **options: Any) -> Mapping[str, torch.Tensor]: ...
+
+
 class EncodesElsewhere:
-    """Stands for `encode` in a process that got a [`ClipCache`] from another one, without the network: there what is
-    stored is read, and nothing made."""
+    """Stand-in for `encode` in a process that was sent a [`ClipCache`] without the network, to read stored clips."""
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("features are computed in the process that opened the cache")
+        raise RuntimeError("features are computed only in the process that opened the cache")
 
 
 class ClipCache:
@@ -159,21 +170,20 @@ class ClipCache:
     Args:
         folder: Root of the cache, shared between runs.
         video_processor: Decodes and resizes.
-        encode: A frozen backbone, `(1, T, C, H, W)` normalised pixels -> `(1, T, N, D)` features, which then
-            are stored as float16; it may be pickled as [`EncodesElsewhere`]. Without it the frames themselves are
-            stored as uint8; the collator normalises them.
+        encode: A frozen backbone, `(1, T, C, H, W)` normalised pixels -> `(1, T, N, D)` features, stored as float16;
+            it may be pickled as [`EncodesElsewhere`]. By default the frames themselves are stored, as uint8, for the
+            collator to normalise.
         backbone: The module behind `encode`, whose weights name the folder.
-        settings: Whatever else shapes the features, such as the grid.
-        workers: Threads that decode and encode, one clip each; by default one a core. Each computes on its own core,
-            which needs no waiting for one another as sharing every operation out would.
-        limit: Bytes that all of the cache may take.
-        about: What people call the backbone, under `backbone`; it does not count.
+        settings: Anything else that shapes the features, such as the grid.
+        workers: Threads that decode and encode one clip each, on a core each; by default one per core.
+        limit: Bytes that the whole cache may take.
+        about: The backbone's name for people, under `backbone`; it does not shape the folder's name.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        video_processor: Any,
+        video_processor: ClipReader,
         *,
         encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
         backbone: torch.nn.Module | None = None,
@@ -192,13 +202,13 @@ class ClipCache:
             "settings": settings or {},
         }
         self._hashes: dict[str, str] = {}
-        self._unknown: dict[str, str] = {}  # why the clip of a missing file is not known
-        self.limit = None if limit is None else Limit(self._root, limit)
+        self._unknown: dict[str, str] = {}  # why the clip of a missing file is unknown
+        self.limit = None if limit is None else SizeLimit(self._root, limit)
         self.about = about or {}
         self.folder = self._open()
 
     def with_frames(self, num_frames: int) -> "ClipCache":
-        """The same with `num_frames` frames of each clip, which lie in a folder of their own."""
+        """The same cache with `num_frames` frames per clip, in a folder of its own."""
         other = copy.copy(self)
         other.video_processor = copy.deepcopy(self.video_processor)
         other.video_processor.num_frames = num_frames
@@ -206,7 +216,7 @@ class ClipCache:
         return other
 
     def mirrored(self) -> "ClipCache":
-        """The same of mirrored frames, which lie in a folder of their own."""
+        """The same cache with mirrored frames, in a folder of its own."""
         other = copy.copy(self)
         other._described = {**self._described, "mirrored": True}
         other.folder = other._open()
@@ -217,31 +227,30 @@ class ClipCache:
         for unimportant in ("auto_map", "decoding_threads"):
             options.pop(unimportant, None)
         for faster in ("skip_loop_filter", "snap_to_keyframes"):
-            if not options.get(faster):  # as it was before there was a choice
+            if not options.get(faster):  # folders from before these options existed keep their names
                 options.pop(faster, None)
         described = {"processor": options, "options": self.options, **self._described}
-        described = json.loads(json.dumps(described, default=str))  # as it will be read again
+        described = json.loads(json.dumps(described, default=str))  # as it will be read back
         folder = self._root / folder_name(described)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CacheFullError(unwritable(folder, error)) from error
-        self.writable = os.access(folder, os.W_OK)  # what cannot be written to cannot be pruned either
+            raise _unwritable(folder, error) from error
+        self.writable = os.access(folder, os.W_OK)  # otherwise it cannot be pruned either
         if self.writable:
             self._claim = Claim(folder)
             write_settings(folder, {"described": described, "about": self.about})
         return folder
 
     def path(self, clip: Clip) -> Path:
-        """Where a clip's tensors are, or will be."""
+        """The path of a clip's tensors, stored or not."""
         return self._path(self.digest(clip))
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}{SUFFIX}"
 
     def digest(self, clip: Clip) -> str:
-        """The hash of a clip's content; of a file it is taken once a run, since files are not expected to change while
-        training.
+        """The hash of a clip's content; a file is hashed once per run, on the assumption that it does not change.
 
         Raises:
             VideoDecodeError: If the file cannot be read.
@@ -255,38 +264,38 @@ class ClipCache:
         return self._hashes[clip["path"]]
 
     def recognise(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> int:
-        """Finds out which clips are meant by files that are not there; returns how many of them are known.
+        """Looks up the clips of missing files; returns how many are known.
 
         Args:
-            paths: `None` for clips that come as bytes.
-            captions: Of each clip.
+            paths: Path of each clip, `None` for clips that come as bytes.
+            captions: Captions of each clip.
         """
-        wanted = {
+        missing = {
             path: (name_of(path), captions_hash(of_clip))
             for path, of_clip in zip(paths, captions, strict=True)
             if path is not None and not os.path.exists(path)
         }
-        if not wanted:
+        if not missing:
             return 0
-        found, self._unknown = find_clips(self._root, wanted)
-        self._hashes.update(found)
-        return len(found)
+        clips, self._unknown = find_clips(self._root, missing)
+        self._hashes.update(clips)
+        return len(clips)
 
     def remember(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> None:
-        """Writes down which clips the files are, for a time when they are not there."""
+        """Records the clips of these files, for [`recognise`] when the files are gone."""
         if not os.access(self._root, os.W_OK):
             return
         write_names(
             self._root,
             (
-                Known(name_of(path), captions_hash(of_clip), self._hashes[path])
+                CacheRecord(name_of(path), captions_hash(of_clip), self._hashes[path])
                 for path, of_clip in zip(paths, captions, strict=True)
                 if path is not None and path in self._hashes and os.path.exists(path)
             ),
         )
 
     def load(self, clip: Clip) -> dict[str, torch.Tensor]:
-        """The clip's tensors; decodes it where they are not stored yet.
+        """The clip's tensors; decodes and stores them if they are missing.
 
         Raises:
             VideoDecodeError: If it has to be decoded and cannot be.
@@ -299,32 +308,32 @@ class ClipCache:
         return load_file(path)
 
     def stored(self, digest: str) -> dict[str, torch.Tensor] | None:
-        """The tensors of the clip of this content, if they are here and whole."""
+        """The stored tensors of the clip with this content, if intact."""
         path = self._path(digest)
         try:
             return load_file(path)
         except FileNotFoundError:
             return None
         except SafetensorError as error:
-            logger.warning(f"{path} is damaged ({error}): the clip is read again")
+            logger.warning(f"{path} is damaged ({error}); reading the clip again")
             return None
 
     def holds(self, digest: str) -> bool:
-        """Whether there is a file for the clip of this content; it is in use from now on."""
+        """Whether the clip with this content is stored; renews the time of its last use."""
         path = self._path(digest)
         return _touch(path) if self.writable else path.is_file()
 
-    def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> Filled:
-        """Decodes what is missing, and shows progress.
+    def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> FillResult:
+        """Decodes and stores the clips that are missing, with progress.
 
         Args:
-            clips: Taken one by one, so that no more are in memory than there are workers.
-            description: What is shown beside the progress.
-            indices: Of those to look at; by default all.
+            clips: Indexed one by one, so that no more are in memory than there are workers.
+            description: Shown beside the progress.
+            indices: Clips to fill in; by default all.
         """
         indices = range(len(clips)) if indices is None else indices
         if not indices:
-            return Filled({}, {})
+            return FillResult({}, {})
 
         def ensure(index: int) -> tuple[str | None, str | None]:
             clip = clips[index]
@@ -338,21 +347,20 @@ class ClipCache:
 
         results = in_threads(ensure, indices, description, self.workers)
         digests = {index: digest for index, (digest, _) in zip(indices, results, strict=True) if digest is not None}
-        return Filled(
-            digests, {i: reason for i, (_, reason) in zip(indices, results, strict=True) if reason is not None}
-        )
+        broken = {index: reason for index, (_, reason) in zip(indices, results, strict=True) if reason is not None}
+        return FillResult(digests, broken)
 
     def _decode(self, clip: Clip) -> dict[str, torch.Tensor]:
         if isinstance(self.encode, EncodesElsewhere):
             raise ValueError(
-                f"{describe(clip)}: its features are not in {self.folder} any more, and a data loader's worker cannot "
-                "compute them; give the same command again, with --dataloader_num_workers 0 if it happens again"
+                f"{describe_source(clip)}: its features are gone from {self.folder}, and workers of a data loader "
+                "cannot compute them; start again, with dataloader_num_workers=0 if that fails too"
             )
         if clip["bytes"] is None and clip["path"] in self._hashes and not os.path.exists(clip["path"]):
             raise VideoDecodeError(
                 clip["path"],
-                f"no such file, and the cache knows the clip but does not hold it in {self.folder.name}, that is for "
-                "this backbone and way of reading clips",
+                f"no such file, and the cache knows the clip but does not hold it in {self.folder.name}, the folder "
+                "for this backbone and preprocessing",
             )
         batch = self.video_processor(clip, return_tensors="pt", **self.options)
         tensors = {name: value[0] for name, value in batch.items()}
@@ -360,7 +368,7 @@ class ClipCache:
             tensors["pixel_values_videos"] = tensors["pixel_values_videos"].flip(-1)
         if self.encode is None:
             return tensors
-        real = tensors["video_mask"].bool()  # nobody needs features of what fills up a short clip
+        real = tensors["video_mask"].bool()  # nobody needs features of padding
         return {name: value[real] for name, value in tensors.items()}
 
     def _store(self, path: Path, decoded: dict[str, torch.Tensor]) -> None:

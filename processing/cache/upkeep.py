@@ -1,9 +1,10 @@
-"""A cache of clips that stays within bounds: who is using which folder, and what goes when it has grown too large.
+"""Upkeep of a cache of clips: which folders are in use, and which clips to remove when it has grown too large.
 
-A clip's file carries the time of its last use. Each process that uses a folder holds a lock in it, which the system
-takes back however the process ends, and gives the files that it will need a new time when it finds them. So what is
-older than the oldest process that is still running is needed by none. Gives up: what a process used that has ended
-since then is kept, too, until the oldest one ends.
+The time of a clip's file is that of its last use. Each process that uses a folder holds a lock in it, which the system
+releases however the process ends, and renews the time of the files that it needs. A file older than the oldest running
+process is therefore needed by none.
+
+Limitations: files used by a process that has ended meanwhile are kept until the oldest one ends.
 """
 
 import logging
@@ -16,21 +17,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout  # which comes with huggingface_hub
+from filelock import FileLock, Timeout
 
-logger = logging.getLogger("vidcap")
+logger = logging.getLogger(__name__)
 GB = 10**9
 CLAIMS = ".in-use"  # folder of the locks
 SUFFIX, UNFINISHED = ".safetensors", ".tmp"
-ROOM = 0.95  # of the limit is left filled, so that not every clip has another removed
+FILL = 0.95  # share of the limit to prune to, so that not every new clip removes another
 
 
 class CacheFullError(ValueError):
-    """A cache whose limit is reached by clips in use."""
+    """A cache that has no room, or cannot be written to."""
 
 
 class Claim:
-    """Says that this process uses a folder: for as long as the object lives, or to the end of a `with` block."""
+    """Marks a folder as used by this process while the object lives, or within a `with` block."""
 
     def __init__(self, folder: Path):
         (folder / CLAIMS).mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,7 @@ class Claim:
             path = folder / CLAIMS / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
             lock = FileLock(path, thread_local=False)
             lock.acquire(timeout=60)
-            if path.exists():  # or else somebody took it for that of a dead process before it was locked
+            if path.exists():  # otherwise somebody took it for that of a dead process before it was locked
                 break
             lock.release()
         self._release = weakref.finalize(self, _release, lock, path, os.getpid())
@@ -60,8 +61,7 @@ def _release(lock: FileLock, path: Path, owner: int) -> None:
 
 
 def in_use_since(folder: Path) -> float | None:
-    """When the oldest process that uses the folder began to, in seconds; `None` if none does. Traces of dead
-    processes are removed."""
+    """Start of the oldest use that goes on, in seconds since the epoch; `None` without one. Removes dead claims."""
     oldest = None
     for path in (folder / CLAIMS).glob("*"):
         try:
@@ -81,32 +81,31 @@ class Entry:
 
     path: str
     size: int  # bytes
-    used: int  # when last, in nanoseconds
+    used: int  # time of its last use, in nanoseconds
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """The files of one folder, unfinished ones included."""
-    with os.scandir(folder) as found:
-        for each in found:
-            if each.name.endswith((SUFFIX, UNFINISHED)):
+    """The files of a folder, including unfinished ones."""
+    with os.scandir(folder) as files:
+        for file in files:
+            if file.name.endswith((SUFFIX, UNFINISHED)):
                 try:
-                    status = each.stat()
+                    status = file.stat()
                 except FileNotFoundError:  # removed meanwhile
                     continue
-                yield Entry(each.path, status.st_size, status.st_mtime_ns)
+                yield Entry(file.path, status.st_size, status.st_mtime_ns)
 
 
 def folders(root: Path) -> list[Path]:
-    """The folders of a cache, one for each backbone and way of reading clips."""
+    """The folders of a cache, one per backbone and preprocessing."""
     return sorted(path.parent for path in root.glob(f"*/{CLAIMS}"))
 
 
 def prune(root: Path, limit: int) -> tuple[Counter, int]:
-    """Removes clips that are in no running process's use, least recently used ones first, until the others take
-    `limit` bytes at most; in any case what killed processes left unfinished.
+    """Removes leftovers of dead processes, then unused clips, least recently used first, down to `limit` bytes.
 
     Returns:
-        How many clips were removed from each folder, by its name, and the bytes that are left.
+        Numbers of clips removed by folder name, and the bytes that remain.
     """
     left, removable, removed = 0, [], Counter[str]()
     for folder in folders(root):
@@ -120,7 +119,7 @@ def prune(root: Path, limit: int) -> tuple[Counter, int]:
             left += entry.size
             if idle:
                 removable.append(entry)
-    for entry in sorted(removable, key=lambda each: each.used):
+    for entry in sorted(removable, key=lambda entry: entry.used):
         if left <= limit:
             break
         if _remove(entry):
@@ -130,7 +129,7 @@ def prune(root: Path, limit: int) -> tuple[Counter, int]:
 
 
 def _remove(entry: Entry) -> bool:
-    """Removes a file unless it was used since."""
+    """Removes a file unless it was used meanwhile."""
     path = Path(entry.path)
     leaving = path.with_name(f".{path.stem}-leaving{UNFINISHED}")
     try:
@@ -144,15 +143,14 @@ def _remove(entry: Entry) -> bool:
     return True
 
 
-def tell(removed: Counter, limit: int) -> None:
-    """Says what [`prune`] removed."""
+def _log_removed(removed: Counter, limit: int) -> None:
     for folder, count in sorted(removed.items()):
-        logger.warning(f"cache: {count} clips, used least recently, removed from {folder} ({limit / GB:g} GB at most)")
+        logger.warning(f"cache: removed {count} least recently used clips from {folder} (limit: {limit / GB:g} GB)")
 
 
-class Limit:
-    """The size that a cache may have, for the threads of one process. What other processes wrote is taken into account
-    whenever it seems to be reached, so that several together may exceed it until one of them looks again.
+class SizeLimit:
+    """The size that a cache may have, for the threads of one process. Files of other processes are counted again
+    whenever it seems to be reached, so that several together may exceed it until then.
 
     Args:
         root: The cache.
@@ -169,27 +167,27 @@ class Limit:
         return type(self), (self.root, self.size)
 
     def make_room(self, needed: int) -> None:
-        """Removes what is necessary for a file of that many bytes.
+        """Makes room for a file of that many bytes.
 
         Raises:
-            CacheFullError: If what is left is in use.
+            CacheFullError: If the remaining clips are in use.
         """
         with self._lock:
             if self._used is None:
-                found = (entry for folder in folders(self.root) for entry in entries(folder))
-                self._used = sum(entry.size for entry in found if entry.path.endswith(SUFFIX))
+                files = (entry for folder in folders(self.root) for entry in entries(folder))
+                self._used = sum(entry.size for entry in files if entry.path.endswith(SUFFIX))
             if self._used + needed > self.size:
-                removed, self._used = prune(self.root, max(0, int(ROOM * self.size) - needed))
-                tell(removed, self.size)
+                removed, self._used = prune(self.root, max(0, int(FILL * self.size) - needed))
+                _log_removed(removed, self.size)
             if self._used + needed > self.size:
                 raise CacheFullError(
-                    f"{self.root} holds {self._used / GB:.3g} GB of clips in use, and may hold {self.size / GB:g} GB: "
-                    "raise --feature_cache_limit or $VIDCAP_CACHE_LIMIT; the same command goes on from what is there"
+                    f"{self.root} holds {self._used / GB:.3g} GB of clips in use, of at most {self.size / GB:g} GB; "
+                    "raise feature_cache_limit=GB or $VIDCAP_CACHE_LIMIT and start again: finished clips are kept"
                 )
             self._used += needed
 
     def trim(self) -> None:
-        """Removes what is too much and in no use, however it came there."""
+        """Removes clips that exceed the limit and are not in use."""
         with self._lock:
             removed, self._used = prune(self.root, self.size)
-            tell(removed, self.size)
+            _log_removed(removed, self.size)

@@ -1,10 +1,11 @@
-"""Augmentation of whole clips for training; each draw holds for all frames of a clip.
+"""Augmentation of whole clips for training; each draw applies to all frames of a clip.
 
-Promises: captions are never changed and, as far as words can tell, stay true; a pixel that rests in a clip rests in
-its augmented form; masked frames stay behind the real ones; shapes (but for the number of frames that are drawn) and
-dtypes stay; the clip given is not modified.
-Draws come from the generator that is given, or from torch's own. Gives up: words of other languages than English
-unless they are given; what only pixels tell: writing is mirrored too, and what happens at the border may be cut off.
+Guarantees: captions are never changed and, as far as words can tell, stay true; a pixel that rests in a clip rests in
+its augmented form; masked frames stay behind the real ones; shapes (except for the number of frames drawn) and dtypes
+stay; the input is not modified.
+
+Limitations: directions in languages other than English must be given; writing is mirrored too, and events at the
+border may be cut off.
 """
 
 import math
@@ -17,18 +18,18 @@ from typing import Any
 import torch
 from torchvision.transforms.v2.functional import horizontal_flip, resized_crop
 
-from ..frame_sampling_vidcap import segment_indices
+from ..video_frames_vidcap import segment_indices
 
-# Each part: the largest strength that is accepted, the one that its bare name stands for, and what the number means.
+# Each part: its largest strength, its default strength, and the meaning of the number.
 PARTS = {
-    "crop": (0.9, 0.3, "the largest share of a frame's area to cut off"),
-    "flip": (1.0, 0.5, "the share of clips to mirror"),
-    "color": (0.9, 0.05, "the largest change of brightness, contrast and saturation"),
-    "hue": (0.5, 0.05, "the largest turn of the hue, in full turns"),
-    "speed": (3.0, 0.25, "0.25 for 1.25 times slower to 1.25 times faster"),
-    "cut": (0.5, 0.2, "the largest share of a clip's frames to leave out at its ends"),
+    "crop": (0.9, 0.3, "largest share of a frame's area to cut off"),
+    "flip": (1.0, 0.5, "share of clips to mirror"),
+    "color": (0.9, 0.05, "largest change of brightness, contrast and saturation"),
+    "hue": (0.5, 0.05, "largest turn of the hue, in full turns"),
+    "speed": (3.0, 0.25, "largest change of speed, 0.25 for 1.25 times slower or faster"),
+    "cut": (0.5, 0.2, "largest share of a clip's frames to leave out at its ends"),
 }
-PIXEL_PARTS = ("crop", "color", "hue")  # for which features would have to be computed anew at each look
+PIXEL_PARTS = ("crop", "color", "hue")  # these would need new features at each look
 SIDES = re.compile(r"(?<![^\W_])((left|right)(most|wards?|hand(ed)?|side)?|(anti|counter)?clockwise)(?![^\W_])")
 ORDER = re.compile(
     r"\b(then|before|after(wards?)?|first|second|last|next|finally|until|till|once|twice|times|again|"
@@ -38,23 +39,23 @@ ORDER = re.compile(
 
 @dataclass(frozen=True)
 class ClipAugmentation:
-    """Augments one clip, as a data set of [`datasets`] yields it. Each strength is 0 to leave that part out.
+    """Augments a clip from [`ClipDataset`]. A strength of 0 leaves that part out.
 
     Args:
-        crop: A rectangle of the frame's aspect, of at least `1 - crop` of its area, is scaled to the whole frame.
-        flip: Share of the clips that are mirrored, where no caption names a side (see `can_mirror`).
-        color: Brightness, contrast and saturation are multiplied by factors of `1 - color` to `1 + color`. Mild,
-            since captions name colors: at 0.05 every color of the demo data and every skin tone of emoji stays
-            nearest to its own; at 0.1, 4 % of draws bring a skin tone nearest to its neighbour, at 0.2, 22 %.
-        hue: Hues are turned by up to this share of a full turn, which soon makes names of colors untrue.
-        speed: Times are divided by a factor of `1 / (1 + speed)` to `1 + speed`, log-uniform.
-        cut: Up to this share of the real frames is left out at the ends, times start anew; never where a caption
-            tells of order, starts, ends or counts. Off by default, for clips of one lasting action: no word tells
-            whether what a caption names happens at an end.
-        num_frames: Frames to draw, one at random of each of as many stretches of the clip, ahead of all else; the
-            data then keep more of each clip, and every look at it shows others. `None` takes all that are kept.
-        direction_words: Further words or parts of words that forbid mirroring wherever they stand in a caption, such
-            as `("links", "rechts")`, or `("says", "clock")` for what reads differently in a mirror.
+        crop: Largest share of the area to cut off, before the rest, of the same aspect, is scaled to the whole frame.
+        flip: Share of the clips to mirror, where no caption names a side (see `can_mirror`).
+        color: Largest relative change of brightness, contrast and saturation. Mild, since captions name colors: at
+            0.05 every color of the demo data and every skin tone of emoji stays nearest to its own; at 0.1, 4 % of
+            draws bring a skin tone nearest to its neighbour, at 0.2, 22 %.
+        hue: Largest turn of the hue, as a share of a full turn, which soon makes names of colors untrue.
+        speed: Times are divided by a factor from `1 / (1 + speed)` to `1 + speed`, log-uniform.
+        cut: Largest share of the real frames to leave out at the ends, after which times start anew; never where a
+            caption mentions order, starts, ends or counts. Off by default, for clips of one lasting action: no word
+            tells whether an action happens at an end.
+        num_frames: Frames to draw first, a random one from each of as many segments of the clip; the data then keep
+            more of each clip, and every look shows other frames. `None` takes all that are kept.
+        direction_words: Further words or parts of words that forbid mirroring wherever they occur in a caption, such
+            as `("links", "rechts")`, or `("says", "clock")` for things that read differently in a mirror.
 
     Raises:
         ValueError: For a strength out of its range, or direction words that are not a list of words.
@@ -73,48 +74,48 @@ class ClipAugmentation:
         for name, (limit, _, meaning) in PARTS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limit:
-                raise ValueError(f"{name}={value!r}: pass 0 (off) to {limit:g}, {meaning}")
+                raise ValueError(f"{name}={value!r}: pass 0 (off) to {limit:g}, the {meaning}")
         if isinstance(self.direction_words, str) or not all(word.strip() for word in self.direction_words):
             raise ValueError(f"direction_words={self.direction_words!r}: pass a list of words, none of them empty")
 
     @classmethod
-    def from_parts(cls, parts: str | None, **options: Any) -> "ClipAugmentation":
-        """Builds it of the parts named in, say, `"crop,flip=0.3,speed"`; a bare name takes its strength in `PARTS`,
-        and `None` or `"none"` leaves all of them out. `options` are those that are no parts."""
+    def from_parts(cls, parts: str | None, *, direction_words: Sequence[str] = ()) -> "ClipAugmentation":
+        """Builds an augmentation from parts such as `"crop,flip=0.3,speed"`; a bare name has its default strength, and
+        `None` and `"none"` leave out all."""
         strengths: dict[str, Any] = dict.fromkeys(PARTS, 0.0)
         for part in parts.split(",") if parts not in (None, "none") else ():
             match = re.fullmatch(r"\s*(\w+)(?:=(\d*\.?\d+))?\s*", part)
             if match is None or match[1] not in PARTS:
                 raise ValueError(
-                    f"augmentation {part!r}: choose from {', '.join(PARTS)}, as in 'crop,flip=0.3', or none"
+                    f"augmentation {part!r}: choose from {', '.join(PARTS)}, as in 'crop,flip=0.3', or pass none"
                 )
             strengths[match[1]] = float(match[2] or PARTS[match[1]][1])
-        return cls(**strengths, **options)
+        return cls(**strengths, direction_words=direction_words)
 
     def check_features(self) -> None:
-        """Raises a ValueError if a part needs pixels, which clips kept as features no longer have."""
+        """Raises a ValueError if a part needs pixels, which clips kept as features lack."""
         parts = [name for name in PIXEL_PARTS if getattr(self, name)]
         if parts:
             raise ValueError(
-                f"{', '.join(parts)}: these augment pixels, but the clips are kept as features of a frozen backbone. "
-                "What remains possible with features: flip, speed, cut, --frame_dropout, --word_dropout. To augment "
-                "pixels, train the backbone (--backbone cnn) or keep no features (--streaming)"
+                f"{', '.join(parts)}: these augment pixels, but the clips are kept as features of a frozen backbone; "
+                "use flip, speed, cut, frame_dropout=SHARE or word_dropout=SHARE, or, to augment pixels, train the "
+                "backbone (backbone=cnn) or keep no features (streaming=True)"
             )
 
     def can_mirror(self, captions: Sequence[str]) -> bool:
-        """Whether no caption names a side or a sense of rotation, or holds one of `direction_words`."""
+        """Whether no caption names a side or a sense of rotation, or contains one of `direction_words`."""
         texts = [_normalised(caption) for caption in captions]
         words = [_normalised(word.strip()) for word in self.direction_words]
         return not any(SIDES.search(text) or any(word in text for word in words) for text in texts)
 
     def draws_mirrored(self, generator: torch.Generator | None = None) -> bool:
-        """Whether a clip that may be is mirrored at this look."""
+        """Whether to mirror a clip at this look."""
         return _uniform(0, 1, generator) < self.flip
 
     def __call__(self, clip: dict[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
-        """Returns the clip with new `pixel_values_videos` `(T, 3, H, W)`, uint8 (or `video_features` `(T, N, D)`, of
-        which frames and times alone are drawn: [`ClipDataset`] keeps those of mirrored frames), `video_mask` and
-        `video_times` `(T,)`; the rest is handed on as it is. Draws from `generator`, by default from torch's own."""
+        """Returns the clip with new uint8 `pixel_values_videos` `(T, 3, H, W)`, `video_mask` and `video_times` `(T,)`,
+        and its other entries. Of `video_features` `(T, N, D)` only frames and times are drawn: [`ClipDataset`]
+        keeps those of mirrored frames. Draws from `generator`, by default from torch's own."""
         name = "video_features" if "video_features" in clip else "pixel_values_videos"
         parts = [part for part in PARTS if part != "flip" or name != "video_features"]
         if self.num_frames is None and not any(getattr(self, part) for part in parts):
@@ -122,19 +123,19 @@ class ClipAugmentation:
         if name == "video_features":
             self.check_features()
         elif clip[name].dtype != torch.uint8:
-            raise ValueError(f"{name} are {clip[name].dtype}: augment uint8 frames, ahead of rescaling")
+            raise ValueError(f"{name} are {clip[name].dtype}: augment uint8 frames, before rescaling")
         mask, captions = clip["video_mask"], clip["captions"]
         chosen, length = mask.nonzero().squeeze(1), len(mask)
         if self.num_frames is not None:
             length = self.num_frames
             chosen = chosen[segment_indices(len(chosen), length, torch.rand(length + 1, generator=generator).tolist())]
-        shift: torch.Tensor | float = 0.0  # of the times, which start anew behind a cut
+        shift: torch.Tensor | float = 0.0  # of the times, which start anew after a cut
         if self.cut and not any(ORDER.search(_normalised(caption)) for caption in captions):
             lost = _integer(int(self.cut * len(chosen)) + 1, generator)
             start = _integer(lost + 1, generator)
             shift = clip["video_times"][chosen[0]] - clip["video_times"][chosen[start]]
             chosen = chosen[start : start + len(chosen) - lost]
-        frames, times = clip[name][chosen], clip["video_times"][chosen] + shift  # one copy of what is left
+        frames, times = clip[name][chosen], clip["video_times"][chosen] + shift  # one copy of the rest
         if self.speed:
             times = times / (1 + self.speed) ** _uniform(-1, 1, generator)
         if self.crop:
@@ -173,8 +174,8 @@ def _crop(frames: torch.Tensor, share: float, generator: torch.Generator | None)
 
 
 def _recolor(frames: torch.Tensor, color: float, hue: float, generator: torch.Generator | None) -> torch.Tensor:
-    """One linear map of RGB for all frames `(T, 3, H, W)`. As torchvision's adjust_* but that contrast is about the
-    mean of the clip (about each frame's own, a still background would flicker) and hue turns about the grey axis."""
+    """One linear map of RGB for all frames `(T, 3, H, W)`: torchvision's adjust_*, except that contrast is about the
+    mean of the clip (each frame's own would make a still background flicker) and hue turns about the grey axis."""
     brightness, contrast, saturation = (_uniform(1 - color, 1 + color, generator) for _ in range(3))
     pixels, luma = frames.float(), torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
     axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)  # x -> grey axis x x

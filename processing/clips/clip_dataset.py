@@ -4,25 +4,26 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import pyarrow.compute
 import torch
 
-from ..cache.feature_cache import ClipCache, Filled
+from ..cache.feature_cache import ClipCache, FillResult
 from .augmentation import ClipAugmentation
 from .mixtures import Mixture
 from .rows import SOURCE_COLUMN
 from .sources import DatasetError
 
-logger = logging.getLogger("vidcap")
-MAX_KEPT_BYTES = 1 << 30  # of decoded clips that a data set holds in memory; the rest is read from the cache each time
-ROWS_AT_ONCE = 16  # that may have to be copied, with the bytes of their clips
+logger = logging.getLogger(__name__)
+MAX_KEPT_BYTES = 1 << 30  # decoded clips that a data set holds in memory; the others are read from the cache each time
+ROWS_AT_ONCE = 16  # rows that may have to be copied, with the bytes of their clips
 
 
 class _Videos(Sequence[dict[str, Any]]):
-    """The clips of rows, each read when it is asked for."""
+    """The clips of rows, each read at its use."""
 
     def __init__(self, rows: datasets.Dataset):
         self.rows = rows.select_columns(["video"])
@@ -34,16 +35,51 @@ class _Videos(Sequence[dict[str, Any]]):
         return self.rows[index]["video"]
 
 
+@dataclass(frozen=True)
+class _Processes:
+    """The processes that fill a cache together, a share of the clips each."""
+
+    rank: int
+    world_size: int
+    gather: Callable[[Any], list[Any]]
+
+    def fill(self, cache: ClipCache, clips: _Videos, description: str, indices: Sequence[int]) -> FillResult:
+        """Fills a cache; returns the outcome for the clips of all processes."""
+        filled = self._fill_share(cache, clips, description, indices[self.rank :: self.world_size])
+        if self.world_size == 1:
+            return filled
+        # Other processes may write to the disk of another machine.
+        missing = [index for index, digest in filled.digests.items() if not cache.holds(digest)]
+        again = self._fill_share(cache, clips, description, missing)
+        return FillResult(filled.digests, filled.broken | again.broken)
+
+    def _fill_share(self, cache: ClipCache, clips: _Videos, description: str, share: Sequence[int]) -> FillResult:
+        failure: Exception | None = None
+        filled = FillResult({}, {})
+        try:
+            filled = cache.fill(clips, description, share)
+        except Exception as error:  # raised below, once no other process waits for this one
+            failure = error
+        outcomes = self.gather((filled, failure and str(failure)))
+        if failure is not None:
+            raise failure
+        for number, (_, reason) in enumerate(outcomes):
+            if reason is not None:
+                raise DatasetError(f"{description}: process {number} failed: {reason}")
+        digests = {index: digest for part, _ in outcomes for index, digest in part.digests.items()}
+        return FillResult(digests, {index: reason for part, _ in outcomes for index, reason in part.broken.items()})
+
+
 class ClipDataset(torch.utils.data.Dataset):
     """Rows as tensors: `video_features` or `pixel_values_videos`, `video_mask`, `video_times`, without a batch axis.
 
-    Features cannot be mirrored: where the augmentation mirrors clips, those of mirrored frames are kept beside them.
+    Features cannot be mirrored: where the augmentation mirrors clips, features of mirrored frames are kept as well.
 
     Args:
         rows: From [`load_clips`].
-        cache: Where decoded clips are kept as uint8 frames or as a frozen backbone's features.
-        augmentation: For training: applied anew each time a clip is asked for; what is kept stays as it was.
-        mixture: Of rows from [`join_sources`]: what they are of.
+        cache: Keeps decoded clips as uint8 frames or as a frozen backbone's features.
+        augmentation: For training: applied anew at each look at a clip; the cached clip stays as it was.
+        mixture: The data sets of rows from [`join_sources`].
 
     Raises:
         ValueError: If `augmentation` needs pixels and the cache keeps features.
@@ -65,9 +101,9 @@ class ClipDataset(torch.utils.data.Dataset):
         self.mixture = mixture
         flips = augmentation is not None and augmentation.flip > 0 and cache.encode is not None
         self._mirrored = cache.mirrored() if flips else None
-        self._mirrorable: frozenset[int] = frozenset()  # what `prepare` found, and made mirrored features of
-        self._texts: Any = rows  # captions and file names
-        self._digests: dict[int, str] = {}  # of the clips that are known to be stored
+        self._mirrorable: frozenset[int] = frozenset()  # clips whose mirrored features `prepare` stored
+        self._texts = rows  # captions and file names
+        self._digests: dict[int, str] = {}  # of stored clips
         self._kept: dict[tuple[int, bool], dict[str, Any]] = {}
         self._kept_bytes = 0
 
@@ -75,9 +111,11 @@ class ClipDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def source_sizes(self) -> list[int]:
-        """How many clips are of each source of the mixture."""
-        counts = Counter(self.rows[SOURCE_COLUMN]) if self.mixture is not None else Counter()
-        return [counts[number] for number in range(len(self.mixture.names if self.mixture is not None else ()))]
+        """Number of clips from each source of the mixture."""
+        if self.mixture is None:
+            return []
+        counts = Counter(self.rows[SOURCE_COLUMN])
+        return [counts[number] for number in range(len(self.mixture.names))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if self.augmentation is None:
@@ -99,39 +137,6 @@ class ClipDataset(torch.utils.data.Dataset):
             self._kept_bytes += size
         return self._kept[index, mirrored]
 
-    def _can_mirror(self, index: int, path: str | None) -> bool:
-        """Whether features of the mirrored clip are there, or can be made."""
-        assert self._mirrored is not None
-        return path is None or os.path.exists(path) or self._mirrored.holds(self._digests[index])
-
-    def _paths(self) -> list[str | None]:
-        """The files of the clips; `None` where a row holds the bytes, which are not read for that."""
-        paths: list[str | None] = []
-        for batch in self.rows.select_columns(["video"]).with_format("arrow").iter(ROWS_AT_ONCE):
-            inside = pyarrow.compute.struct_field(batch["video"], "bytes").is_valid().to_pylist()
-            named = pyarrow.compute.struct_field(batch["video"], "path").to_pylist()
-            paths += [None if bytes_there else path for bytes_there, path in zip(inside, named, strict=True)]
-        return paths
-
-    def _fill(
-        self, cache: ClipCache, description: str, share: Sequence[int], gather: Callable[[Any], list[Any]]
-    ) -> Filled:
-        """Fills a cache with a share of the clips; returns what became of all shares."""
-        failure: Exception | None = None
-        filled = Filled({}, {})
-        try:
-            filled = cache.fill(_Videos(self.rows), description, share)
-        except Exception as error:  # raised below, once no other process waits for this one
-            failure = error
-        every = gather((filled, failure and str(failure)))
-        if failure is not None:
-            raise failure
-        for number, (_, reason) in enumerate(every):
-            if reason is not None:
-                raise DatasetError(f"{description}: process {number} failed: {reason}")
-        digests = {index: digest for (part, _) in every for index, digest in part.digests.items()}
-        return Filled(digests, {index: reason for (part, _) in every for index, reason in part.broken.items()})
-
     def prepare(
         self,
         description: str,
@@ -139,61 +144,79 @@ class ClipDataset(torch.utils.data.Dataset):
         on_broken: Callable[[str, str], None] | None = None,
         rank: int = 0,
         world_size: int = 1,
-        gather: Callable[[Any], list[Any]] = lambda said: [said],
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> "ClipDataset":
-        """Decodes every clip that the cache lacks, and collects those that cannot be decoded.
+        """Decodes every clip that the cache lacks, and leaves out broken ones.
 
         Args:
-            description: What is shown beside the progress.
-            on_broken: Called with file name and reason of each broken clip, which is then left out of the returned
-                data set. Without it broken clips are an error that lists them all.
-            rank, world_size: Of several processes, which all have to prepare these clips and decode a share of them
-                each. All learn of all broken clips.
-            gather: Returns what each of these says, such as `from_each_rank` of `vidcap.ranks`.
+            description: Shown beside the progress.
+            on_broken: Called with file name and reason of each broken clip; by default broken clips are an error that
+                lists them all.
+            rank, world_size: This process, and the number of those that all prepare these clips, a share each. All
+                learn of all broken clips.
+            gather: Returns the values of all processes, such as `from_each_rank` of `vidcap.ranks`.
 
         Raises:
-            DatasetError: For broken clips, if none is readable, or if another process failed.
+            DatasetError: For broken clips, if no clip can be read, or if another process failed.
         """
+        processes = _Processes(rank, world_size, gather)
         paths, captions = self._paths(), list(self.rows["captions"])
         if known := self.cache.recognise(paths, captions):
-            logger.warning(f"{description}: {known} files are not there; their clips are taken from the cache")
-
-        def fill(cache: ClipCache, description: str, indices: Sequence[int]) -> Filled:
-            filled = self._fill(cache, description, indices[rank::world_size], gather)
-            if world_size == 1:
-                return filled
-            # Others may write to the disk of another machine.
-            missing = [index for index, digest in filled.digests.items() if not cache.holds(digest)]
-            again = self._fill(cache, description, missing, gather)
-            return Filled(filled.digests, filled.broken | again.broken)
-
-        self._digests, broken = fill(self.cache, description, range(len(self)))
-        if self.augmentation is not None and self._mirrored is not None:
-            wanted = [index for index in self._digests if self.augmentation.can_mirror(captions[index])]
-            # On every machine, so that all share them out alike.
-            each = gather([index for index in wanted if self._can_mirror(index, paths[index])])
-            there = sorted(set(each[0]).intersection(*each))
-            if len(there) < len(wanted):
-                logger.warning(
-                    f"{description}: {len(wanted) - len(there)} are not mirrored, as their files are not there"
-                )
-            broken |= fill(self._mirrored, f"{description}, mirrored", there).broken
-            self._mirrorable = frozenset(there)
+            logger.warning(f"{description}: {known} files are missing; taking their clips from the cache")
+        self._digests, broken = processes.fill(self.cache, _Videos(self.rows), description, range(len(self)))
+        broken |= self._prepare_mirrored(processes, description, paths, captions)
         self._texts = self.rows.select_columns(["captions", "file_name"])
         self.cache.remember(paths, captions)
         if not broken:
             return self
-        reasons = [(self.rows[index]["file_name"], reason) for index, reason in sorted(broken.items())]
+        self._report(broken, on_broken)
+        return self._without(broken)
+
+    def _paths(self) -> list[str | None]:
+        """The files of the clips; `None` where a row holds the bytes, which are not read for this."""
+        paths: list[str | None] = []
+        for batch in self.rows.select_columns(["video"]).with_format("arrow").iter(ROWS_AT_ONCE):
+            inside = pyarrow.compute.struct_field(batch["video"], "bytes").is_valid().to_pylist()
+            named = pyarrow.compute.struct_field(batch["video"], "path").to_pylist()
+            paths += [None if has_bytes else path for has_bytes, path in zip(inside, named, strict=True)]
+        return paths
+
+    def _prepare_mirrored(
+        self, processes: _Processes, description: str, paths: list[str | None], captions: list[list[str]]
+    ) -> dict[int, str]:
+        """Stores the features of mirrored clips, if the augmentation draws any; returns why clips are broken."""
+        mirrored = self._mirrored
+        if self.augmentation is None or mirrored is None:
+            return {}
+        eligible = [index for index in self._digests if self.augmentation.can_mirror(captions[index])]
+        possible = [
+            index
+            for index in eligible
+            if (path := paths[index]) is None or os.path.exists(path) or mirrored.holds(self._digests[index])
+        ]
+        # Possible on every machine, so that all share the clips out alike.
+        first, *others = processes.gather(possible)
+        common = sorted(set(first).intersection(*others))
+        if len(common) < len(eligible):
+            count = len(eligible) - len(common)
+            logger.warning(f"{description}: not mirroring {count} clips, because their files are missing")
+        self._mirrorable = frozenset(common)
+        return processes.fill(mirrored, _Videos(self.rows), f"{description}, mirrored", common).broken
+
+    def _report(self, broken: dict[int, str], on_broken: Callable[[str, str], None] | None) -> None:
         if on_broken is None:
-            listing = "\n".join(f"  {reason}" for _, reason in reasons)
+            listing = "\n".join(f"  {reason}" for _, reason in sorted(broken.items()))
             raise DatasetError(
-                f"{len(reasons)} of {len(self)} clips cannot be read; mend or remove them, or pass "
-                f"--skip_broken_clips:\n{listing}"
+                f"{len(broken)} of {len(self)} clips cannot be read; repair or remove them, or pass "
+                f"skip_broken_clips=True:\n{listing}"
             )
-        for file_name, reason in reasons:
-            on_broken(file_name, reason)
+        for index, reason in sorted(broken.items()):
+            on_broken(self.rows[index]["file_name"], reason)
         if len(broken) == len(self):
             raise DatasetError(f"none of the {len(self)} clips can be read")
+
+    def _without(self, broken: dict[int, str]) -> "ClipDataset":
+        """The data set without broken clips."""
         readable = [index for index in range(len(self)) if index not in broken]
         clips = ClipDataset(
             self.rows.select(readable), self.cache, augmentation=self.augmentation, mixture=self.mixture
@@ -201,8 +224,8 @@ class ClipDataset(torch.utils.data.Dataset):
         clips._texts = self._texts.select(readable)
         clips._digests = {new: self._digests[old] for new, old in enumerate(readable) if old in self._digests}
         clips._mirrorable = frozenset(new for new, old in enumerate(readable) if old in self._mirrorable)
-        if self.mixture is not None:
-            for name, before, left in zip(self.mixture.names, self.source_sizes(), clips.source_sizes(), strict=True):
-                if before and not left:
-                    raise DatasetError(f"{name}: none of the {before} clips can be read; leave it out")
+        names = self.mixture.names if self.mixture is not None else ()
+        for name, before, left in zip(names, self.source_sizes(), clips.source_sizes(), strict=True):
+            if before and not left:
+                raise DatasetError(f"{name}: none of the {before} clips can be read; leave this data set out")
         return clips

@@ -1,33 +1,34 @@
-"""Clips of one batch -> what the model takes."""
+"""The clips of a batch -> the inputs of the model."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ..processing_vidcap import VideoCaptionProcessor
 from .epochs import draw_for_each
 from .near_misses import NearMisses
 
-IGNORED = -100  # the label that no loss counts
-MAX_KNOWN = 200_000  # captions whose tokens are kept; beyond, all are forgotten
+IGNORED = -100  # label that losses ignore
+MAX_KNOWN = 200_000  # captions whose tokens are kept; beyond that, all are dropped
 
 
 @dataclass
 class VideoCaptionCollator:
     """Stacks clips, draws one caption of each and makes its labels.
 
-    Clips with fewer frames than others are filled up with masked zeros. Frames are kept as uint8, and scaled and
-    normalised here: in the workers of a data loader, if it has any, which pass them on as float32.
+    Shorter clips are padded with masked zeros. uint8 frames are scaled and normalised here, in the workers of a data
+    loader if it has any, to float32.
 
     Args:
-        processor: Gives the tokenizer and the scale, mean and deviation of pixels.
+        processor: Holds the tokenizer and the scale, mean and deviation of pixels.
         max_length: Longest caption in tokens; a longer one loses its end, but never its EOS.
-        references: Hand over all captions of each clip too, as text under `references`.
-        draw: Draw one of a clip's captions at random (training); otherwise the first is taken.
+        references: Add all captions of each clip, as text under `references`.
+        draw: Draw one of a clip's captions at random (training); otherwise take the first.
         near_misses: Makes captions that nearly fit, see `NearMisses`.
     """
 
-    processor: Any
+    processor: VideoCaptionProcessor
     max_length: int = 64
     draw: bool = False
     references: bool = False
@@ -44,24 +45,24 @@ class VideoCaptionCollator:
         batch["labels"] = self.labels([caption for caption, _ in drawn])
         if self.near_misses is not None:
             texts = [text for _, near_misses in drawn for text in near_misses]
-            own = [self.processor.tokenizer(each)["input_ids"] for each in captions for _ in self.near_misses.kinds]
+            true = [self.processor.tokenizer(each)["input_ids"] for each in captions for _ in self.near_misses.kinds]
             ids = self.processor.tokenizer(texts)["input_ids"]
             negatives = self.labels(texts)  # (B * K, L)
-            negatives[[not text or ids[i] in own[i] for i, text in enumerate(texts)]] = IGNORED
+            negatives[[not text or ids[i] in true[i] for i, text in enumerate(texts)]] = IGNORED
             batch["near_misses"] = negatives.unflatten(0, (len(clips), -1))
         if self.references:
             batch["references"] = captions
         return batch
 
     def _draw(self, clip: dict[str, Any]) -> tuple[str, list[str]]:
-        """One of the clip's captions, and what nearly fits it."""
+        """One of the clip's captions, and its near misses."""
         captions = clip["captions"]
         index = int(torch.randint(len(captions), ())) if self.draw and len(captions) > 1 else 0
         return captions[index], self.near_misses(captions[index]) if self.near_misses is not None else []
 
     def labels(self, captions: list[str]) -> torch.Tensor:
-        """`(B, L)`, see above. Captions come again every epoch: beside a small model, tokenising them anew would take
-        a good part of a step."""
+        """`(B, L)`, see above. Tokens are kept, since captions recur every epoch and tokenising takes a good part of a
+        small model's step."""
         unknown = [*{caption for caption in captions if caption not in self._ids}]
         if unknown:
             if len(self._ids) > MAX_KNOWN:

@@ -1,10 +1,10 @@
-"""Which clips make up which batch of an epoch, on which rank, and the random numbers that each of them is drawn with.
+"""The clips of each batch of an epoch, on each rank, and the random numbers that each clip is drawn with.
 
-All of it is a function of the seed, the epoch and the clip. So a resumed run sees what an uninterrupted one would have
-seen, whichever worker or rank is asked for it, and each clip is seen once an epoch whatever their number.
+All of it is a function of the seed, the epoch and the clip. A resumed run therefore sees what an uninterrupted one
+would have seen, whichever worker loads it, and each clip is seen once per epoch, whatever the number of ranks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,17 +20,17 @@ class Draw(NamedTuple):
     """One look at a clip."""
 
     clip: int  # its number
-    seed: int  # of whatever is drawn for it: frames, augmentation, the caption
+    seed: int  # for all draws: frames, augmentation, the caption
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed that any of the numbers changes; torch's CPU generator takes no more than the last 32 bits of one."""
+    """A seed that any of the numbers changes; of 32 bits, since torch's CPU generator takes no more."""
     return int(numpy.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager
 def generator_kept() -> Iterator[None]:
-    """Afterwards torch's global CPU generator is as if nothing had been drawn, nor seeded, inside."""
+    """Restores the state of torch's global CPU generator afterwards."""
     state = torch.get_rng_state()
     try:
         yield
@@ -39,33 +39,33 @@ def generator_kept() -> Iterator[None]:
 
 
 def seed_generator(seed: int) -> None:
-    """`torch.manual_seed` for the global CPU generator alone, which is all that clips are drawn with."""
+    """`torch.manual_seed` for the global CPU generator alone, which makes all draws for clips."""
     torch.default_generator.manual_seed(seed)
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """The batches of one rank: every epoch a new order of the clips, each of which is drawn once over all ranks.
+    """The batches of one rank: a new order of the clips in every epoch, each clip drawn once over all ranks.
 
-    What remains after the last full batch is shared out over the ranks; where it is less than a clip each, so are the
-    clips of the batch before. At a batch size of 1, where that does not do, some ranks take two clips in the last
-    step. Ranks therefore make equally many steps, and none sees a clip that another has seen.
+    The remainder after the last full batch is divided among the ranks, together with the batch before if it is less
+    than one clip each. At a batch size of 1, where that is not enough, some ranks take two clips in the last step.
+    Ranks therefore make equally many steps, and none sees a clip that another has seen.
 
     Args:
-        clips: Their number.
-        batch_size: Of one rank.
-        seed: Of the order.
-        rank, world_size: Which part to give.
+        clips: Number of clips.
+        batch_size: Batch size of one rank.
+        seed: Seed of the order.
+        rank, world_size: The part to give.
         drop_last: Leave the remainder out.
 
     Raises:
-        ValueError: If there is not a clip for each rank.
+        ValueError: If there are fewer clips than ranks.
     """
 
     def __init__(
         self, clips: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
     ):
         if clips < world_size:
-            raise ValueError(f"{clips} training clips cannot be shared out over {world_size} processes: start fewer")
+            raise ValueError(f"{clips} training clips are too few for {world_size} processes; start fewer processes")
         self.clips = clips
         self.batch_size = batch_size
         self.seed = seed
@@ -87,7 +87,7 @@ class EpochBatches(Sampler[list[Draw]]):
         return len(self.sizes)
 
     def draws(self) -> tuple[list[int], list[int]]:
-        """The clips of the epoch in their order, and a seed for each."""
+        """The clips of the epoch in order, and a seed for each."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         order = torch.randperm(self.clips, generator=generator)
         seeds = torch.randint(2**32, (self.clips,), generator=generator)
@@ -103,11 +103,11 @@ class EpochBatches(Sampler[list[Draw]]):
 
 
 class SeededClips(Dataset):
-    """A data set as [`EpochBatches`] asks for it: `clips[draw.clip]`, drawn with `draw.seed`, which goes on to the
-    collator under `seed`. A batch is taken at once, as keeping the generator's state costs more than many a clip."""
+    """A data set indexed by [`Draw`]: `clips[draw.clip]`, drawn with `draw.seed`, which the collator gets as `seed`.
+    A batch is drawn at once, since saving the generator's state takes longer than many a clip."""
 
-    def __init__(self, clips: Any):
-        self.clips = clips
+    def __init__(self, clips: Sized):
+        self.clips: Any = clips
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -125,7 +125,7 @@ class SeededClips(Dataset):
 
 
 def draw_for_each(clips: list[dict[str, Any]], draw: Callable[[dict[str, Any]], Drawn]) -> list[Drawn]:
-    """`draw(clip)` of each, with the random numbers of this look at the clip; with any, where clips carry no seeds."""
+    """`draw(clip)` for each clip, with the random numbers of its seed, if clips carry seeds."""
     if not all("seed" in clip for clip in clips):
         return [draw(clip) for clip in clips]
     drawn = []

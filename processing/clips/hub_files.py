@@ -1,8 +1,8 @@
-"""Files of data sets of the Hub: which of them a data set may name, and how they are fetched where they are needed.
+"""Files of Hub data sets: which files a data set may name, and how they are fetched.
 
-It may name its own and no others of this machine: anybody can write one, and what it names is drawn into reports that
-are shared. Paths are judged as they are written, after `.` and `..` are resolved, but without following symbolic
-links, which the Hub's cache is made of. A local folder may name whatever its owner likes.
+It may name its own files only: anybody can publish one, and reports that are shared show the files that it names.
+Paths are judged as written, after `.` and `..` are resolved, without following the symbolic links of which the Hub's
+cache is made. A local folder may name any file.
 """
 
 import os
@@ -19,12 +19,12 @@ from ..video_io_vidcap import VideoDecodeError
 from .sources import HUB, DatasetError
 
 
-def own_name(name: str, where: str) -> str:
-    """A file name as it is written in a data set of the Hub, resolved.
+def resolve_name(name: str, where: str) -> str:
+    """Resolves a file name from a Hub data set.
 
     Args:
         name: Relative to the folder of the split.
-        where: What errors call its place.
+        where: Its place, for errors.
 
     Raises:
         DatasetError: If it leads out of that folder.
@@ -37,11 +37,7 @@ def own_name(name: str, where: str) -> str:
 
 
 class OwnFiles:
-    """The files that `datasets` gives for a data set of the Hub: in the cache, or where they are on the Hub.
-
-    Args:
-        dataset: Its id.
-    """
+    """The files that `datasets` gives for a Hub data set of this id, in the cache or on the Hub."""
 
     def __init__(self, dataset: str):
         cached = os.path.join(constants.HF_HUB_CACHE, repo_folder_name(repo_id=dataset, repo_type="dataset"))
@@ -52,11 +48,7 @@ class OwnFiles:
         self.on_hub = re.compile(rf"datasets/{re.escape(dataset)}(@[^/]+)?/.+")
 
     def check(self, path: str, where: str) -> str:
-        """The path, resolved, if it is one of these.
-
-        Raises:
-            DatasetError: If it is another.
-        """
+        """The resolved path; a [`DatasetError`] if it is not one of these files."""
         if path.startswith(HUB):
             resolved = posixpath.normpath(path.removeprefix(HUB))
             if self.on_hub.fullmatch(resolved):
@@ -68,8 +60,8 @@ class OwnFiles:
         raise _foreign(path, where)
 
 
-def fetched(clip: dict[str, Any]) -> dict[str, Any]:
-    """A clip with its bytes, where it is a file on the Hub; any other as it is.
+def fetch_clip(clip: dict[str, Any]) -> dict[str, Any]:
+    """Fetches the bytes of a clip on the Hub; returns others unchanged.
 
     Raises:
         VideoDecodeError: If there is no such file.
@@ -85,6 +77,6 @@ def fetched(clip: dict[str, Any]) -> dict[str, Any]:
 
 def _foreign(path: str, where: str) -> DatasetError:
     return DatasetError(
-        f"{where}: {path!r:.200} is no file of this data set, and one of the Hub may name its own files only; if you "
-        "trust it, download it and give its folder"
+        f"{where}: {path!r:.200} is not a file of this data set, and a Hub data set may name only its own; if you "
+        "trust it, download it and pass the folder"
     )

@@ -1,9 +1,9 @@
-"""Hard negatives of the contrastive loss: captions that nearly fit a clip, with one word exchanged, or what happens in
-another order. The batch's other captions differ in everything.
+"""Hard negatives of the contrastive loss: captions that nearly fit, with one word or the order of events exchanged.
 
-What it promises: a near miss reads like a caption of the training set, and words that captions of one clip exchange
-for one another ("a man", "a guy") are not exchanged. What it gives up: to know that it is untrue; else only those that
-the tokenizer takes for one of the clip's own captions are left out, by the collator.
+Guarantees: a near miss reads like a caption of the training set; words that captions of one clip use for one another
+("a man", "a guy") are not exchanged.
+
+Limitations: a near miss may be true; the collator leaves out only those that tokenise like a caption of the clip.
 """
 
 import re
@@ -15,28 +15,28 @@ import torch
 
 Item = TypeVar("Item")
 KINDS = ("word", "order")
-# Words between things that happen one after the other.
+# Words between consecutive events.
 CONNECTIVE = re.compile(r"(,? (?:and )?(?:then|before|after) )")
 
 
 class NearMisses:
-    """Makes hard negatives by what it has seen in captions.
+    """Makes hard negatives from the captions of the training set.
 
-    `word`: a word is exchanged for another that was seen between the same neighbours, but never there in another
-    caption of the same clip. `order`: two neighbouring parts of a sentence joined by then, before or after change
-    places, if both were seen behind such a word.
+    `word`: exchanges a word for another that was seen between the same neighbours, but never there in another caption
+    of the same clip. `order`: exchanges two neighbouring parts of a sentence joined by then, before or after, if both
+    were seen behind such a word.
 
     Args:
-        captions: Of each clip of the training set.
-        kinds: Some of `word` and `order`; each gives one near miss a caption, drawn by torch's global generator.
+        captions: Captions of each clip.
+        kinds: Any of `word` and `order`; each gives one near miss per caption, drawn by torch's global generator.
 
     Raises:
-        ValueError: For another kind, none or a repeated one, or if no caption has a near miss of a kind.
+        ValueError: For an unknown or repeated kind or none, or if no caption has a near miss of a kind.
     """
 
     def __init__(self, captions: Iterable[Sequence[str]], kinds: Sequence[str]):
         if not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
-            raise ValueError(f"near misses {','.join(kinds)!r}: name some of {', '.join(KINDS)}, each once")
+            raise ValueError(f"near_misses={','.join(kinds)}: name one or more of {', '.join(KINDS)}, each once")
         captions = list(captions)
         self.kinds = tuple(kinds)
         self.between: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -55,14 +55,14 @@ class NearMisses:
                     self.synonyms[word] |= exchanged
         for kind in kinds:
             if not any(self.make(kind, caption) for of_clip in captions for caption in of_clip):
-                raise ValueError(f"near misses: no caption has one of kind {kind!r}; leave this kind out")
+                raise ValueError(f"near_misses={kind}: no caption has a near miss of this kind; leave it out")
 
     def __call__(self, caption: str) -> list[str]:
         """One near miss of each kind; empty where there is none."""
         return [self.make(kind, caption) for kind in self.kinds]
 
     def make(self, kind: str, caption: str) -> str:
-        """A near miss, or an empty string."""
+        """A near miss, empty if there is none."""
         return self._exchange_word(caption) if kind == "word" else self._exchange_parts(caption)
 
     def _exchange_word(self, caption: str) -> str:
@@ -80,7 +80,7 @@ class NearMisses:
 
     def _exchange_parts(self, caption: str) -> str:
         pieces = CONNECTIVE.split(caption)  # part, connective, part ...
-        # The first part begins with who acts: what remains is its longest end that was seen as a part elsewhere.
+        # The first part begins with the actor; the rest is its longest end that was seen as a part elsewhere.
         words = pieces[0].split()
         ends = (n for n in range(len(words)) if " ".join(words[n:]) in self.parts)
         if len(pieces) < 3 or (start := next(ends, None)) is None:

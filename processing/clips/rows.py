@@ -1,13 +1,12 @@
 """A folder or Hub data set of captioned clips -> rows of one form.
 
-A row is `{"video": {"path", "bytes"}, "file_name", "captions": [...], "caption_reversed"?, "kind"?}`.
-A local folder holds `train/metadata.jsonl`, `test/metadata.jsonl` and perhaps `validation/metadata.jsonl`, each line
-with `file_name` and `caption`, or a list under `captions` or `references` (the `videofolder` form of `datasets`). Its
-lines are read here, since their mistakes are to be named by file and line. Other forms are those of `sources.py`.
+A row is `{"video": {"path", "bytes"}, "file_name", "captions": [...], "caption_reversed"?, "kind"?}`. A local folder
+holds `train/metadata.jsonl`, `test/metadata.jsonl` and perhaps `validation/metadata.jsonl`, each line with `file_name`
+and `caption`, or a list under `captions` or `references` (the `videofolder` form of `datasets`). Its lines are read
+here, so that errors name file and line. `sources.py` reads the other forms.
 """
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,25 +15,25 @@ from typing import Any
 import datasets
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-from .hub_files import OwnFiles, own_name
+from .hub_files import OwnFiles, resolve_name
 from .sources import (
     BUILDERS,
     GUESSED,
     HUB,
     Columns,
     DatasetError,
+    Rows,
     caption_columns,
     caption_row,
     find_files,
+    first_line,
     load_files,
-    one_line,
     split_of_file,
     to_captions,
     to_common_form,
 )
 
-logger = logging.getLogger("vidcap")
-SOURCE_COLUMN = "source"  # of rows of several data sets: the number of each row's own
+SOURCE_COLUMN = "source"  # number of the data set of a row, in rows of several
 COMMON_FORM = datasets.Features(
     {
         "video": {"path": datasets.Value("string"), "bytes": datasets.Value("binary")},
@@ -54,16 +53,16 @@ def load_clips(
     streaming: bool = False,
     columns: Columns = GUESSED,
     captions_only: bool = False,
-) -> datasets.Dataset | datasets.IterableDataset:
+) -> Rows:
     """Loads one split as rows of the form above.
 
     Args:
-        dataset: A local folder, one of the files of `sources.py`, or a Hub id; only an id touches the network.
-        split: Its name, `train`, `validation` or `test`.
-        streaming: Return an `IterableDataset`. Its clips may be files on the Hub, see [`fetched`].
-        columns: Names of columns that are not to be guessed; the folder form has fixed ones, beside those to keep.
-        captions_only: Of a stream: rows with nothing but `captions`, in the same order also after the same shuffle.
-            No clip is fetched or, in Parquet, read; tars are passed over.
+        dataset: A local folder, a file that `sources.py` reads, or a Hub id; only an id touches the network.
+        split: `train`, `validation` or `test`.
+        streaming: Return an `IterableDataset`, whose clips may be files on the Hub, see [`fetch_clip`].
+        columns: The columns to use; in the folder form they are fixed, except for those to keep.
+        captions_only: Return a stream of rows with `captions` alone, in the same order, also after the same shuffle.
+            No clip is fetched or, from Parquet, read.
 
     Raises:
         DatasetError: If the folder, the split, a metadata line or a caption is missing or broken.
@@ -73,7 +72,7 @@ def load_clips(
     return _open(dataset, split, streaming=streaming, columns=columns)
 
 
-def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns, captions_only: bool = False) -> Any:
+def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns, captions_only: bool = False) -> Rows:
     folder = Path(dataset)
     if folder.is_dir():
         if not (folder / split / "metadata.jsonl").is_file() and (files := find_files(folder, split)):
@@ -83,7 +82,7 @@ def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns,
     if files := find_files(folder, split):
         return load_files(files, streaming=streaming, columns=columns, captions_only=captions_only)
     if folder.is_file() and folder.suffix in BUILDERS:
-        raise DatasetError(f"{dataset}: of a file of this name the split is {split_of_file(folder)}, not {split}")
+        raise DatasetError(f"{dataset}: the name of this file makes it the split {split_of_file(folder)}, not {split}")
     if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
         raise DatasetError(
             f"{dataset}: no such folder; give a folder with {split}/metadata.jsonl, a file ({', '.join(BUILDERS)}), "
@@ -106,7 +105,7 @@ def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns,
 
 
 def has_split(dataset: str | Path, split: str) -> bool:
-    """Whether a data set has that split."""
+    """Whether a data set has a split."""
     folder = Path(dataset)
     if folder.is_dir():
         return (folder / split / "metadata.jsonl").is_file() or bool(find_files(folder, split))
@@ -124,23 +123,21 @@ def has_split(dataset: str | Path, split: str) -> bool:
 
 
 def _out_of_reach(dataset: str | Path, error: Exception) -> DatasetError:
-    """What is said of whatever the Hub's client or `datasets` raises, which each have errors of their own."""
-    return DatasetError(f"{dataset}: neither a local folder nor a Hub data set within reach ({one_line(error)})")
+    """The error in place of those of the Hub's client and of `datasets`, which have no common class."""
+    return DatasetError(f"{dataset}: neither a local folder nor a Hub data set in reach ({first_line(error)})")
 
 
 def _is_hub_folder(dataset: str, split: str) -> bool:
     return HfApi().file_exists(dataset, f"{split}/metadata.jsonl", repo_type="dataset")
 
 
-def _load_hub_folder(
-    dataset: str, split: str, *, streaming: bool, columns: Columns
-) -> datasets.Dataset | datasets.IterableDataset:
-    """A Hub repository in the folder form above; `datasets` itself would leave out its GIF and WebP files."""
+def _load_hub_folder(dataset: str, split: str, *, streaming: bool, columns: Columns) -> Rows:
+    """Loads a Hub repository in the folder form; `datasets` itself would leave out its GIF and WebP files."""
     if not streaming:
         folder = Path(snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*"))
         return datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others, hub=str(folder))))
     folder = Path(hf_hub_download(dataset, f"{split}/metadata.jsonl", repo_type="dataset")).parents[1]
-    hub = f"{HUB}datasets/{dataset}@{folder.name}"  # of the same commit as the metadata
+    hub = f"{HUB}datasets/{dataset}@{folder.name}"  # the commit of the metadata
     return datasets.Dataset.from_list(
         list(_read_metadata(folder, split, columns.others, hub=hub))
     ).to_iterable_dataset()
@@ -149,13 +146,13 @@ def _load_hub_folder(
 def _read_metadata(
     folder: Path, split: str, others: tuple[str, ...] = (), *, hub: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a split; `hub` is where a data set of the Hub has its files, and must have all that it names."""
+    """The rows of a split; `hub` is the path of a Hub data set, which may name files inside of it only."""
     path = folder / split / "metadata.jsonl"
     if not path.is_file():
-        found = sorted(str(each.relative_to(folder)) for each in folder.glob("*/metadata.jsonl"))
+        present = sorted(str(other.relative_to(folder)) for other in folder.glob("*/metadata.jsonl"))
         raise DatasetError(
-            f"{folder}: no {split}/metadata.jsonl (found: {', '.join(found) or 'none'}); each of its lines holds a "
-            f'"file_name" and a "caption"; {split}.csv, {split}.jsonl, {split}*.parquet and {split}*.tar would do, too'
+            f"{folder}: no {split}/metadata.jsonl (present: {', '.join(present) or 'none'}); add one whose lines hold "
+            f'a "file_name" and a "caption", or add {split}.csv, {split}.jsonl, {split}*.parquet or {split}*.tar'
         )
     count = 0
     with path.open(encoding="utf-8") as lines:
@@ -168,30 +165,29 @@ def _read_metadata(
             except json.JSONDecodeError as error:
                 raise DatasetError(f"{where}: not JSON ({error.msg})") from error
             if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
-                raise DatasetError(f'{where}: no "file_name"')
+                raise DatasetError(f'{where}: no "file_name"; each line names the file of a clip')
             row = caption_row(record, where, others=others)
             name = record["file_name"]
-            clip = str(path.parent / name) if hub is None else f"{hub}/{split}/{own_name(name, where)}"
+            clip = str(path.parent / name) if hub is None else f"{hub}/{split}/{resolve_name(name, where)}"
             row["video"] = {"path": clip, "bytes": None}
             count += 1
             yield row
     if not count:
-        raise DatasetError(f"{path}: no clips")
+        raise DatasetError(f"{path}: the file lists no clips")
 
 
 def split_off_validation(
     rows: datasets.Dataset, *, share: float = 0.05, seed: int = 0
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Takes a random `share` of the clips (at least one) off the training rows, for validation."""
+    """Moves a random `share` of the training rows, at least one, to validation."""
     if len(rows) < 2:
-        raise DatasetError(f"{len(rows)} training clip: at least 2 are needed, one of them for validation")
+        raise DatasetError(f"{len(rows)} training clip; at least 2 are needed, one of them for validation")
     parts = rows.train_test_split(test_size=max(1, round(share * len(rows))), seed=seed)
     return parts["train"], parts["test"]
 
 
 def join_sources(parts: Sequence[datasets.Dataset | None]) -> datasets.Dataset:
-    """Rows of several data sets, one behind the other, each with the number of its own under `source`; a part may be
-    missing."""
+    """Joins rows of several data sets, any of which may be missing, with the number of its own under `source`."""
     numbered = []
     for number, rows in enumerate(parts):
         if rows is not None:
@@ -199,6 +195,6 @@ def join_sources(parts: Sequence[datasets.Dataset | None]) -> datasets.Dataset:
                 {SOURCE_COLUMN: [number] * len(rows)},
                 features=datasets.Features({SOURCE_COLUMN: datasets.Value("int32")}),
             )
-            alike = rows.select_columns(list(COMMON_FORM)).cast(COMMON_FORM)
-            numbered.append(datasets.concatenate_datasets([alike, numbers], axis=1))
+            common = rows.select_columns(list(COMMON_FORM)).cast(COMMON_FORM)
+            numbered.append(datasets.concatenate_datasets([common, numbers], axis=1))
     return datasets.concatenate_datasets(numbered)

@@ -1,6 +1,6 @@
-"""Tokenizers of captions: one made of the captions themselves, or that of a pretrained text model.
+"""Tokenizers of captions: trained on the captions themselves, or from a pretrained text model.
 
-A small captioner is best served by whole words: short sequences, and a vocabulary that is exactly the data's own.
+Whole words suit a small captioner: sequences are short, and the vocabulary is that of the data.
 """
 
 from collections import Counter
@@ -18,24 +18,23 @@ WORD = r"\w+(?:[-'’]\w+)*|[^\w\s]"  # a word keeps its hyphens and apostrophes
 def train_tokenizer(
     captions: Iterable[str], further: Iterable[str] = (), *, vocab_size: int = 10_000, max_length: int = 64
 ) -> PreTrainedTokenizerFast:
-    """Makes a lower-casing word-level tokenizer out of the captions themselves.
+    """Trains a lower-casing word-level tokenizer.
 
     Args:
         captions: Training captions.
-        further: Other sentences, whose words follow behind those of the captions.
-        vocab_size: Upper bound of the vocabulary; the rarest words beyond it become the unknown token.
+        further: Other sentences, whose words follow those of the captions.
+        vocab_size: Largest vocabulary; rarer words become the unknown token.
         max_length: Longest caption in tokens, EOS included.
 
     Returns:
-        A tokenizer that ends each caption with EOS and has a pad token of its own.
+        A tokenizer that ends each caption with EOS and has a separate pad token.
 
     Raises:
         ValueError: If the vocabulary has no room for a word.
     """
     if vocab_size <= len(SPECIAL_TOKENS):
         raise ValueError(
-            f"a vocabulary of {vocab_size} has no room for words beside {', '.join(SPECIAL_TOKENS)}: raise "
-            "max_vocab_size"
+            f"max_vocab_size={vocab_size}: there is no room for words beside {', '.join(SPECIAL_TOKENS)}; raise it"
         )
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -64,33 +63,34 @@ def train_tokenizer(
 
 
 def load_tokenizer(source: str, *, max_length: int = 64) -> PreTrainedTokenizerFast:
-    """The tokenizer of a pretrained text model, made fit for captions.
+    """Loads the tokenizer of a pretrained text model and adapts it to captions.
 
-    Four different tokens are needed: to fill up, to begin, to end (a caption would never end if that were the one that
-    fills up), and to stand for unknown and dropped words. BERT's [CLS] and [SEP] begin and end; what is missing, or
-    doubles as the end, as in GPT-2, is added to the vocabulary. Whatever else the tokenizer puts around a text is left
-    out: a caption is its tokens and the end.
+    Captions need four different tokens: to pad, to begin, to end (a caption would never end if this were the one that
+    pads), and for unknown and dropped words. BERT's [CLS] and [SEP] begin and end; tokens that are missing, or double
+    as the end, as in GPT-2, are added to the vocabulary. A caption is its tokens and the end; anything else that the
+    tokenizer adds is left out.
 
     Args:
         source: Folder or Hub id.
         max_length: Longest caption in tokens, the end included.
 
     Raises:
-        ValueError: If it has no `tokenizer.json` that could be changed, or needs code of its own.
+        ValueError: If it has no `tokenizer.json`, or needs code of its own.
         OSError: If there is no such folder or Hub id.
     """
     original = load_pretrained(AutoTokenizer.from_pretrained, source)
     if not original.is_fast:
-        raise ValueError(f"{source}: a tokenizer in Python, which cannot be exported; take one with a tokenizer.json")
+        raise ValueError(f"{source}: a tokenizer in Python cannot be exported; choose a model with a tokenizer.json")
     eos = original.eos_token or original.sep_token
     special = {"eos_token": eos or "</s>"}
-    found = {"pad": original.pad_token, "bos": original.bos_token or original.cls_token, "unk": original.unk_token}
-    # What has two uses keeps that of the end, or else to begin or be unknown: these are read, and the filling is not.
-    for name, own in (("bos", "<s>"), ("unk", "<unk>"), ("pad", "<pad>")):
-        taken = {*special.values(), *(token for other, token in found.items() if other != name)}
-        token = found[name]
+    given = {"pad": original.pad_token, "bos": original.bos_token or original.cls_token, "unk": original.unk_token}
+    # A token with two uses keeps that of the end, otherwise of the beginning or of unknown words, before that of the
+    # padding, which is not read.
+    for name, default in (("bos", "<s>"), ("unk", "<unk>"), ("pad", "<pad>")):
+        taken = {*special.values(), *(token for other, token in given.items() if other != name)}
+        token = given[name]
         if token is None or token in special.values():
-            token = next(each for each in (own, f"<{name}>", f"<caption_{name}>") if each not in taken)
+            token = next(new for new in (default, f"<{name}>", f"<caption_{name}>") if new not in taken)
         special[f"{name}_token"] = token
     # Not a class such as BertTokenizer, which would put its own tokens around a caption again when it is loaded.
     tokenizer = PreTrainedTokenizerFast(

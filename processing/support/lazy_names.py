@@ -1,7 +1,4 @@
-"""Public names of a package that are imported when they are first asked for (PEP 562).
-
-A command that needs few of them, or only a sibling module, does not wait for the libraries behind the rest.
-"""
+"""Public names of a package, imported at their first use (PEP 562), so that nobody waits for the rest."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +13,7 @@ def lazy_names(
 
     Args:
         package: Its `__name__`.
-        homes: For each module, named relative to the package (`".card"`), the public names that it defines.
+        homes: The public names that each module, named relative to the package (`".card"`), defines.
     """
     home_of = {name: module for module, names in homes.items() for name in names}
 

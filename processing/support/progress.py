@@ -1,6 +1,6 @@
-"""How far long work has come: a bar on a terminal, elsewhere a plain line at least every ten seconds.
+"""Progress of long work: a bar on a terminal, otherwise a plain line at least every ten seconds.
 
-A log file gets neither carriage returns nor escapes, and no step of long work is silent in it, however slow.
+A log file gets neither carriage returns nor escapes, and no step of long work is silent in it.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import TypeVar
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
-FIRST_LINE = 4.0  # seconds; shorter work is over before anybody asks
+FIRST_LINE = 4.0  # seconds; shorter work is over before anybody wonders
 INTERVAL = 9.0  # seconds between two lines
 
 
@@ -21,13 +21,13 @@ class Progress:
     """Progress of one piece of work, as a context manager.
 
     Args:
-        description: What is being done, such as "captions".
-        total: How many items there are; it can be set once it is known.
-        unit: What the items are called, one of them.
+        description: Name of the work, such as "captions".
+        total: Number of items; it can be set once it is known.
+        unit: Name of one item.
         shown: `False` shows nothing.
 
     Attributes:
-        seconds_left: Until the end, for work that knows it better than its pace tells.
+        seconds_left: Time to the end, for work that knows it better than its throughput tells.
 
     Example:
 
@@ -55,7 +55,7 @@ class Progress:
             threading.Thread(target=self._write_lines, daemon=True).start()
 
     def start_at(self, count: int) -> None:
-        """Begins at a count that was reached before, and that says nothing about the pace."""
+        """Starts at a count reached by an earlier run, which does not count for the throughput."""
         self.count = self._before = count
         if self._bar is not None:
             self._bar.initial = self._bar.n = count
@@ -71,7 +71,7 @@ class Progress:
             self._bar.total = total
 
     def update(self, count: int = 1, **notes: object) -> None:
-        """Counts items that are done; `notes`, such as a loss, are shown beside them until others replace them."""
+        """Counts finished items; `notes`, such as a loss, are shown beside them until others replace them."""
         self.count += count
         self._notes |= notes
         if self._bar is not None:
@@ -80,11 +80,11 @@ class Progress:
             self._bar.update(count)
 
     def write(self, line: str) -> None:
-        """Writes a line to the standard error, above the bar if there is one."""
+        """Writes a line to standard error, above the bar if there is one."""
         tqdm.write(line, file=sys.stderr)
 
     def close(self) -> None:
-        """Ends the bar, or the lines: where there were some, a last one gives count and time."""
+        """Ends the bar, or the lines, with a last one that gives count and time."""
         if self._ended.is_set():
             return
         self._ended.set()
@@ -95,7 +95,7 @@ class Progress:
             self._print(f"{self.description}: {self.count:,} {plural(self.unit, self.count)} in {duration(seconds)}")
 
     def line(self) -> str:
-        """What is done, how far it is, how fast, and how long it will take."""
+        """Count, share, throughput and time left."""
         elapsed = max(time.monotonic() - self._began, 1e-9)
         rate = (self.count - self._before) / elapsed
         text = f"{self.description}: {self.count:,}"
@@ -130,7 +130,7 @@ class Progress:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None, *, unit: str = "clip") -> Iterator[T]:
-    """The items one by one; each counts as done when the next is asked for."""
+    """Yields the items; each counts as done when the next is requested."""
     with Progress(description, total, unit=unit) as progress:
         for item in items:
             yield item
@@ -138,19 +138,19 @@ def track(items: Iterable[T], description: str, total: int | None = None, *, uni
 
 
 def shows_bars() -> bool:
-    """Whether somebody looks on: on a terminal, or in a notebook."""
+    """Whether bars can be shown: on a terminal, or in a notebook."""
     return sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
 
 
 def plural(unit: str, count: int) -> str:
-    """A noun of one thing, such as "clip" or "batch", for `count` of them."""
+    """The singular noun `unit`, in the plural unless `count` is 1."""
     if count == 1:
         return unit
     return f"{unit}es" if unit.endswith(("s", "x", "ch", "sh")) else f"{unit}s"
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: "8 s", "3 min", "2 h 5 min"."""
+    """A time for people: "8 s", "3 min", "2 h 5 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

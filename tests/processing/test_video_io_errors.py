@@ -29,7 +29,7 @@ def clip(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, clip: Path) -> Iterator[SimpleNamespace]:
-    """Serves the folder on this machine and notes what is asked for; /broken ends early, /endless never."""
+    """Serves the folder on this machine and notes what is asked for; /broken ends early."""
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -38,13 +38,16 @@ def server(folder: Path, clip: Path) -> Iterator[SimpleNamespace]:
 
         def do_GET(self):
             asked.append(self.path)
-            if self.path not in ("/broken", "/endless"):
+            if self.path not in ("/broken", "/endless", "/away", "/empty"):
                 return super().do_GET()
-            self.send_response(200)
+            self.send_response(302 if self.path == "/away" else 200)
+            if self.path == "/away":
+                self.send_header("Location", f"file://{clip}")
             if self.path == "/broken":
                 self.send_header("Content-Length", "100000")
             self.end_headers()
-            self.wfile.write(clip.read_bytes())
+            if self.path not in ("/away", "/empty"):
+                self.wfile.write(clip.read_bytes())
 
         def log_message(self, *args):
             pass
@@ -113,7 +116,7 @@ def write_bad(kind: str, folder: Path, clip: Path):
         ("empty", "the file is empty"),
         ("text", "not a video"),
         ("no images", "no images"),
-        ("other scheme", "s3:// is not fetched"),
+        ("other scheme", "s3://"),
         ("other machine", "'elsewhere'"),
         ("cut mp4", r"truncated: \d+ of 40 frames can be read"),
         ("cut mp4 without header", "truncated: no frame can be read"),
@@ -128,7 +131,7 @@ def write_bad(kind: str, folder: Path, clip: Path):
         ("no frames", "no frames"),
         ("only sound", "not a video: there is only sound"),
         ("text file object", "binary mode"),
-        ("number", "not a kind of video"),
+        ("number", "not a known kind of video"),
         ("three axes", "4 axes"),
         ("no channels", "1, 3 or 4 channels"),
         ("either channels", "input_data_format"),
@@ -159,7 +162,7 @@ def test_limits(tmp_path, name):
         media.write_video(path, media.shades(COUNT))
     else:
         media.write_animation(path, media.shades(COUNT), 50)
-    with pytest.raises(VideoDecodeError, match="3072 pixels, the limit is 3071; raise max_frame_pixels"):
+    with pytest.raises(VideoDecodeError, match="3072 pixels.*raise max_frame_pixels"):
         decode_video(path, max_frame_pixels=3071)
     with pytest.raises(VideoDecodeError, match="more than 39 frames.*raise max_clip_frames"):
         decode_video(path, max_clip_frames=39)
@@ -171,6 +174,8 @@ def test_limits(tmp_path, name):
     [
         ("missing.mp4", {}, "the server answers 404"),
         ("broken", {}, r"the connection broke after \d+ of 100000 bytes"),
+        ("empty", {}, "the answer is empty"),
+        ("away", {}, r"redirects to file://.*not http\(s\)"),
         ("clip.mp4", {"max_download_bytes": 100}, "more than 100 bytes.*raise max_download_bytes"),
         ("endless", {"max_download_bytes": 100}, "more than 100 bytes.*raise max_download_bytes"),
     ],

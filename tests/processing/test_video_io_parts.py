@@ -33,14 +33,14 @@ def test_the_frames_are_those_of_one_thread(tmp_path: Path, ending: str, num_fra
 
 def test_each_thread_decodes_whole_parts_one_behind_the_other(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[list[int]] = []
-    read_fast = video_files._read_fast
+    decode_fast = video_files._decode_fast
 
-    def record(file, source, index, wanted, options, lock=None):
-        parts.append(wanted)
-        return read_fast(file, source, index, wanted, options, lock)
+    def record(file, source, index, stamps, options, lock=None):
+        parts.append(stamps)
+        return decode_fast(file, source, index, stamps, options, lock)
 
-    monkeypatch.setattr(video_files, "_read_fast", record)
-    monkeypatch.setattr(video_files, "_read_plainly", None)  # nothing needs it
+    monkeypatch.setattr(video_files, "_decode_fast", record)
+    monkeypatch.setattr(video_files, "_decode_plainly", None)  # nothing needs it
     decode_video(clip, num_frames=16, threads=3)
     assert len(parts) == 3 and sum(map(len, parts)) == 16
     keys = [{time // (6 * 512) for time in part} for part in sorted(parts)]  # 512 ticks a frame, 6 frames a key frame
@@ -58,7 +58,7 @@ def test_threads_do_not_move_the_file_under_one_another(clip: Path, monkeypatch:
             return position
 
     one = decode_video(clip, num_frames=16, threads=1)
-    monkeypatch.setattr(video_files, "_read_plainly", None)  # which would mend it
+    monkeypatch.setattr(video_files, "_decode_plainly", None)  # which would mend it
     several = decode_video(Slow(clip.read_bytes()), num_frames=16, threads=4)
     assert torch.equal(several.frames, one.frames)
 
@@ -88,7 +88,7 @@ def test_threads_share_the_way_from_key_frame_to_wanted_frame(wanted, keys, coun
 
 
 def test_key_frames_are_taken_where_they_are_near(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_files, "_read_plainly", None)
+    monkeypatch.setattr(video_files, "_decode_plainly", None)
     every = decode_video(clip, num_frames=None)
     for threads in (1, 3):
         few = decode_video(clip, num_frames=4, snap_to_keyframes=True, threads=threads)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from processing import VideoDecodeError
-from processing.cache.feature_cache import Clip, ClipCache, Filled, in_threads
+from processing.cache.feature_cache import Clip, ClipCache, FillResult, in_threads
 
 
 class UncachedClips(ClipCache):
@@ -42,7 +42,7 @@ class UncachedClips(ClipCache):
         """
         return {name: value[0] for name, value in self.video_processor(clip, return_tensors="pt").items()}
 
-    def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> Filled:
+    def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> FillResult:
         """Reads every clip once, to find those that cannot be read; none is stored."""
         indices = range(len(clips)) if indices is None else indices
 
@@ -54,4 +54,4 @@ class UncachedClips(ClipCache):
             return None
 
         reasons = in_threads(try_reading, indices, description, self.workers)
-        return Filled({}, {i: reason for i, reason in zip(indices, reasons, strict=True) if reason is not None})
+        return FillResult({}, {i: reason for i, reason in zip(indices, reasons, strict=True) if reason is not None})

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from processing import VideoDecodeError
-from processing.clips.hub_files import fetched
+from processing.clips.hub_files import fetch_clip
 from processing.clips.mixtures import Mixture
 from processing.clips.rows import SOURCE_COLUMN, has_split, join_sources, load_clips, split_off_validation
 from processing.clips.sources import Columns, DatasetError
@@ -170,7 +170,7 @@ def _load_where_present(data: DataArguments, split: str, *, stream: bool | None 
 def _with_clip(row: dict[str, Any], missing: bool) -> dict[str, Any]:
     """A row of a stream to keep; where clips may be `missing`, such a one stays a name, and counts when it is read."""
     try:
-        return {**row, "video": fetched(row["video"])}
+        return {**row, "video": fetch_clip(row["video"])}
     except VideoDecodeError:
         if not missing:
             raise

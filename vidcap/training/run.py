@@ -19,6 +19,7 @@ from vidcap.evaluation import score_captions
 from vidcap.evaluation.report.examples import sample_clips
 from vidcap.evaluation.scores.bootstrap import scores_per_clip
 from vidcap.inference.clip_cache import open_clip_cache
+from vidcap.messages import as_options
 from vidcap.training.arguments.command_line import Arguments, parse
 from vidcap.training.arguments.data_arguments import DataArguments
 from vidcap.training.arguments.model_arguments import ModelArguments
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None, program: str = "train_hf.py") -> int:
     started = time.perf_counter()
     data, model_args, args, given = parse(sys.argv[1:] if argv is None else argv, program)
     logging.basicConfig(format="%(message)s")
-    for name in ("vidcap", "modeling_vidcap"):
+    for name in ("hub_card", "modeling_vidcap", "processing", "vidcap"):
         logging.getLogger(name).setLevel(logging.INFO)
     if not shows_bars():  # the libraries' own would fill a log file with carriage returns
         datasets.disable_progress_bars()
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None, program: str = "train_hf.py") -> int:
     except (ValueError, ImportError, OSError) as error:
         if os.environ.get("VIDCAP_DEBUG"):
             raise
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {as_options(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -131,7 +131,7 @@ def test_what_a_worker_would_have_to_compute_is_named(clips_of_features):
     content = path.read_bytes()
     for damage in (path.unlink, lambda: path.write_bytes(content[:100])):
         damage()
-        with pytest.raises(ValueError, match=f"{row['path']}: its features are not in {path.parent} any more"):
+        with pytest.raises(ValueError, match=f"{row['path']}: its features are gone from {path.parent}"):
             pickle.loads(pickle.dumps(clips_of_features))[2]
     assert path.read_bytes() != content
     clips_of_features[2]  # here it is made anew
@@ -175,4 +175,4 @@ def test_features_of_mirrored_clips_are_kept_beside_the_others(tmp_path, caplog)
     assert torch.equal(again[1]["video_features"], found)
     assert torch.equal(again[2]["video_features"], plain[2]["video_features"])
     assert torch.equal(again[3]["video_features"], mirrored[3]["video_features"])
-    assert "1 are not mirrored, as their files are not there" in caplog.text
+    assert "not mirroring 1 clips" in caplog.text

@@ -190,7 +190,7 @@ def test_what_is_not_fetched(server: ClipServer, tmp_path: Path) -> None:
     small = dataclasses.replace(FAST, max_bytes=100)
     results = fetch_all(urls, tmp_path / "fetched", small)
     failures = [results[url].failure for url in urls]
-    assert failures[:3] == ["larger than 100 bytes, the limit; raise --max_bytes", *["not an http(s) address"] * 2]
+    assert "100 bytes; raise --max_bytes" in failures[0] and failures[1:3] == ["not an http(s) address"] * 2
     assert "refused" in failures[3] and server.asked["/1.gif"] == 1
     assert [path.name for path in (tmp_path / "fetched").iterdir()] == ["gone.jsonl"]
 
@@ -205,8 +205,7 @@ def test_what_is_not_fetched(server: ClipServer, tmp_path: Path) -> None:
         "the server answers 429 Too Many Requests",
         "the server answers 500 Internal Server Error",
     ]
-    assert failures[3] == "the server sends on to ftp://127.0.0.1/x.gif, which is not http(s)"
-    assert failures[4] == "it cannot be fetched: timed out"
+    assert "ftp://127.0.0.1/x.gif, which is not http(s)" in failures[3] and "timed out" in failures[4]
     assert [server.asked[f"/{number}.gif"] for number in range(2, 7)] == [1, 2, 2, 1, 2]  # what may pass, once more
     assert not (tmp_path / "fetched" / "gone.jsonl").read_text()
     with pytest.raises(ValueError, match="rate=0: pass a number above 0"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from processing.frame_sampling_vidcap import uniform_indices
+from processing import uniform_indices
 from vidcap.demo import demo_data
 from vidcap.demo.demo_data import SPLITS, draw_specs, generate_demo_data, plan_splits
 from vidcap.demo.demo_drawing import COLOURS, HARD_INVERSE, INVERSE, SHAPES, ClipSpec, render_background, render_clip

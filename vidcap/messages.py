@@ -1,0 +1,25 @@
+"""Messages of the library, as a command prints them."""
+
+import re
+
+# Parameters that messages of `processing` and `modeling_vidcap` name, and that are options of the same name.
+OPTIONS = (
+    "backbone",
+    "caption_column",
+    "dataloader_num_workers",
+    "feature_cache",
+    "feature_cache_limit",
+    "frame_dropout",
+    "max_vocab_size",
+    "near_misses",
+    "skip_broken_clips",
+    "streaming",
+    "video_column",
+    "word_dropout",
+)
+_PARAMETER = re.compile(rf"(?<![\w./-])({'|'.join(OPTIONS)})=([\w.,-]*\w)")
+
+
+def as_options(message: str) -> str:
+    """Writes parameters as options: `skip_broken_clips=True` as `--skip_broken_clips`, `limit=GB` as `--limit GB`."""
+    return _PARAMETER.sub(lambda match: f"--{match[1]}" + f" {match[2]}" * (match[2] != "True"), message)
