@@ -1,7 +1,6 @@
 """Model -> Hub: a folder that loads anywhere, the proof that it does, its card, and the upload.
 
-Importing it has `push_to_hub` of model, processor and pipeline write a card and check what they upload, as soon as
-these classes are there.
+After its import, `push_to_hub` of model, processor and pipeline writes a card and checks the upload.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,4 @@
-"""What scores and controls are called, and what a control means: one table for cards, reports and verdicts.
-
-It stands here since `vidcap` may import this package, and not the other way round.
-"""
+"""Names of scores and controls, and the meaning of each control, for cards, reports and verdicts."""
 
 from typing import NamedTuple
 
@@ -20,7 +17,7 @@ SCORES = {
 
 
 class Control(NamedTuple):
-    """A control's name for people, and a sentence on what it means."""
+    """A control's name for people, and its meaning in one sentence."""
 
     label: str
     meaning: str
@@ -29,41 +26,40 @@ class Control(NamedTuple):
 CONTROLS = {
     "other_clip": Control(
         "another clip's frames",
-        "Captioned from the frames of a clip with another truth: what is left of the score is had without looking at "
-        "the clip.",
+        "Captioned from the frames of a clip with another truth: the score that remains needs no look at the clip.",
     ),
-    "black": Control("black frames", "Captioned from black frames: what is left is had without any picture."),
+    "black": Control("black frames", "Captioned from black frames: the score that remains needs no picture."),
     "noise": Control(
         "noise",
-        "Captioned from frames of random pixels: what is left is had from pictures that show nothing.",
+        "Captioned from frames of random pixels: the score that remains needs no picture of anything.",
     ),
     "one_frame": Control(
         "the middle frame alone",
-        "Captioned from the middle frame, standing still for the whole clip: what is lost takes more than one look.",
+        "Captioned from the middle frame, held for the whole clip: the loss is the part that one look misses.",
     ),
     "shuffled": Control(
         "shuffled frames",
-        "Captioned from the frames in random order: what is lost needs what moves how, and what comes first.",
+        "Captioned from the frames in random order: the loss is the part that needs motion and order.",
     ),
     "reversed": Control(
         "the clip played backwards",
-        "Captioned from the clip played backwards and scored by its ordinary references: what is lost needs the "
+        "Captioned from the clip played backwards, with its ordinary references: the loss is the part that needs the "
         "direction of time.",
     ),
     "first_half": Control(
-        "the first half alone", "Captioned from the first half of the clip: what is lost is seen later."
+        "the first half alone", "Captioned from the first half of the clip: the loss is the part that is seen later."
     ),
     "no_video": Control(
         "the decoder without the clip",
-        "Written by the decoder without the clip, a language model alone: what is left is habit of language.",
+        "Written by the decoder without the clip, a mere language model: the score that remains is habit of language.",
     ),
     "most_frequent": Control(
         "most frequent training caption",
-        "The commonest training caption, given to every clip: what every captioner must beat.",
+        "The most frequent training caption for every clip: the score that every captioner must beat.",
     ),
 }
 
 
 def control_label(name: str) -> str:
-    """A control's label; of one that is not known, its name."""
+    """A control's label, or the name of an unknown one."""
     return CONTROLS[name].label if name in CONTROLS else name

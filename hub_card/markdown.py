@@ -1,7 +1,7 @@
 """Values of unknown origin -> Markdown that shows them and does nothing else.
 
-Promises: whatever a text holds (HTML, Markdown, line breaks, control characters), it stays one line of text of its
-place: no tag, link, picture, table cell, heading or fence comes of it.
+Guarantees: whatever a text holds (HTML, Markdown, line breaks, control characters), it remains one line of text in its
+place and never becomes a tag, link, picture, table cell, heading or fence.
 """
 
 import re
@@ -10,20 +10,19 @@ from typing import Any
 
 from huggingface_hub.utils import yaml_dump
 
-LONGEST = 200  # characters of a text that are shown
-# Entities where a backslash would not do everywhere: in tables, and for renderers that know no `\<`.
+LONGEST = 200  # characters shown of a text
+# Entities where a backslash is not understood everywhere: in tables, and by renderers that lack `\<`.
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", '"': "&quot;"}
 _SIGNS = re.compile(r"([\\`*_\[\]~$]|^[#=+-](?!\d)|(?<=^\d)[.)](?!\d))")  # the last two begin headings and lists
 
 
-def one_line(value: Any, longest: int = LONGEST) -> str:
-    """A text without line breaks and what cannot be printed (control characters, marks that turn its direction), cut
-    where it is too long."""
+def one_line(value: object, longest: int = LONGEST) -> str:
+    """A text without line breaks and unprintable characters (such as marks that turn its direction), cut to length."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
-def text(value: Any, longest: int = LONGEST) -> str:
+def text(value: object, longest: int = LONGEST) -> str:
     """Running text."""
     escaped = _SIGNS.sub(r"\\\1", one_line(value, longest))
     for sign, entity in _ENTITIES.items():
@@ -31,7 +30,7 @@ def text(value: Any, longest: int = LONGEST) -> str:
     return escaped
 
 
-def code(value: Any) -> str:
+def code(value: object) -> str:
     """Text in a code span, for captions and words; not for tables, where a `|` would end the cell."""
     line = one_line(value)
     if not line:
@@ -53,11 +52,11 @@ def settings(values: Mapping[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; numbers are shown as they are, `None` as nothing."""
+    """A table; `None` becomes an empty cell."""
     lines = ["| " + " | ".join("" if cell is None else text(cell) for cell in row) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + "\n"
 
 
 def bullets(items: Sequence[str]) -> str:
-    """A list of lines that are escaped already."""
+    """A list of escaped lines."""
     return "".join(f"- {item or '(empty)'}\n" for item in items)

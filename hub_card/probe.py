@@ -1,7 +1,7 @@
-"""Loads an exported folder in every promised way and tells what came out.
+"""Loads an exported folder in every promised way and reports the results.
 
 Run by its path, `python -I probe.py FOLDER_OR_HUB_ID RESULT.json [PART ...]` does so in a process that cannot import
-this project, and so needs the code in the folder. It imports nothing of this project, to be able to.
+this project, and therefore needs the code in the folder. At run time this file imports nothing of the project.
 """
 
 import json
@@ -11,7 +11,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -21,8 +21,14 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     AutoVideoProcessor,
+    BaseVideoProcessor,
+    PreTrainedTokenizerBase,
     pipeline,
 )
+
+if TYPE_CHECKING:
+    from modeling_vidcap import VideoCaptionForConditionalGeneration
+    from processing import VideoCaptionProcessor
 
 TASK: Any = "video-captioning"  # transformers' types list its own tasks only
 PACKAGES = ("hub_card", "modeling_vidcap", "processing", "train_hf", "vidcap")
@@ -31,7 +37,7 @@ MAX_NEW_TOKENS = 20
 
 
 class NotInstalled(MetaPathFinder):
-    """Makes this project's packages look as if they were not installed, however they are."""
+    """Hides this project's packages, however they are installed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -49,14 +55,13 @@ def probe(
 
     Args:
         source (`str`): the exported folder, or a Hub id.
-        trust_remote_code (`bool`): run the code in the folder; without it, the package must have been imported.
-        parts (`Collection[str]`): `"model"` and `"processor"`, or one of these where there is no more.
+        trust_remote_code (`bool`): run the code in the folder; otherwise the package must have been imported.
+        parts (`Collection[str]`): `"model"`, `"processor"` or both.
         hub (`dict`, *optional*): further options of `from_pretrained`, such as `revision`.
 
     Returns:
-        `dict`: JSON values: what [`measure`] tells of what was loaded, the names of the loaded `classes`, and
-        `missing`, weights that the model has and the file has not or the other way round. With both parts, the
-        `captions` are those of the pipeline.
+        `dict`: JSON values: the results of [`measure`], the names of the loaded `classes`, and `missing`, weights that
+        only the model or only the file has. With both parts, the `captions` are those of the pipeline.
     """
     options: Any = {"trust_remote_code": trust_remote_code, **(hub or {})}
     loaded: list[Any] = []
@@ -76,24 +81,26 @@ def probe(
         alone = {"pixels": _pixels(video_processor), "tokens": _tokens(tokenizer)}
         together = {"pixels": _pixels(processor.video_processor), "tokens": _tokens(processor.tokenizer)}
         if alone != together:
-            raise RuntimeError("AutoVideoProcessor and AutoTokenizer give something else than AutoProcessor")
+            raise RuntimeError("AutoVideoProcessor and AutoTokenizer give other results than AutoProcessor")
     found |= measure(model, processor)
     if model is not None and processor is not None:
         captioner = pipeline(TASK, model=source, **options)
         loaded.append(captioner)
         captions = captioner(synthetic_clips(), max_new_tokens=MAX_NEW_TOKENS)
         found["captions"] = [outputs[0]["generated_text"] for outputs in captions]
-    return {**found, "classes": [type(each).__name__ for each in loaded]}
+    return {**found, "classes": [type(part).__name__ for part in loaded]}
 
 
-def measure(model: Any = None, processor: Any = None) -> dict[str, Any]:
+def measure(
+    model: "VideoCaptionForConditionalGeneration | None" = None, processor: "VideoCaptionProcessor | None" = None
+) -> dict[str, Any]:
     """
-    What a model and its processor, or one of these, make of two synthetic clips.
+    The results of a model and its processor, or one of these, for two synthetic clips.
 
     Returns:
-        `dict`: JSON values: first-word `logits` of the model, by the clips or, without a processor, by made-up
-        features; `captions`, with both; `pixels`, a few sums of what the processor makes of the clips, and `tokens`
-        of a sentence.
+        `dict`: JSON values: first-word `logits` of the model, for the clips or, without a processor, for made-up
+        features; with both, `captions`; from the processor `pixels`, a few sums over the clips, and `tokens` of a
+        sentence.
     """
     found: dict[str, Any] = {}
     if processor is not None:
@@ -103,7 +110,7 @@ def measure(model: Any = None, processor: Any = None) -> dict[str, Any]:
     config, training = model.config, model.training
     if processor is None:
         shape = (2, config.num_frames // config.frame_stride, config.feature_grid**2, config.cell_features)
-        # Not below 0: a histogram of colours is among them.
+        # Not negative, as they include a histogram of colours.
         features = torch.arange(torch.Size(shape).numel()).view(shape) % 17 / 16
         inputs = {"video_features": features.to(model.dtype)}
     else:
@@ -121,12 +128,12 @@ def measure(model: Any = None, processor: Any = None) -> dict[str, Any]:
     return found
 
 
-def _pixels(video_processor: Any) -> list[float]:
+def _pixels(video_processor: BaseVideoProcessor) -> list[float]:
     pixels = video_processor(synthetic_clips(), return_tensors="pt")["pixel_values_videos"].float()
     return [*pixels.mean(dim=(2, 3, 4)).flatten().tolist(), float(pixels.std())]
 
 
-def _tokens(tokenizer: Any) -> list[int]:
+def _tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return tokenizer("a red circle slides left, and then it grows")["input_ids"]
 
 
@@ -135,7 +142,7 @@ def synthetic_clips() -> list[torch.Tensor]:
 
 
 def synthetic_clip(speed: int, *, frames: int = 20, height: int = 48, width: int = 64) -> torch.Tensor:
-    """A colourful stripe that moves `speed` pixels a frame: uint8 `(T, H, W, 3)`."""
+    """A colourful stripe that moves `speed` pixels per frame: uint8 `(T, H, W, 3)`."""
     clip = torch.zeros(frames, height, width, 3, dtype=torch.uint8)
     for index in range(frames):
         left = speed * index % width

@@ -1,8 +1,8 @@
 """A folder -> one commit of a Hub repository.
 
-Promises: the main revision is the state before or the whole folder, wherever an upload breaks: large files are
-uploaded first and change nothing, then one commit names all. What was uploaded stays on the Hub, so that the same call
-again sends only what is missing. Failures that may pass are tried again a few times, others are one line.
+Guarantees: wherever an upload breaks, the main revision is either the old state or the whole folder: large files are
+uploaded first and change nothing, then one commit names all. Uploaded files stay on the Hub, so that the same call
+again sends only the rest. Temporary failures are tried again a few times; others are reported in one line.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import httpx2  # which huggingface_hub brings, and whose errors it lets through
+import httpx2  # errors of huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import filter_repo_objects
@@ -26,12 +26,13 @@ from modeling_vidcap import VideoCaptionConfig
 logger = logging.getLogger(__name__)
 
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt
-LONGEST_WAIT = 120.0  # a Hub that asks for more is not waited for
-PASSING = (408, 412, 425, 429, 500, 502, 503, 504)  # 412: somebody else committed in between
+LONGEST_WAIT = 120.0  # seconds; the push ends if the Hub asks for more
+TEMPORARY = (408, 412, 425, 429, 500, 502, 503, 504)  # 412: somebody else committed meanwhile
 TOKENS = "https://huggingface.co/settings/tokens"
-# What a repository may hold beforehand without being the home of something else.
+LOG_IN = "run `hf auth login` or set HF_TOKEN"
+# Files that a repository may hold before it holds a model.
 BYSTANDERS = (".gitattributes", ".gitignore", "README.md", "LICENSE*")
-# What loaders take by its name: left over from an earlier model, it would mix with the new one.
+# Files that loaders find by name: leftovers of an earlier model would mix with the new one.
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 LOADED = (
     *WEIGHTS,
@@ -48,7 +49,7 @@ LOADED = (
 
 
 class PushError(OSError):
-    """A folder that did not reach the Hub; the message is one line with the reason and what to do."""
+    """A folder that did not reach the Hub; the message is one line with the reason and the next step."""
 
 
 def upload_model(
@@ -66,34 +67,34 @@ def upload_model(
     """
     Uploads files of a folder as one commit.
 
-    A repository that holds an earlier video captioner gets the new one on top of its history: files of the old model
-    that loaders would take are removed by the same commit, everything else stays.
+    A repository with an earlier video captioner gets the new one on top of its history: the same commit removes files
+    of the old model that loaders would find; all others stay.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
         repo_id (`str`): `user/name`, created where needed.
-        patterns (`Sequence[str]`): which files, by their paths in the folder; checkpoints and hidden ones never.
-        private (`bool`, *optional*): visibility of a new repository; by default what the account's settings say.
-        token (`str`, *optional*): by default the one of `hf auth login` or `HF_TOKEN`.
-        commit (`Mapping`, *optional*): options of `HfApi.create_commit`: `revision` (a branch, made where needed),
+        patterns (`Sequence[str]`): paths of the files in the folder; checkpoints and hidden files are never uploaded.
+        private (`bool`, *optional*): visibility of a new repository; by default that of the account's settings.
+        token (`str`, *optional*): by default that of `hf auth login` or `HF_TOKEN`.
+        commit (`Mapping`, *optional*): options of `HfApi.create_commit`: `revision` (a branch, created where needed),
             `create_pr`, `commit_message`, `commit_description`.
-        force (`bool`, *optional*): put the model also into a repository that holds something else.
-        complete (`bool`, *optional*): the folder is a whole model. Of a part, only its weights replace others.
-        contents (`Mapping`, *optional*): what to upload in place of what a file of the folder holds, by its path.
+        force (`bool`, defaults to `False`): replace the content of a repository that holds something else.
+        complete (`bool`, defaults to `True`): the folder is a whole model; a part replaces weights only.
+        contents (`Mapping`, *optional*): by path, the content to upload in place of that of a file.
 
     Returns:
         `str`: the address of the repository.
 
     Raises:
-        `ValueError`: if the repository's name, or the metadata of the folder's card, is not a valid one.
+        `ValueError`: if the repository's name or the metadata of the folder's card is invalid.
         `PushError`: if there is no token or no connection, if the Hub refuses, or if the repository holds something
-            else or is public where a private one was asked for.
+            else, or is public although `private` was given.
     """
     if token is None and get_token() is None:
-        raise PushError(f"no token for the Hub: make one that may write ({TOKENS}), then `hf auth login` or HF_TOKEN")
+        raise PushError(f"no token for the Hub; create one that may write ({TOKENS}), then {LOG_IN}")
     api = HfApi(token=token)
     commit = {"commit_message": "Upload a video captioner", **(commit or {})}
-    # The same pull request asked for twice is two.
+    # A second attempt could open a second pull request.
     waits = () if commit.get("create_pr") else WAITS
     for attempt in itertools.count():
         try:
@@ -131,7 +132,7 @@ def _upload(
     info = api.model_info(url.repo_id, revision=revision)
     held = {sibling.rfilename for sibling in info.siblings or ()}
     if private and not info.private:
-        raise PushError(f"{repo_id} exists and is public: make it private in its settings, or push without private")
+        raise PushError(f"{repo_id} is public; make it private in its settings, or push without private=True")
     if not force:
         _check_content(api, url.repo_id, str(info.sha), held)
     files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
@@ -139,7 +140,7 @@ def _upload(
     names = list(filter_repo_objects(files, allow_patterns=list(patterns), ignore_patterns=ignored))
     replaced = LOADED if complete else WEIGHTS if CONFIG_NAME in names else ()
     leftover = sorted(name for name in held - set(names) if "/" not in name and _any(name, replaced))
-    # Not `upload_folder`: where hf_xet is installed, it splits what takes long into several commits.
+    # Not `upload_folder`: with hf_xet, it splits long uploads into several commits.
     api.create_commit(
         url.repo_id,
         operations=[
@@ -153,22 +154,22 @@ def _upload(
 
 
 def _check_content(api: HfApi, repo_id: str, revision: str, held: set[str]) -> None:
-    """Raises PushError if a repository is the home of something other than a video captioner."""
+    """Raises PushError if a repository holds something other than a video captioner."""
     foreign = sorted(name for name in held if not _any(name, BYSTANDERS))
     if not foreign:
         return
-    what = foreign[0]
+    content = foreign[0]
     if CONFIG_NAME in held:
         path = api.hf_hub_download(repo_id, CONFIG_NAME, revision=revision)
         try:
             config = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError:
             config = None
-        found = config.get("model_type") if isinstance(config, dict) else None
-        if found == VideoCaptionConfig.model_type:
+        model_type = config.get("model_type") if isinstance(config, dict) else None
+        if model_type == VideoCaptionConfig.model_type:
             return
-        what = f"a model of the type {found}"
-    raise PushError(f"{repo_id} holds something else ({what}): choose another name, or replace it by force (--force)")
+        content = f"a model of type {model_type}"
+    raise PushError(f"{repo_id} holds something else ({content}); choose another name, or replace it by force=True")
 
 
 def _any(name: str, patterns: Iterable[str]) -> bool:
@@ -185,12 +186,12 @@ def _cause(error: BaseException | None) -> Exception | None:
 
 
 def _wait(cause: Exception, planned: Sequence[float]) -> float | None:
-    """Seconds until the next attempt, `planned` or what the Hub asks for, or None if there is to be none."""
+    """Seconds to the next attempt, as `planned` or as the Hub asks; None for no further attempt."""
     if not planned or isinstance(cause, OfflineModeIsEnabled):
         return None
     if not isinstance(cause, HfHubHTTPError):
         return planned[0]
-    if cause.response.status_code not in PASSING:
+    if cause.response.status_code not in TEMPORARY:
         return None
     asked = cause.response.headers.get("Retry-After", "")
     wait = max(planned[0], float(asked) if asked.isdigit() else 0.0)
@@ -198,23 +199,23 @@ def _wait(cause: Exception, planned: Sequence[float]) -> float | None:
 
 
 def _reason(cause: Exception, repo_id: str, endpoint: str) -> str:
-    """What to tell the user, in one line."""
+    """The reason and the next step, in one line."""
     if isinstance(cause, OfflineModeIsEnabled):
         return f"{repo_id} was not pushed: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it and push again"
-    again = "the last revision is whole, and a push of the same folder sends only what is missing"
+    again = "the last revision is intact, and pushing the same folder again sends only the rest"
     if not isinstance(cause, HfHubHTTPError):
         reason = " ".join(str(cause).split()) or type(cause).__name__
         return f"{repo_id} was not pushed: no connection to {endpoint} ({reason}); {again}"
     status = cause.response.status_code
-    said = " ".join((cause.server_message or cause.response.reason_phrase).split()).rstrip(".")
-    refused = f"the Hub refused {repo_id}: {status}, {said}"
+    reason = " ".join((cause.server_message or cause.response.reason_phrase).split()).rstrip(".")
+    refused = f"the Hub refused {repo_id}: {status}, {reason}"
     if status == 401:
-        return f"{refused}; make a new token that may write ({TOKENS}), then `hf auth login` or HF_TOKEN"
+        return f"{refused}; create a new token that may write ({TOKENS}), then {LOG_IN}"
     if status == 403:
-        return f"{refused}; take a token with the role write, or a name in a namespace that is yours"
+        return f"{refused}; use a token with the role write, and a name in a namespace of yours"
     if status == 404:
-        return f"{refused}; the token may not see it, or it was deleted in between"
+        return f"{refused}; the token may not see it, or it was deleted meanwhile"
     if status == 429:
         asked = cause.response.headers.get("Retry-After")
         return f"{refused}; push again {f'in {asked} s' if asked else 'later'}: {again}"
-    return f"{refused}; {again}" if status in PASSING else refused
+    return f"{refused}; {again}" if status in TEMPORARY else refused

@@ -41,7 +41,8 @@ ROOMS = (
     "vidcap",
     "train_hf",
 )
-BASE = ("vidcap.files", "vidcap.messages", "vidcap.precision", "vidcap.ranks", "vidcap.versions")  # the room vidcap.base
+# The room vidcap.base.
+BASE = ("vidcap.files", "vidcap.messages", "vidcap.precision", "vidcap.ranks", "vidcap.versions")
 MAX_LINES_OF_FILE, MAX_FILES_OF_FOLDER, MAX_LINES_OF_FUNCTION = 400, 20, 60
 
 

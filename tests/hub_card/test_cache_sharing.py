@@ -114,10 +114,10 @@ def test_what_is_no_cache_is_refused(tmp_path, monkeypatch) -> None:
         cache_sharing.pull_cache(tmp_path / "cache", "me/features")
 
     for files, message in (
-        ({"settings.json": b"{}"}, "settings.json does not say what its clips are made of"),
+        ({"settings.json": b"{}"}, "settings.json does not describe its clips"),
         ({"clips.parquet": b"PAR1"}, "clips.parquet cannot be read"),
-        ({"clips.parquet": table("../../evil", shard)}, "names '../../evil' in 'clips/00000.safetensors', no clip"),
-        ({"clips.parquet": table(clip, "../x.safetensors")}, "in '../x.safetensors', no clip"),
+        ({"clips.parquet": table("../../evil", shard)}, "names '../../evil' in 'clips/00000.safetensors'"),
+        ({"clips.parquet": table(clip, "../x.safetensors")}, "in '../x.safetensors'"),
         ({"clips.parquet": table(clip, shard), shard: save({})}, "lacks 1 of its clips, such as aaaa"),
         ({"clips.parquet": table(clip, shard), shard: b"nonsense"}, "clips/00000.safetensors is damaged"),
     ):
@@ -130,7 +130,7 @@ def test_what_is_no_cache_is_refused(tmp_path, monkeypatch) -> None:
 def test_a_push_says_what_it_lacks(tmp_path, capsys) -> None:
     argv = ["cache", "push", "me/x", "--feature_cache", str(tmp_path)]
     assert main(argv) == 1
-    assert f"{tmp_path} has no folder; `vidcap cache list` shows them" in capsys.readouterr().err
+    assert f"{tmp_path} has no folder; " in capsys.readouterr().err
     for name in ("aa", "ab"):
         (tmp_path / name / ".in-use").mkdir(parents=True)
     assert main([*argv, "--folder", "a"]) == 1

@@ -17,7 +17,7 @@ from tests.hub.faults import Fault
 from tests.hub.storage import Files
 from tests.hub_server import EXPIRED_TOKEN, READ_TOKEN, HubServer
 
-AGAIN = "the last revision is whole, and a push of the same folder sends only what is missing"
+AGAIN = "the last revision is intact, and pushing the same folder again sends only the rest"
 
 
 @pytest.fixture(scope="module")
@@ -182,12 +182,12 @@ def test_a_hub_that_asks_for_a_long_wait_is_not_waited_for(hub: HubServer, clien
 def test_tokens_that_do_not_do(hub: HubServer, client: Client, tmp_path: Path) -> None:
     model_folder(tmp_path, 9)
     tokens = "https://huggingface.co/settings/tokens"
-    expired, role = 'User Access Token "tester" is expired', "take a token with the role write"
+    expired, role = 'User Access Token "tester" is expired', "use a token with the role write"
     for repo_id, token, reason in (
-        ("tester/no", EXPIRED_TOKEN, f"401, {expired}; make a new token that may write ({tokens})"),
-        ("tester/no", "hf_unknown", "401, Invalid credentials in Authorization header; make a new token"),
+        ("tester/no", EXPIRED_TOKEN, f"401, {expired}; create a new token that may write ({tokens})"),
+        ("tester/no", "hf_unknown", "401, Invalid credentials in Authorization header; create a new token"),
         ("tester/no", READ_TOKEN, f'the namespace "tester"; {role}'),
-        ("others/no", None, f'the namespace "others"; {role}, or a name in a namespace that is yours'),
+        ("others/no", None, f'the namespace "others"; {role}'),
     ):
         result = push(client, tmp_path, repo_id, token=token)
         assert result.error == "PushError" and result.waits == []
@@ -198,7 +198,7 @@ def test_tokens_that_do_not_do(hub: HubServer, client: Client, tmp_path: Path) -
     assert result.error == "PushError" and "the Hub refused tester/readable: 403" in result.message
     client.value("environment", HF_TOKEN="")
     result = push(client, tmp_path, "tester/no")
-    assert result.message.startswith(f"no token for the Hub: make one that may write ({tokens})")
+    assert result.message.startswith(f"no token for the Hub; create one that may write ({tokens})")
     client.value("environment", HF_TOKEN="hf_loopback")
 
 
@@ -234,12 +234,12 @@ def test_a_repository_that_holds_something_else(hub: HubServer, client: Client, 
     bert = {"config.json": '{"model_type": "bert"}', "vocab.txt": "a", "README.md": "# Mine", "notes/a.json": "{}"}
     client.value("create_repo", repo_id="tester/bert")
     client.value("commit", repo_id="tester/bert", files={**bert, "demo.py": "1"})
-    for repo_id, held in (("tester/bert", "a model of the type bert"), ("tester/weights", "weights.bin")):
+    for repo_id, held in (("tester/bert", "a model of type bert"), ("tester/weights", "weights.bin")):
         client.value("create_repo", repo_id=repo_id, exist_ok=True)
         client.value("commit", repo_id=repo_id, files={"weights.bin": "w"})
         result = push(client, tmp_path, repo_id)
-        reason = f"{repo_id} holds something else ({held}): choose another name, or replace it by force (--force)"
-        assert (result.error, result.message) == ("PushError", reason)
+        assert result.error == "PushError" and result.message.startswith(f"{repo_id} holds something else ({held})")
+        assert "force=True" in result.message
     assert push(client, tmp_path, "tester/bert", force=True).error is None
     beside = {"notes/a.json": b"{}", "demo.py": b"1", "weights.bin": b"w"}
     assert hub.files("tester/bert") == files | beside  # what no loader takes stays
@@ -253,7 +253,7 @@ def test_a_private_model_is_not_put_into_a_public_repository(hub: HubServer, cli
     files = model_folder(tmp_path, 12)
     client.value("create_repo", repo_id="tester/public")
     result = push(client, tmp_path, "tester/public", private=True)
-    assert result.error == "PushError" and "tester/public exists and is public" in result.message
+    assert result.error == "PushError" and "tester/public is public" in result.message
     assert hub.files("tester/public") == {}
     assert push(client, tmp_path, "tester/hidden", private=True).error is None
     assert hub.repositories["model", "tester/hidden"].private and hub.files("tester/hidden") == files

@@ -391,7 +391,7 @@ def test_other_names_that_lead_out_of_the_folder(exported: Path, tmp_path: Path)
     clip = tmp_path / "clip.gif"
     clip.write_bytes(b"GIF89a")
     for name in ("../clip.gif", "a/clip.gif", "/clip.gif", "clip.exe", ""):
-        with pytest.raises(ExportError, match="is no name for a sample clip"):
+        with pytest.raises(ExportError, match="is not a name for a sample clip"):
             export_model(tiny_model(), tiny_processor(), tmp_path / "other", samples={name: clip})
     change(exported / "config.json", transformers_weights="../other/model.safetensors")
     with pytest.raises(ModelError, match="must reference a file inside the model directory"):

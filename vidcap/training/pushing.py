@@ -1,10 +1,11 @@
 """`trainer.push_to_hub`: the finished captioner, checked, and nothing else of the run."""
 
-from typing import Any
+from typing import Any, cast
 
 from transformers import Trainer
 
 from hub_card.sharing import push_captioner
+from processing import VideoCaptionProcessor
 
 
 class PushMixin(Trainer):
@@ -32,7 +33,7 @@ class PushMixin(Trainer):
             return None
         return push_captioner(
             self.accelerator.unwrap_model(self.model),
-            self.processing_class,
+            cast(VideoCaptionProcessor, self.processing_class),
             repo_id=self.args.repository,
             facts=kwargs,
             private=self.args.hub_private_repo if private is None else private,

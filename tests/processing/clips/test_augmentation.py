@@ -261,7 +261,7 @@ def test_features_of_a_frozen_backbone_are_refused_with_what_remains(tmp_path, r
         return pixels.mean(dim=(3, 4))[:, :, None]  # (1, T, 1, 3)
 
     cache = ClipCache(tmp_path / "cache", tiny_processor().video_processor, encode=encode, workers=1)
-    message = "crop, color: .*flip, speed, cut, --frame_dropout, --word_dropout.*--backbone cnn"
+    message = "crop, color: .*flip, speed, cut, frame_dropout=.*word_dropout=.*backbone=cnn.*streaming=True"
     with pytest.raises(ValueError, match=message):
         ClipDataset(rows, cache, augmentation=ClipAugmentation())
     timed = ClipDataset(rows.select([0]), cache, augmentation=only(speed=0.25))

@@ -58,7 +58,7 @@ def test_epochs_differ_and_come_again():
 
 
 def test_more_processes_than_clips_are_refused():
-    with pytest.raises(ValueError, match="3 training clips cannot be shared out over 4 processes"):
+    with pytest.raises(ValueError, match="3 training clips .* 4 processes"):
         EpochBatches(3, 2, seed=0, world_size=4)
 
 

@@ -11,7 +11,7 @@ import datasets
 import pyarrow.parquet
 import pytest
 
-from processing.clips.hub_files import own_name
+from processing.clips.hub_files import resolve_name
 from processing.clips.rows import load_clips
 from processing.clips.sources import DatasetError
 from processing.clips.streams import AHEAD
@@ -24,7 +24,7 @@ import json, sys
 import datasets
 from huggingface_hub import HfApi
 from processing.clips.rows import load_clips
-from processing.clips.hub_files import fetched
+from processing.clips.hub_files import fetch_clip
 from processing.video_io_vidcap import decode_video
 
 datasets.disable_progress_bars()
@@ -34,7 +34,7 @@ for name in sys.argv[2:]:
     HfApi().upload_folder(repo_id=f"tester/{name}", repo_type="dataset", folder_path=f"{sys.argv[1]}/{name}")
     for streaming in (False, True):
         try:
-            clips = [fetched(row["video"]) for row in load_clips(f"tester/{name}", "train", streaming=streaming)]
+            clips = [fetch_clip(row["video"]) for row in load_clips(f"tester/{name}", "train", streaming=streaming)]
             found[f"{name} {streaming}"] = [len(decode_video(clip, num_frames=None).frames) for clip in clips]
         except ValueError as error:
             found[f"{name} {streaming}"] = f"{type(error).__name__}: {error}"
@@ -86,10 +86,10 @@ print(json.dumps([captions, rest, refused, missing]))
 )
 def test_a_name_stays_inside_of_its_folder(name: str, resolved: str | None) -> None:
     if resolved is not None:
-        assert own_name(name, "line 1") == resolved
+        assert resolve_name(name, "line 1") == resolved
         return
-    with pytest.raises(DatasetError, match="line 1: .* is no file of this data set"):
-        own_name(name, "line 1")
+    with pytest.raises(DatasetError, match="line 1: .* is not a file of this data set"):
+        resolve_name(name, "line 1")
 
 
 def folder_form(root: Path, *names: str) -> None:
@@ -145,7 +145,7 @@ def test_a_local_data_set_fetches_nothing_from_the_hub(tmp_path: Path) -> None:
     rows = [{"video": {"path": "hf://datasets/me/private/a.mp4", "bytes": None}, "caption": "x"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
     for streaming in (False, True):
-        with pytest.raises(DatasetError, match="row 0: hf://datasets/me/private/a.mp4 is a file of the Hub"):
+        with pytest.raises(DatasetError, match="row 0: hf://datasets/me/private/a.mp4 is a file on the Hub"):
             list(load_clips(tmp_path, "train", streaming=streaming))
 
 

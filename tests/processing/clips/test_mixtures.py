@@ -137,7 +137,7 @@ def test_ranks_share_out_each_stream(weights, ranks):
 def test_a_source_without_a_clip_for_a_process_is_named():
     mixed = streams((1, 1, 1))
     mixed.split(3, 4)
-    with pytest.raises(DatasetError, match="a: the stream holds no clips for this process"):
+    with pytest.raises(DatasetError, match="a: .*no clips for this process"):
         read(mixed, 20)
 
 
