@@ -20,22 +20,17 @@ from .upload import upload_model
 Tags = str | Sequence[str] | None
 
 
-class CommitOptions(TypedDict, total=False):
-    """Options of `HfApi.create_commit`."""
-
-    commit_message: str | None
-    commit_description: str | None
-    revision: str | None
-    create_pr: bool | None
-
-
-class PushOptions(CommitOptions, total=False):
-    """Options of [`push_captioner`] that every `push_to_hub` takes."""
+class PushOptions(TypedDict, total=False):
+    """Options that every `push_to_hub` takes, see [`push_captioner`]."""
 
     private: bool | None
     token: str | None
     max_shard_size: int | str
     force: bool
+    commit_message: str | None
+    commit_description: str | None
+    revision: str | None
+    create_pr: bool | None
 
 
 def push_captioner(
@@ -48,7 +43,7 @@ def push_captioner(
     token: str | None = None,
     max_shard_size: int | str = "50GB",
     force: bool = False,
-    **commit: Unpack[CommitOptions],
+    **commit: str | bool | None,
 ) -> str:
     """
     Exports a captioner, checks the export against the model in memory, and uploads it in one commit.

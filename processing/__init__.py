@@ -9,10 +9,7 @@ if TYPE_CHECKING:
     from .video_frames_vidcap import DecodeOptions as DecodeOptions
     from .video_frames_vidcap import VideoDecodeError as VideoDecodeError
     from .video_frames_vidcap import VideoFrames as VideoFrames
-    from .video_frames_vidcap import segment_indices as segment_indices
-    from .video_frames_vidcap import snap_to_keys as snap_to_keys
     from .video_frames_vidcap import uniform_indices as uniform_indices
-    from .video_frames_vidcap import uniform_time_indices as uniform_time_indices
     from .video_io_vidcap import decode_video as decode_video
     from .video_io_vidcap import split_batch as split_batch
     from .video_processing_vidcap import VideoCaptionVideoProcessor as VideoCaptionVideoProcessor
@@ -21,15 +18,7 @@ else:
         __name__,
         {
             ".processing_vidcap": ("VideoCaptionProcessor",),
-            ".video_frames_vidcap": (
-                "DecodeOptions",
-                "VideoDecodeError",
-                "VideoFrames",
-                "segment_indices",
-                "snap_to_keys",
-                "uniform_indices",
-                "uniform_time_indices",
-            ),
+            ".video_frames_vidcap": ("DecodeOptions", "VideoDecodeError", "VideoFrames", "uniform_indices"),
             ".video_io_vidcap": ("decode_video", "split_batch"),
             ".video_processing_vidcap": ("VideoCaptionVideoProcessor",),
         },

@@ -37,12 +37,9 @@ PILLOW_ERRORS = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image
 
 def read_image_file(file: IO[bytes], source: str, options: DecodeOptions, *, still: bool = False) -> VideoFrames:
     """
-    Reads a clip from an image file; a still image is a clip of one frame.
+    Reads a clip from a seekable image file, which stays open; a still image is a clip of one frame.
 
     Args:
-        file (binary file object, seekable): read from its beginning, left open.
-        source (`str`): name of the clip, for messages.
-        options (`DecodeOptions`): number and size of the frames, and the limits.
         still (`bool`, defaults to `False`): refuse animations.
 
     Raises:

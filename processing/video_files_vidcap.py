@@ -69,12 +69,9 @@ class _Index:
 
 def read_video_file(file: IO[bytes], source: str, options: DecodeOptions, declared_size: int) -> VideoFrames:
     """
-    Reads a clip from a video file.
+    Reads a clip from a seekable video file, which stays open.
 
     Args:
-        file (binary file object, seekable): read from its beginning, left open.
-        source (`str`): name of the clip, for messages.
-        options (`DecodeOptions`): number and size of the frames, and the limits.
         declared_size (`int`): the size in bytes that the file declares, 0 if it declares none.
 
     Raises:

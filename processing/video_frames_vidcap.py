@@ -147,20 +147,12 @@ class VideoFrames:
 
 @dataclass(frozen=True)
 class Timeline:
-    """
-    Presentation times of the frames of a clip.
+    """Presentation times of the frames of a clip, in units of `tick`."""
 
-    Args:
-        starts (`Sequence[int]`): ascending presentation times in units of `tick`.
-        end (`int`): time at which the last frame leaves the screen, in units of `tick`.
-        tick (`float`): seconds per unit.
-        keys (`Sequence[int]`): ascending presentation times of key frames, where known.
-    """
-
-    starts: Sequence[int]
-    end: int
-    tick: float
-    keys: Sequence[int] = ()
+    starts: Sequence[int]  # ascending
+    end: int  # time at which the last frame leaves the screen
+    tick: float  # seconds per unit
+    keys: Sequence[int] = ()  # ascending times of key frames, where known
 
 
 def pick_frames(source: str, timeline: Timeline, options: DecodeOptions) -> list[int]:
@@ -174,19 +166,7 @@ def pick_frames(source: str, timeline: Timeline, options: DecodeOptions) -> list
 def assemble_clip(
     source: str, timeline: Timeline, picks: Sequence[int], frames: Iterable[torch.Tensor], options: DecodeOptions
 ) -> VideoFrames:
-    """
-    Scales and stacks decoded frames, padded to `options.num_frames`.
-
-    Args:
-        source (`str`): name of the clip.
-        timeline (`Timeline`): when each of its frames is shown.
-        picks (`Sequence[int]`): what [`pick_frames`] chose.
-        frames (`Iterable[torch.Tensor]`): uint8 frames `(3, H, W)` of the distinct picks, in ascending order.
-        options (`DecodeOptions`): size and number of the frames.
-
-    Raises:
-        `VideoDecodeError`: if the frames differ in size.
-    """
+    """Scales and stacks the decoded uint8 frames `(3, H, W)` of the distinct picks, which come in ascending order."""
     scaled = {i: resize_frames(frame, options) for i, frame in zip(sorted(set(picks)), frames, strict=True)}
     first = timeline.starts[0]
     times = [(timeline.starts[index] - first) * timeline.tick for index in picks]
@@ -197,7 +177,7 @@ def assemble_clip(
 def stack_clip(
     source: str, frames: Sequence[torch.Tensor], times: list[float], duration: float, options: DecodeOptions
 ) -> VideoFrames:
-    """Stacks frames `(3, H, W)` of one size and pads them to `options.num_frames`; see [`VideoFrames`]."""
+    """Stacks frames `(3, H, W)` and pads them to `options.num_frames`; [`VideoDecodeError`] if they differ in size."""
     sizes = sorted({tuple(frame.shape[-2:]) for frame in frames})
     if len(sizes) > 1:
         examples = " and ".join(f"{width}x{height}" for height, width in sizes[:2])
@@ -213,19 +193,7 @@ def stack_clip(
 
 
 def uniform_indices(total: int, num_frames: int | None) -> list[int]:
-    """
-    Spreads `num_frames` indices over a clip of equally long frames.
-
-    Args:
-        total (`int`): number of frames in the clip, at least 1.
-        num_frames (`int`, *optional*): frames to take; `None` takes all, 1 the middle frame.
-
-    Returns:
-        `list[int]`: ascending indices; all of `range(total)` when the clip has at most `num_frames` frames.
-
-    Raises:
-        `ValueError`: if `total` or `num_frames` is less than 1.
-    """
+    """As [`uniform_time_indices`], for a clip of `total` equally long frames."""
     return uniform_time_indices(range(total), total, num_frames)
 
 

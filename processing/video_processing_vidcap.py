@@ -53,14 +53,9 @@ class VideoCaptionVideoProcessorKwargs(TypedDict, total=False):
         image_mean (`list[float]`, defaults to that of ImageNet): one value per channel.
         image_std (`list[float]`, defaults to that of ImageNet): one value per channel.
         input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"` for arrays; inferred by default.
-        frame_rate (`float`, defaults to 25.0): frames per second of inputs that carry no times (arrays, lists and
-            folders of images).
         decoding_threads (`int`, defaults to 1): threads that decode one video; 0 means one per core.
-        skip_loop_filter, snap_to_keyframes (`bool`, default to `False`): faster ways to decode slightly different
-            frames, see `DecodeOptions`.
-        max_frame_pixels (`int`, defaults to 8192 * 8192): most pixels (height x width) of a frame.
-        max_clip_frames (`int`, defaults to 2,160,000): most frames of a clip (10 hours at 60 frames per second).
-        max_download_bytes (`int`, defaults to 1 GiB): most bytes read from a URL.
+        frame_rate, skip_loop_filter, snap_to_keyframes, max_frame_pixels, max_clip_frames, max_download_bytes: as in
+            `DecodeOptions`.
         return_tensors (`str`, *optional*): `"pt"` or `"np"`; torch tensors by default.
     """
 

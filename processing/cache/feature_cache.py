@@ -12,11 +12,10 @@ import json
 import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +24,10 @@ from safetensors.torch import load_file, save_file
 from ..support.progress import track
 from ..video_io_vidcap import VideoDecodeError, check_regular, describe_source, frame_files
 from .names import CacheRecord, captions_hash, find_clips, name_of, write_names
-from .upkeep import SUFFIX, UNFINISHED, CacheFullError, Claim, SizeLimit
+from .upkeep import SUFFIX, CacheFullError, Claim, SizeLimit, replacing
+
+if TYPE_CHECKING:  # importing transformers takes seconds
+    from ..video_processing_vidcap import VideoCaptionVideoProcessor
 
 logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
@@ -78,15 +80,6 @@ def weights_hash(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _touch(path: Path) -> bool:
-    """Whether a file exists; renews the time of its last use."""
-    try:
-        os.utime(path)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def in_threads(
     function: Callable[[int], Result], indices: Sequence[int], description: str, workers: int
 ) -> list[Result]:
@@ -112,19 +105,13 @@ def write_clip(path: Path, tensors: dict[str, torch.Tensor], limit: SizeLimit | 
     Raises:
         CacheFullError: If there is no room, or the disk cannot be written to.
     """
-    name = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
-        os.close(handle)
-        save_file({key: value.contiguous() for key, value in tensors.items()}, name)
-        if limit is not None:
-            limit.make_room(os.path.getsize(name))
-        os.replace(name, path)
+        with replacing(path) as unfinished:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, unfinished)
+            if limit is not None:
+                limit.make_room(os.path.getsize(unfinished))
     except (OSError, SafetensorError) as error:
         raise _unwritable(path.parent, error) from error
-    finally:
-        if name is not None:
-            Path(name).unlink(missing_ok=True)
 
 
 def _unwritable(folder: Path, error: Exception) -> CacheFullError:
@@ -139,22 +126,9 @@ def _unwritable(folder: Path, error: Exception) -> CacheFullError:
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Records how the clips of a folder were made, unless that was done before."""
     path = folder / SETTINGS
-    if path.exists():
-        return
-    handle, name = tempfile.mkstemp(dir=folder, suffix=UNFINISHED)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(settings, file, indent=1, sort_keys=True)
-    os.replace(name, path)
-
-
-class ClipReader(Protocol):
-    """The video processor, as far as the cache needs it."""
-
-    num_frames: int
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-    def __call__(self, videos: object, **options: Any) -> Mapping[str, torch.Tensor]: ...
+    if not path.exists():
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
 
 
 class EncodesElsewhere:
@@ -183,7 +157,7 @@ class ClipCache:
     def __init__(
         self,
         folder: str | Path,
-        video_processor: ClipReader,
+        video_processor: "VideoCaptionVideoProcessor",
         *,
         encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
         backbone: torch.nn.Module | None = None,
@@ -321,7 +295,13 @@ class ClipCache:
     def holds(self, digest: str) -> bool:
         """Whether the clip with this content is stored; renews the time of its last use."""
         path = self._path(digest)
-        return _touch(path) if self.writable else path.is_file()
+        if not self.writable:
+            return path.is_file()
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> FillResult:
         """Decodes and stores the clips that are missing, with progress.

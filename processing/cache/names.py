@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from .upkeep import replacing
 
 FOLDER = "names"
 CONTENT_HASH = re.compile(r"[0-9a-f]{64}")
@@ -49,10 +50,8 @@ def write_names(root: Path, records: Iterable[CacheRecord]) -> Path | None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         table = pyarrow.table({field: [getattr(row, field) for row in rows] for field in CacheRecord._fields})
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
-        pyarrow.parquet.write_table(table, name)
-        os.replace(name, path)
+        with replacing(path) as unfinished:
+            pyarrow.parquet.write_table(table, unfinished)
     return path
 
 

@@ -9,11 +9,13 @@ Limitations: files used by a process that has ended meanwhile are kept until the
 
 import logging
 import os
+import tempfile
 import threading
 import uuid
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,18 @@ def in_use_since(folder: Path) -> float | None:
         except FileNotFoundError:
             continue
     return oldest
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which replaces `path` at the end, or disappears if writing fails."""
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=UNFINISHED)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 @dataclass

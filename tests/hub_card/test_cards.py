@@ -202,7 +202,7 @@ def test_a_card_tells_what_its_run_found(trained: Path) -> None:
             assert picture.is_animated and max(picture.size) <= 160
     lines = [json.loads(line) for line in (trained / "my-clips/test/metadata.jsonl").read_text().splitlines()]
     truths = {line["caption"] for line in lines}
-    shown = re.findall("`: true is `(.*)`", card)
+    shown = re.findall("`: a reference is `(.*)`", card)
     assert len(shown) + card.count("`: equals a reference") == 4 and set(shown) <= truths
     assert str(trained) not in card
 

@@ -67,9 +67,7 @@ def test_a_refused_push_and_a_folder_that_is_no_export(hub: HubServer, exported:
     environment = hub.environment(tmp_path / "home", token="hf_wrong")
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 1
-    line = (
-        "vidcap: error: the Hub refused tester/refused: 401, Invalid credentials in Authorization header; make a new"
-    )
+    line = "vidcap: error: the Hub refused tester/refused: 401, Invalid credentials in Authorization header"
     assert run.stderr.startswith(line) and len(run.stderr.splitlines()) == 1, run.stderr
     assert ("model", "tester/refused") not in hub.repositories
     with pytest.raises(ExportError, match="config.json.*run export_model"):

@@ -17,12 +17,10 @@ from processing import (
     VideoDecodeError,
     VideoFrames,
     decode_video,
-    segment_indices,
-    snap_to_keys,
     split_batch,
     uniform_indices,
-    uniform_time_indices,
 )
+from processing.video_frames_vidcap import segment_indices, snap_to_keys, uniform_time_indices
 from tests import media
 
 COUNT, RATE = 40, 20  # frames, and frames per second, of most clips here

@@ -8,7 +8,7 @@ from vidcap.messages import as_options
 @pytest.mark.parametrize(
     ("message", "printed"),
     [
-        ("repair them, or pass skip_broken_clips=True:\n  a.mp4", "repair them, or pass --skip_broken_clips:\n  a.mp4"),
+        ("or pass skip_broken_clips=True:\n  a.mp4", "or pass --skip_broken_clips:\n  a.mp4"),
         ("choose another folder by feature_cache=FOLDER;", "choose another folder by --feature_cache FOLDER;"),
         ("no column video_column=film; the columns are a, b", "no column --video_column film; the columns are a, b"),
         ("near_misses=words,order: name", "--near_misses words,order: name"),

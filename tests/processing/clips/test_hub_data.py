@@ -137,7 +137,7 @@ def test_a_data_set_of_the_hub_names_its_own_files_only(tmp_path: Path) -> None:
     assert found.pop("videofolder True") == [2, 3]
     assert len(found) == 2 * 7
     for name, error in found.items():
-        assert error.startswith("DatasetError: ") and "is no file of this data set" in error, (name, error)
+        assert error.startswith("DatasetError: ") and "is not a file of this data set" in error, (name, error)
         assert len(error.splitlines()) == 1
 
 

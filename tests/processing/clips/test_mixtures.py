@@ -260,8 +260,12 @@ def test_card_of_hub_data_sets():
         ([*WEIGHTS[:3], "0"], 2, "clips.csv is 0, not a number above 0; leave the data set out"),
         ([*WEIGHTS[:3], "nan"], 2, "clips.csv is nan, not a number above 0"),
         (["--video_column", "a", "b"], 2, "--video_column a b: 2 for 3 data sets; give one for all of them"),
-        (["--train_split", "validation"], 1, "clips.csv: of a file of this name the split is train, not validation"),
-        (["--caption_column", "says"], 1, "no column 'says' (--caption_column); there are video, caption"),
+        (
+            ["--train_split", "validation"],
+            1,
+            "clips.csv: the name of this file makes it the split train, ",
+        ),
+        (["--caption_column", "says"], 1, "no column --caption_column says; the columns are video, caption"),
     ],
 )
 def test_mistakes_are_named(sources, tmp_path, capsys, options, status, message):
