@@ -36,7 +36,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(READY): setup.cfg pyproject.toml | $(BIN)/python
-	$(call install,.[train$(comma)evaluate$(comma)lite$(comma)lora$(comma)onnx$(comma)openvino$(comma)dev])
+	$(call install,.[train$(comma)evaluate$(comma)lite$(comma)lora$(comma)meteor$(comma)onnx$(comma)openvino$(comma)dev])
 	touch $@ $(DEMO_READY)
 
 $(DEMO_READY): setup.cfg pyproject.toml | $(BIN)/python

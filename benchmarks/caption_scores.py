@@ -1,15 +1,14 @@
-"""Compares the caption scores of this package with those of a reference scorer.
+"""Comparison of this package's caption scores with those of a reference scorer.
 
     python benchmarks/caption_scores.py FOLDER [--meteor] [--reference PYTHON]
 
 FOLDER holds `expected.json`, `{"NAME": {"tokenizer": ..., "bleu1": ..., "cider": ..., ...}, ...}` on the scorer's own
 scale (CIDEr 0 to 10, others 0 to 1), and for each a `NAME.jsonl` with lines `{"hypothesis": "...", "references":
-["...", ...]}`. A tokenizer whose name begins with "none" means captions split at white space. The status is 1 if a
-score differs by 1e-4 or more.
+["...", ...]}`. A tokenizer whose name begins with "none" means captions split at white space. The exit status is 1 if
+a score differs by 1e-4 or more.
 
-With `--meteor` METEOR is compared as well, which may differ: it lacks paraphrases here. With `--reference`, an
-interpreter that has pycocoevalcap (and Java), the time of the reference scorer is taken, on the same captions in the
-same run, tokens included.
+`--meteor` compares METEOR as well. `--reference`, an interpreter that has pycocoevalcap (and Java), measures the time
+of the reference scorer on the same captions, tokenisation included.
 """
 
 import argparse
@@ -47,7 +46,7 @@ print(time.perf_counter() - started)
 
 
 def compare(folder: Path, name: str, expected: dict[str, Any], options: argparse.Namespace) -> float:
-    """Prints a corpus' scores. Returns the largest difference, METEOR's apart."""
+    """Prints the scores of a corpus. Returns the largest difference."""
     path = folder / f"{name}.jsonl"
     pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -59,13 +58,10 @@ def compare(folder: Path, name: str, expected: dict[str, Any], options: argparse
     )
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu_started
     worst = 0.0
-    for score in SCORES:
+    for score in (*SCORES, *(["meteor"] if options.meteor else [])):
         here = scores[score] / 100
         worst = max(worst, abs(here - expected[score]))
         print(f"{name:24} {score:7} {expected[score]:14.10f} {here:14.10f} {here - expected[score]:12.1e}")
-    for score in (key for key in scores if key.startswith("meteor") and "meteor" in expected):
-        here, there = scores[score] / 100, expected["meteor"]
-        print(f"{name:24} {'meteor':7} {there:14.10f} {here:14.10f} {here - there:12.1e}  {score}")
     print(f"{name:24} {len(pairs)} clips scored in {seconds:.2f} s ({cpu:.2f} s of CPU)")
     if options.reference:
         command = [options.reference, "-c", REFERENCE, str(path), str(options.meteor)]

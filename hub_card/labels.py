@@ -1,4 +1,4 @@
-"""Names of scores and controls, and the meaning of each control, for cards, reports and verdicts."""
+"""Labels of scores and controls, and meanings of controls, for cards, reports and verdicts."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,11 @@ SCORES = {
 }
 
 
+SHARES = {"exact", "distinct", "exact_reversed"}  # scores from 0 to 1, shown as percentages
+
+
 class Control(NamedTuple):
-    """A control's name for people, and its meaning in one sentence."""
+    """A control's name for readers, and a sentence on its meaning."""
 
     label: str
     meaning: str
@@ -26,40 +29,43 @@ class Control(NamedTuple):
 CONTROLS = {
     "other_clip": Control(
         "another clip's frames",
-        "Captioned from the frames of a clip with another truth: the score that remains needs no look at the clip.",
+        "Captioned from the frames of a clip with other true captions. The remaining score does not depend on the "
+        "clip.",
     ),
-    "black": Control("black frames", "Captioned from black frames: the score that remains needs no picture."),
+    "black": Control("black frames", "Captioned from black frames. The remaining score needs no picture."),
     "noise": Control(
         "noise",
-        "Captioned from frames of random pixels: the score that remains needs no picture of anything.",
+        "Captioned from frames of random pixels. The remaining score needs no picture content.",
     ),
     "one_frame": Control(
         "the middle frame alone",
-        "Captioned from the middle frame, held for the whole clip: the loss is the part that one look misses.",
+        "Captioned from the middle frame, repeated for the whole clip. The lost score needs more than one frame.",
     ),
     "shuffled": Control(
         "shuffled frames",
-        "Captioned from the frames in random order: the loss is the part that needs motion and order.",
+        "Captioned from the frames in random order. The lost score needs motion or the order of events.",
     ),
     "reversed": Control(
         "the clip played backwards",
-        "Captioned from the clip played backwards, with its ordinary references: the loss is the part that needs the "
+        "Captioned from the clip played backwards, and scored by its ordinary references. The lost score needs the "
         "direction of time.",
     ),
     "first_half": Control(
-        "the first half alone", "Captioned from the first half of the clip: the loss is the part that is seen later."
+        "the first half alone",
+        "Captioned from the first half of the clip. The lost score needs the second half.",
     ),
     "no_video": Control(
         "the decoder without the clip",
-        "Written by the decoder without the clip, a mere language model: the score that remains is habit of language.",
+        "Written by the decoder without the clip, as by a language model. The remaining score comes from language "
+        "habits.",
     ),
     "most_frequent": Control(
         "most frequent training caption",
-        "The most frequent training caption for every clip: the score that every captioner must beat.",
+        "The most frequent training caption, given to every clip. Every useful captioner scores higher.",
     ),
 }
 
 
 def control_label(name: str) -> str:
-    """A control's label, or the name of an unknown one."""
+    """A control's label; for an unknown control, its name."""
     return CONTROLS[name].label if name in CONTROLS else name

@@ -246,8 +246,8 @@ def _evaluate_file(arguments: argparse.Namespace, data: _Data) -> "Evaluation":
     from ..evaluation.controls.controls import evaluate_captions
     from ..evaluation.evaluate import Evaluation, column
     from ..evaluation.predictions import coverage_note, match_captions, read_references
-    from ..evaluation.report.details import add_details
     from ..evaluation.report.examples import load_examples
+    from ..evaluation.report.report import add_details
     from ..versions import stack_versions
 
     rows = data.rows

@@ -1,9 +1,12 @@
-"""A captioner and a data set -> report: every clip captioned twice, forwards and backwards, some of them again with
-other things taken away, and all scored with controls and a verdict.
+"""Evaluation of a captioner on a data set, with controls and a verdict.
 
-Promises: nothing but strings is kept of the clips that are captioned; the same model and clips give the same report,
-times and memory apart. Gives up: controls on all clips of a large split, unless asked for: they would take several
-times as long as the captions themselves.
+Every clip is captioned forwards and backwards, and a sample of clips again with other things removed.
+
+Guarantees: only strings are kept of the captioned clips; the same model and clips give the same report, except for
+times and memory.
+
+Limitations: most controls run on a sample of the clips by default, since on all clips of a large split they would take
+several times as long as the captions.
 """
 
 import logging
@@ -14,7 +17,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeling_vidcap.losses_vidcap import play_backwards
 from processing.clips.clip_dataset import ClipDataset
@@ -27,30 +30,39 @@ from .controls.copies import find_copies
 from .controls.grounding import ground_words
 from .controls.perturbations import caption_perturbed
 from .controls.verdict import verdict_text
-from .report.details import add_details
+from .report.clip_pictures import ReportExample
 from .report.examples import load_examples
-from .report.report import ReportExample
+from .report.report import add_details
 from .retrieval import retrieval_scores
 
-logger = logging.getLogger("vidcap.evaluation")
-CONTROL_CLIPS = 200  # captioned again for each control but `reversed`, which needs all: exactly right ones are few
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from modeling_vidcap import VideoCaptionForConditionalGeneration
+    from processing import VideoCaptionProcessor
+
+    Captioner = VideoCaptionForConditionalGeneration | CaptionAdapter
+    CaptionerProcessor = VideoCaptionProcessor | CaptionAdapter
+
+logger = logging.getLogger(__name__)
+CONTROL_CLIPS = 200  # for each control except `reversed`, whose exactly right captions are too rare for a sample
 
 
 @dataclass
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Args:
-        report: `scores`, `controls`, `verdict`, perhaps `copies` and `by_kind` (see [`evaluate_captions`]),
-            `grounding` (see [`ground_words`]), `retrieval` of a model that was trained with a contrastive loss (see
-            [`retrieval_scores`]), `left_out` of a captioner of another family, with the reason for each part that it
-            cannot have, `per_clip`, `scoring` and `errors` (see [`add_details`]), `clips`, `evaluation_seconds`,
-            `peak_rss_mb`, `parameters`, `versions`.
-        predictions: For each clip `file_name`, `hypothesis`, `references`, `backwards`, the caption of the clip
-            played backwards (`None` if that was not asked for), `copied`, whether the hypothesis is a training caption
-            (`None` if these are not known), `controls`, its captions with something else taken away, by name, `cider`
-            and `exact`.
-        examples: Clips to show: the worst, the best, and some drawn at random.
+        report: `scores`, `controls`, `verdict`, possibly `copies` and `by_kind` (see [`evaluate_captions`]),
+            `grounding` (see [`ground_words`]), `retrieval` for a model trained with a contrastive loss (see
+            [`retrieval_scores`]), `left_out` for a captioner of another family, with the reason for each missing part,
+            `per_clip`, `scoring` and `errors` (see [`add_details`]), `clips`, `evaluation_seconds`, `peak_rss_mb`,
+            `parameters`, `versions`.
+        predictions: For each clip `file_name`, `hypothesis`, `references`, `backwards` (the caption of the clip
+            played backwards, `None` without that control), `copied` (whether the hypothesis is a training caption,
+            `None` if these are unknown), `controls` (its captions under other controls, by name), `cider` and
+            `exact`.
+        examples: Clips to show: the worst, the best, and some at random.
     """
 
     report: dict[str, Any]
@@ -59,8 +71,8 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: Any,
-    processor: Any,
+    model: "Captioner",
+    processor: "CaptionerProcessor",
     clips: ClipDataset,
     *,
     train_captions: Sequence[str] | None = None,
@@ -75,15 +87,15 @@ def evaluate_model(
     Args:
         model: The captioner, of this package or a [`CaptionAdapter`].
         processor: Its processor; an adapter is its own.
-        clips: Clips that can all be read (see `ClipDataset.prepare`), with their captions.
-        train_captions: Captions of the training clips; without them the control `most_frequent` and `copies` are left
-            out.
+        clips: Readable clips (see `ClipDataset.prepare`) with captions.
+        train_captions: Captions of the training clips; without them there is no control `most_frequent` and no
+            `copies`.
         by: Columns of the rows by which the scores are grouped, see [`add_details`].
         batch_size: Clips captioned at once.
-        controls: Which of [`CONTROLS`] are run; `grounding` goes with `other_clip`.
-        control_clips: How many clips, drawn at random but always the same, serve `grounding` and the controls that
-            caption clips again. `reversed` takes all clips.
-        generate_kwargs: For `model.generate`.
+        controls: Names from [`CONTROLS`]; `grounding` is computed with `other_clip`.
+        control_clips: Size of the fixed random sample of clips for `grounding` and the controls that caption clips
+            again; `reversed` uses all clips.
+        generate_kwargs: Options of `model.generate`.
 
     Raises:
         ValueError: There are no clips, or a control is unknown.
@@ -112,7 +124,7 @@ def evaluate_model(
         controls=controls,
     )
     logger.info(verdict_text(report["verdict"]).rstrip())
-    _look_inside(report, model, processor, clips, sample, batch_size)
+    _add_grounding_and_retrieval(report, model, processor, clips, sample, batch_size)
     report |= {
         "clips": len(hypotheses),
         "evaluation_seconds": time.perf_counter() - started,
@@ -120,7 +132,7 @@ def evaluate_model(
         "parameters": model.num_parameters(),
         "versions": stack_versions(),
     }
-    if absent := len(rows) - _files(rows):
+    if absent := len(rows) - _count_files(rows):
         report["clips_without_file"] = absent  # captioned from the cache; the page cannot show them
     copied = find_copies(hypotheses, train_captions) if train_captions else None
     predictions = _predictions(rows, hypotheses, backwards, copied, sample, perturbed)
@@ -135,19 +147,24 @@ def evaluate_model(
     return Evaluation(report, predictions, examples)
 
 
-def _look_inside(
-    report: dict[str, Any], model: Any, processor: Any, clips: ClipDataset, sample: Sequence[int], batch_size: int
+def _add_grounding_and_retrieval(
+    report: dict[str, Any],
+    model: "Captioner",
+    processor: "CaptionerProcessor",
+    clips: ClipDataset,
+    sample: Sequence[int],
+    batch_size: int,
 ) -> None:
-    """Adds what only models of this package tell: `grounding`, of the clips of `sample`, and `retrieval`; or, for
-    others, `left_out`."""
+    """Adds `grounding`, for the clips of `sample`, and `retrieval`; for other families the reason in `left_out`."""
     if isinstance(model, CaptionAdapter):
-        inside = f"{model.family} models do not show their inside"
+        reason = f"{model.family} models give no access to the decoder without a clip"
         report["left_out"] = {
-            "no_video": inside,
-            "grounding": inside,
-            "retrieval": f"{model.family} models do not compare clips with texts",
+            "no_video": reason,
+            "grounding": f"{model.family} models give no access to word probabilities",
+            "retrieval": f"{model.family} models do not embed clips and texts in one space",
         }
         return
+    assert not isinstance(processor, CaptionAdapter)
     if "other_clip" in report["controls"]:
         partners = other_clip_indices(list(clips.rows["captions"]))
         others = [partners[clip] for clip in sample]
@@ -157,14 +174,14 @@ def _look_inside(
 
 
 def _predictions(
-    rows: Any,
+    rows: "Dataset",
     hypotheses: Sequence[str],
     backwards: Sequence[str] | None,
-    copied: Sequence[Any] | None,
+    copied: Sequence[bool] | None,
     sample: Sequence[int],
     perturbed: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
-    """What was said of each clip, see [`Evaluation`]; `perturbed` captions are those of the clips of `sample`."""
+    """The captions of each clip, see [`Evaluation`]; `perturbed` ones belong to the clips of `sample`."""
     place = {clip: index for index, clip in enumerate(sample)}
     return [
         {
@@ -179,24 +196,23 @@ def _predictions(
     ]
 
 
-def coverage_of(rows: Any, clips: ClipDataset) -> dict[str, int]:
-    """How many clips a score was asked for, and rests on.
+def coverage_of(rows: "Dataset", clips: ClipDataset) -> dict[str, int]:
+    """Numbers of clips in a split, found, decoded and scored.
 
     Args:
         rows: All clips of the split.
-        clips: Those of them that could be read.
+        clips: The readable ones.
     """
-    found = max(_files(rows), len(clips))  # clips whose features are kept need no file
+    found = max(_count_files(rows), len(clips))  # clips with cached features need no file
     return {"asked": len(rows), "found": found, "decoded": len(clips), "scored": len(clips)}
 
 
-def _files(rows: Any) -> int:
-    """How many clips can be read anew."""
+def _count_files(rows: "Dataset") -> int:
     return sum(clip["bytes"] is not None or os.path.exists(clip["path"]) for clip in rows["video"])
 
 
 def clip_seconds(clips: ClipDataset) -> list[float]:
-    """From the first to the last frame that the model was given of each clip."""
+    """Seconds from the first to the last frame of each clip that the model was given."""
     seconds = []
     for index in range(len(clips)):
         clip = clips[index]
@@ -205,26 +221,32 @@ def clip_seconds(clips: ClipDataset) -> list[float]:
     return seconds
 
 
-def _add_retrieval(report: dict[str, Any], model: Any, processor: Any, clips: ClipDataset, batch_size: int) -> None:
-    """Adds `retrieval` to the report and to each kind of clip: clips and their first captions find each other."""
+def _add_retrieval(
+    report: dict[str, Any],
+    model: "VideoCaptionForConditionalGeneration",
+    processor: "CaptionerProcessor",
+    clips: ClipDataset,
+    batch_size: int,
+) -> None:
+    """Adds `retrieval`, of clips by first captions and the reverse, to the report and to each kind of clip."""
     captions = [references[0] for references in clips.rows["captions"]]
     video = embed_clips(model, processor, clips, batch_size=batch_size)
     text = embed_texts(model, processor, captions)
     report["retrieval"] = retrieval_scores(video, text, captions)
     kinds = column(clips.rows, "kind") or []
     for kind, part in report.get("by_kind", {}).items():
-        of_kind = [index for index, each in enumerate(kinds) if each == kind]
-        part["retrieval"] = retrieval_scores(video[of_kind], text[of_kind], [captions[i] for i in of_kind])
+        members = [index for index, clip_kind in enumerate(kinds) if clip_kind == kind]
+        part["retrieval"] = retrieval_scores(video[members], text[members], [captions[i] for i in members])
 
 
 def peak_rss_mb() -> float:
-    """The largest memory this process has held so far, in MiB, without that of its workers."""
+    """Peak resident memory of this process in MiB, without its workers."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def column(rows: Any, name: str) -> list[str | None] | None:
-    """An optional column, `None` where it is missing or empty."""
+def column(rows: "Dataset", name: str) -> list[str | None] | None:
+    """An optional column; `None` if it is missing or empty."""
     if name not in rows.column_names or not any(values := list(rows[name])):
         return None
     return values

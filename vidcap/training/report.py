@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.evaluate import Evaluation, coverage_of, evaluate_model, peak_rss_mb
-from ..evaluation.report.examples import ReportExample
-from ..evaluation.report.report import plot_history, write_report
-from ..evaluation.report.words import word_facts
+from ..evaluation.report.clip_pictures import ReportExample
+from ..evaluation.report.curves import plot_history
+from ..evaluation.report.errors import word_facts
+from ..evaluation.report.report import write_report
 from .arguments.data_arguments import DataArguments
 from .arguments.model_arguments import ModelArguments
 from .arguments.training_arguments import VideoCaptionTrainingArguments, changed_arguments

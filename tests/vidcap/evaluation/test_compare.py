@@ -9,8 +9,7 @@ import pytest
 from vidcap.cli import main
 from vidcap.evaluation.compare import compare_reports, read_report
 from vidcap.evaluation.controls.controls import evaluate_captions
-from vidcap.evaluation.report.details import add_details
-from vidcap.evaluation.report.report import write_report
+from vidcap.evaluation.report.report import add_details, write_report
 from vidcap.evaluation.scores.bootstrap import paired_bootstrap, scores_per_clip
 
 WORDS = "dog cat bird horse cow sheep fish frog".split()

@@ -1,4 +1,4 @@
-"""A captioned clip as pictures: a strip of its frames, and an animation."""
+"""Pictures of a captioned clip: a strip of its frames, and animations."""
 
 import io
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 _FRAMES_SHOWN = 8
-_WIDEST = 4  # a frame's width in a strip, in its heights; wider ones are made lower
+_WIDEST = 4  # greatest width of a frame in a strip, in heights of the strip
 _ANIMATION_FRAMES, _ANIMATION_SIDE = 16, 160
 _GIF_COLOURS = 64
 _SHORTEST_FRAME, _LONGEST_FRAME = 40, 1000  # milliseconds
@@ -26,9 +26,9 @@ class ReportExample:
         references: The true captions, at least one.
         exact: Whether the caption equals a reference.
         score: The caption's CIDEr, times 100.
-        seconds: How long the frames last together, for playing them.
+        seconds: Duration of the frames together, for animations.
         controls: The captions under controls, by the control's name.
-        draw: Its place in a random order of all clips: those that come first are a fair sample.
+        draw: Position in a random order of all clips, whose first ones are a random sample.
     """
 
     file_name: str
@@ -43,7 +43,7 @@ class ReportExample:
 
 
 def draw_strip(example: ReportExample, *, height: int) -> Image.Image:
-    """Up to eight frames of a clip, evenly spread from the first to the last, side by side."""
+    """Up to eight frames of a clip side by side, evenly spaced from the first to the last."""
     frames = _frames(example, _FRAMES_SHOWN)
     scale = min(height / frames.shape[1], _WIDEST * height / frames.shape[2])
     width, lower = (max(1, round(scale * side)) for side in (frames.shape[2], frames.shape[1]))
@@ -61,7 +61,6 @@ def encode_animation(example: ReportExample) -> bytes | None:
         return None
     duration = _frame_duration(example, len(pictures))
     buffer = io.BytesIO()
-    # Equal frames would be merged, and with all of them equal no animation be left, without `minimize_size=False`.
     pictures[0].save(
         buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=duration, loop=0, quality=60, method=4
     )
@@ -69,14 +68,14 @@ def encode_animation(example: ReportExample) -> bytes | None:
 
 
 def encode_gif(example: ReportExample, *, most_bytes: int = 100_000) -> bytes:
-    """The clip as a GIF of at most 16 frames; of 160 pixels a side, or fewer where it would be too large.
+    """The clip as a GIF of at most 16 frames and 160 pixels a side, fewer if it is too large.
 
     Args:
         example: The clip.
-        most_bytes: That are allowed.
+        most_bytes: Largest allowed size.
 
     Raises:
-        ValueError: Not even 32 pixels a side fit.
+        ValueError: A GIF of 32 pixels a side is still too large.
     """
     for side in (_ANIMATION_SIDE, 128, 96, 64, 32):
         pictures = [picture.quantize(_GIF_COLOURS) for picture in _pictures(example, side)]
@@ -85,11 +84,11 @@ def encode_gif(example: ReportExample, *, most_bytes: int = 100_000) -> bytes:
         pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
         if buffer.tell() <= most_bytes:
             return buffer.getvalue()
-    raise ValueError(f"{example.file_name}: no GIF of it fits into {most_bytes} bytes; allow more")
+    raise ValueError(f"{example.file_name} does not fit into a GIF of {most_bytes} bytes: raise most_bytes")
 
 
 def _pictures(example: ReportExample, side: int) -> list[Image.Image]:
-    """The frames of an animation, fitted into a square."""
+    """The frames of an animation, scaled to fit a square."""
     pictures = [Image.fromarray(frame) for frame in _frames(example, _ANIMATION_FRAMES)]
     for picture in pictures:
         picture.thumbnail((side, side))
@@ -97,17 +96,18 @@ def _pictures(example: ReportExample, side: int) -> list[Image.Image]:
 
 
 def _frame_duration(example: ReportExample, count: int) -> int:
-    """Milliseconds for each of `count` frames."""
+    """Duration of each of `count` frames in milliseconds."""
     if not example.seconds:
         return _DEFAULT_FRAME
     return min(max(round(1000 * example.seconds / count), _SHORTEST_FRAME), _LONGEST_FRAME)
 
 
 def _frames(example: ReportExample, count: int) -> np.ndarray:
-    """At most `count` frames, evenly spread from the first to the last."""
+    """At most `count` frames, evenly spaced from the first to the last."""
     frames = np.asarray(example.frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(
-            f"{example.file_name}: frames are {frames.dtype} of shape {frames.shape}; uint8 (T, H, W, 3) is needed"
+            f"{example.file_name}: frames of type {frames.dtype} and shape {frames.shape} cannot be shown; give uint8 "
+            "of shape (T, H, W, 3)"
         )
     return frames[np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))]

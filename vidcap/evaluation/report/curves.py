@@ -1,4 +1,4 @@
-"""The log of a training run as diagrams."""
+"""Diagrams of a training run's log."""
 
 import io
 import math
@@ -12,32 +12,32 @@ Panels = list[tuple[str, dict[str, list[tuple[float, float]]]]]
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draw loss, learning rate and validation scores over training steps into a PNG file.
+    """Draws loss, learning rate and validation scores over training steps into a PNG file.
 
     Args:
-        history: `trainer.state.log_history`. Entries without a step and quantities that were not logged are left out.
+        history: `trainer.state.log_history`. Entries without a step and quantities that were not logged are omitted.
         path: The file to write, usually `training_curve.png`.
 
     Raises:
-        ValueError: `history` holds nothing to draw.
+        ValueError: `history` contains nothing to draw.
         ImportError: matplotlib is not installed.
     """
     panels = find_panels(history)
     if not panels:
-        raise ValueError("the history holds no loss, learning rate or validation score to draw; log at least once")
+        raise ValueError("history contains no loss, learning rate or validation score to draw; log at least once")
     write_bytes_atomically(path, draw_panels(panels, dark=False))
 
 
 def find_panels(history: Sequence[Mapping[str, Any]]) -> Panels:
-    """Title and lines (name -> (step, value) points) of each diagram for which the history has points."""
-    wanted = {
+    """Title and lines (name -> (step, value) points) of each diagram that the history has points for."""
+    quantities = {
         "loss": {"training": "loss", "validation": "eval_loss"},
         "learning rate": {"learning rate": "learning_rate"},
         "validation CIDEr": {"CIDEr": "eval_cider"},
         "validation shares": {"exact": "eval_exact", "distinct": "eval_distinct"},
     }
     panels = []
-    for title, lines in wanted.items():
+    for title, lines in quantities.items():
         points = {
             name: [(entry["step"], entry[key]) for entry in history if "step" in entry and key in entry]
             for name, key in lines.items()
@@ -49,9 +49,10 @@ def find_panels(history: Sequence[Mapping[str, Any]]) -> Panels:
 
 
 def draw_panels(panels: Panels, *, dark: bool) -> bytes:
+    """The diagrams as a PNG picture."""
     try:
         import matplotlib
-        from matplotlib.figure import Figure  # without pyplot: draws by Agg, needs no display, leaves no global state
+        from matplotlib.figure import Figure  # unlike pyplot, needs no display and leaves no global state
     except ImportError as error:
         raise ImportError("the training curve needs matplotlib: pip install 'vidcap[train]'") from error
     ink, paper, grid = ("#d0d7de", "#161b22", "#30363d") if dark else ("#1f2328", "#ffffff", "#d8dee4")

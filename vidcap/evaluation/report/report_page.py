@@ -1,15 +1,17 @@
 """A report as one page that a browser opens without a server or a network.
 
-Promises: the page is one file that loads nothing; it holds one script, which sorts, filters and plays, and a content
-security policy that lets a browser run that script alone, by its hash, and load nothing but pictures within the page;
-without scripts all but that can be read; every text of the data set or the model is escaped. Gives up: the page shows
-the keys it knows and every plain number or text beside them; what is nested deeper stands in `report.json` alone.
+Guarantees: the page is one file that loads nothing. It contains one script, which sorts, filters and plays clips, and
+a content security policy that lets a browser run this script alone, by its hash, and load only pictures within the
+page. Without scripts everything else can be read. Every text of the data set or the model is escaped.
+
+Limitations: the page shows the keys it knows and every other plain number or text; deeper values are in `report.json`
+alone.
 """
 
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -17,34 +19,33 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hub_card.labels import CONTROLS, SCORES, control_label
+from hub_card.labels import CONTROLS, SCORES, SHARES, control_label
 
 from .clip_pictures import ReportExample, draw_strip, encode_animation
 from .curves import draw_panels, find_panels
 
-SHARES = {"exact", "distinct", "exact_reversed"}
 _LEGEND = {
     "CIDEr": "× 100. Agreement with the references; words that are rare in the data set weigh more.",
-    "BLEU-1 to 4": "× 100. Share of the caption's runs of one (up to four) words that a reference holds.",
+    "BLEU-1 to 4": "× 100. Share of the caption's phrases of one (up to four) words that occur in a reference.",
     "ROUGE-L": "× 100. Longest sequence of words, gaps allowed, that caption and reference share.",
     "exact": "Share of captions that equal a reference, word for word.",
-    "distinct": "Different captions per clip. Near zero: every clip gets the same sentence.",
+    "distinct": "Number of different captions per clip. Near zero, every clip gets the same sentence.",
     "exact, backwards": (
-        "Share of the clips played backwards whose caption is exactly what is then true. High for a captioner that "
-        "sees the order of events. Only clips whose truth changes count."
+        "Share of clips played backwards that get exactly the caption that is then true. High for a captioner that "
+        "sees the order of events. Only clips whose true caption changes count."
     ),
 }
 _NOT_SCORES = {"clips"}  # numbers beside the scores of a control
 _FACTS = {"train_seconds": "training", "total_seconds": "whole run", "peak_rss_mb": "peak memory"}
 _CARDS = 40
-_WORDS, _LETTERS, _REFERENCES = 60, 400, 5  # of a caption, and captions of a clip, that are shown
+_WORDS, _LETTERS, _REFERENCES = 60, 400, 5  # shown per caption, and captions shown per clip
 _GROUNDED, _CONFUSED = 40, 12  # rows of a table
 
 
 def render_page(
     report: Mapping[str, Any], examples: Sequence[ReportExample], history: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The page of a report, see [`write_report`]; of the examples the first 40 are shown."""
+    """The page of a report, see `write_report`, with the first 40 examples."""
     scores, controls = report.get("scores", {}), report.get("controls", {})
     panels = find_panels(history)
     environment = jinja2.Environment(
@@ -98,19 +99,19 @@ def format_score(value: float | None, key: str) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
-def _score_keys(tables: Any, *, counts: bool = False) -> list[str]:
-    """The names of all scores that occur: first the known ones in their order, then the others."""
-    found = {
+def _score_keys(tables: Iterable[Mapping[str, Any]], *, counts: bool = False) -> list[str]:
+    """Names of all scores that occur: the known ones in their order, then the others."""
+    keys = {
         key: None
         for table in tables
         for key, value in table.items()
         if isinstance(value, int | float) and (counts or key not in _NOT_SCORES)
     }
-    return [key for key in SCORES if key in found] + [key for key in found if key not in SCORES]
+    return [key for key in SCORES if key in keys] + [key for key in keys if key not in SCORES]
 
 
 def _gap(values: Mapping[str, Any]) -> str:
-    """How far the score is above a control, with its interval."""
+    """Difference between the score and a control, with its interval."""
     if "gap" not in values:
         return ""
     difference, low, high = values["gap"]["cider"]
@@ -118,28 +119,28 @@ def _gap(values: Mapping[str, Any]) -> str:
 
 
 def _control_meanings(controls: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Name and meaning of each control of the report; a control that nobody knows has none unless it says so."""
-    found = {
+    """Name and meaning of each control of the report; an unknown control may bring its own meaning."""
+    meanings = {
         key: values.get("meaning", CONTROLS[key].meaning if key in CONTROLS else "")
         for key, values in controls.items()
     }
-    return [(control_label(key), str(meaning)) for key, meaning in found.items() if meaning]
+    return [(control_label(key), str(meaning)) for key, meaning in meanings.items() if meaning]
 
 
 def _verdicts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each answer as `good`, `bad` or `open`, and its sentence."""
-    if judged := report.get("verdict"):
+    if answers := report.get("verdict"):
         kinds = {"yes": "good", "no": "bad"}
-        turned = {"yes": "bad", "no": "good"}
+        opposite = {"yes": "bad", "no": "good"}
         return [
-            ((turned if each["question"] == "memorises" else kinds).get(each["answer"], "open"), each["sentence"])
-            for each in judged
+            ((opposite if row["question"] == "memorises" else kinds).get(row["answer"], "open"), row["sentence"])
+            for row in answers
         ]
     return [_plain_verdict(report.get("scores", {}), report.get("controls", {}))]
 
 
 def _plain_verdict(scores: Mapping[str, float], controls: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
-    """Whether the captions come from the video, told from the scores alone."""
+    """Whether the captions depend on the video, judged by the scores alone."""
     if "cider" not in scores:
         return "bad", "No score was computed."
     reached = f"CIDEr {scores['cider']:.0f}"
@@ -147,30 +148,31 @@ def _plain_verdict(scores: Mapping[str, float], controls: Mapping[str, Mapping[s
         reached += f", {100 * scores['exact']:.1f} % of the captions exact"
     blind = [controls[name]["cider"] for name in ("other_clip", "most_frequent") if "cider" in controls.get(name, {})]
     if not blind:
-        return "bad", f"{reached}. No control was run, so nothing shows that the captions come from the video."
-    without = f"{reached}; CIDEr {max(blind):.0f} without looking at the clip."
+        return "bad", f"{reached}. No control was run, so nothing shows that the captions depend on the video."
+    both = f"{reached}; CIDEr {max(blind):.0f} without the video."
     if max(blind) < scores["cider"] / 2:
-        return "good", f"The captions follow the video: {without}"
-    return "bad", f"The captions hardly depend on the video: {without}"
+        return "good", f"The captions follow the video: {both}"
+    return "bad", f"The captions hardly depend on the video: {both}"
 
 
 def _basis(report: Mapping[str, Any]) -> str:
-    """What the scores were computed on, in a sentence."""
-    told = []
+    """The clips and settings behind the scores, in a sentence."""
+    parts = []
     if coverage := report.get("coverage"):
-        told.append(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in coverage.items()))
+        counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in coverage.items())
+        parts.append(f"Clips: {counted}")
     if scoring := report.get("scoring"):
         counts = scoring["references_per_clip"]
-        several = f"{counts['min']}" if counts["min"] == counts["max"] else f"{counts['min']} to {counts['max']}"
-        told.append(f"tokens {scoring['tokenizer']}")
-        told.append(f"references per clip {several} (median {counts['median']:g})")
-        told.append(f"document frequencies from {scoring['document_frequencies']}")
-    return "; ".join(told)
+        span = f"{counts['min']}" if counts["min"] == counts["max"] else f"{counts['min']} to {counts['max']}"
+        parts.append(f"tokenizer {scoring['tokenizer']}")
+        parts.append(f"{span} references per clip (median {counts['median']:g})")
+        parts.append(f"document frequencies from {scoring['document_frequencies']}")
+    return "; ".join(parts)
 
 
 def _grounded(grounding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Words by how much their probability falls without the video, most first."""
-    return sorted(grounding.get("words", {}).items(), key=lambda each: -each[1]["fall"])
+    """Words by the fall of their probability without the video, largest first."""
+    return sorted(grounding.get("words", {}).items(), key=lambda item: -item[1]["fall"])
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -178,7 +180,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = []
     for key, value in report.items():
         if key == "data_sets" and len(value) > 1:
-            text = ", ".join(f"{each['name']} (weight {each.get('weight', 'by its clips')})" for each in value)
+            text = ", ".join(f"{source['name']} (weight {source.get('weight', 'by clips')})" for source in value)
         elif isinstance(value, bool | str):
             text = str(value)
         elif not isinstance(value, int | float):
@@ -211,14 +213,14 @@ def _card(example: ReportExample) -> dict[str, Any]:
 
 
 def _shortened(caption: str) -> str:
-    """A caption of at most 60 words and 400 letters; what was cut off is said."""
+    """A caption cut to 60 words and 400 letters, with its length if it was longer."""
     words = caption.split()
     text = " ".join(words[:_WORDS])[:_LETTERS]
     return text if text == " ".join(words) else f"{text} … (of {len(words):,} words)"
 
 
 def _compare(hypothesis: str, references: Sequence[str]) -> list[tuple[str, bool]]:
-    """The caption's words, each with whether it differs from the closest reference."""
+    """The caption's words, and whether each differs from the closest reference."""
     words = hypothesis.split()
     matchers = [
         SequenceMatcher(None, words, _shortened(reference).split(), autojunk=False) for reference in references

@@ -1,39 +1,30 @@
-"""METEOR without paraphrases: exact words, stems and, with WordNet, synonyms.
+"""METEOR 1.5 for English, as `meteor-1.5.jar -l en -norm` computes it.
 
-Promised: given the same words, stages and WordNet 3.0, the alignment, the parameters and the sums over a corpus of
-METEOR 1.5 for English (`-l en -norm`), its beam search with all its peculiarities included.
+Guarantees: the alignment, the parameters and the sums over a corpus of METEOR 1.5, its beam search with all its
+peculiarities included, with its own synonyms and paraphrases (see `meteor_data`).
 
-Given up: the stage of paraphrases, which rests on a table of 60 MB; so this is not the METEOR of papers, and its name
-in a report says which stages it has (see [`meteor_key`]). Given up too: other languages, and abbreviations that METEOR
-tells by their capital letter, since words are lower-case here.
+Limitations: English only. Stems are those of today's Snowball stemmer, which differs on a few words ("added" is now
+"add"). Abbreviations that METEOR recognises by a capital letter are not recognised, since words are lower case here.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import snowballstemmer
 
+from .meteor_data import MAX_PHRASE, MeteorData, Paraphrases, load_meteor_data
 from .pairs import Tokens, check_pairs
-from .wordnet import WordNet, find_wordnet, load_wordnet
+
+__all__ = ["load_meteor_data", "meteor"]
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75  # METEOR 1.5, English, tuned for ranking
-_WEIGHTS = (1.0, 0.6, 0.8)  # of an exact, a stem and a synonym match
+_EXACT, _STEM, _SYNONYM, _PARAPHRASE = range(4)
+_WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # per stage
 _BEAM = 40
-# Measured on three corpora by benchmarks/caption_scores.py (docs/evaluation.md).
-_DIFFERENCE_WITH_SYNONYMS = "0.6 to 1.3 points (of 100) below it on three corpora whose METEOR 1.5 is 10, 41 and 30"
-_DIFFERENCE_WITHOUT_SYNONYMS = "0.6 to 2.8 points (of 100) below it on three corpora whose METEOR 1.5 is 10, 41 and 30"
-# Words and marks above 1e-3 of all in METEOR's corpus of English news, which make up its definition of function words.
-_FUNCTION_WORDS = frozenset(
-    "a about after all also an and are as at be been but by can could first for from had has have he her his i if "
-    "in into is it its last more new no not of on one or other out over people said she so some than that the their "
-    "there they this time to two up was we were what when which who will with would year years you s 's 't ' -lrb- "
-    "-rrb- ( ) "
-    ', . : ? $ - -- — " “ ” ’'.split()
-)
 
 # --- Words, as METEOR's option -norm splits a line ---
 _LETTERS = r"A-Za-zŠŽšžŸÀ-ÖØ-öø-ž\u0400-\u0527\ua640-\ua66e\ua67e-\ua697\u1d00-\u1d7f"
@@ -87,193 +78,224 @@ def _normalise(tokens: Tokens) -> list[str]:
 
 # --- Alignment ---
 class _Match(NamedTuple):
-    hypothesis: int  # position
+    hypothesis: int  # position of the first word
     reference: int
-    stage: int  # index into _WEIGHTS
+    stage: int
+    hypothesis_words: int = 1
+    reference_words: int = 1
 
 
-# Part of an alignment, up to some word of the reference; a plain tuple for speed. It is ranked by its first three:
-# - exact matches, less one for each: a stem or a synonym counts a half in METEOR 1.5, rounded down to nothing;
-# - chunks begun and ended;
-# - distances between matched words;
-# - place behind the last match in the hypothesis, -1 if the word before was not matched;
-# - words of the hypothesis that are used, as bits;
-# - (the last match, (the one before, (...))) or None.
-_Path = tuple[int, int, int, int, int, Any]
+class _Path(NamedTuple):
+    """Part of an alignment, up to some word of the reference. The first three fields rank it, lowest first."""
+
+    missed: int = 0  # less one per word of an exact match, less a half, rounded down, per word of any other
+    chunks: int = 0  # chunks that have ended
+    distance: int = 0  # sum of the distances between matched words
+    next: int = 0  # position behind the last match in the reference
+    end: int = -1  # position behind the last match in the hypothesis, -1 if the word before was not matched
+    used: int = 0  # words of the hypothesis that are matched, as bits
+    matches: tuple | None = None  # (the last match, (the one before, (...)))
+
+
 _RANK = itemgetter(0, 1, 2)
 
 
 def _extend(path: _Path, match: _Match, distance: int) -> _Path:
-    inexact, chunks, _, end, used, matches = path
-    place, _, stage = match
+    missed, chunks, _, _, end, used, matches = path
+    place, position, stage, words, reference_words = match
+    missed -= words + reference_words if stage == _EXACT else words // 2 + reference_words // 2
     chunks += 0 <= end != place
-    return inexact - (not stage), chunks, distance, place + 1, used | 1 << place, (match, matches)
+    used |= ((1 << words) - 1) << place
+    return _Path(missed, chunks, distance, position + reference_words, place + words, used, (match, matches))
 
 
 def _skip(path: _Path, distance: int) -> _Path:
-    inexact, chunks, _, end, used, matches = path
-    return inexact, chunks + (end >= 0), distance, -1, used, matches
+    missed, chunks, _, position, end, used, matches = path
+    return _Path(missed, chunks + (end >= 0), distance, position + 1, -1, used, matches)
+
+
+def _phrases(words: Tokens) -> Iterator[tuple[int, int, str]]:
+    """Start, number of words and spelling of each phrase that a paraphrase could have, by start and length."""
+    for start in range(len(words)):
+        for end in range(start + 1, min(start + MAX_PHRASE, len(words)) + 1):
+            yield start, end - start, " ".join(words[start:end])
 
 
 class _Aligner:
-    def __init__(self, synonyms: WordNet | None):
-        self._synsets = lru_cache(maxsize=None)(synonyms.synsets) if synonyms else None
+    def __init__(self, data: MeteorData, paraphrases: Paraphrases):
+        self._function_words = data.function_words
+        self._synsets = lru_cache(maxsize=None)(data.synsets)
         self._stem = lru_cache(maxsize=None)(snowballstemmer.stemmer("english").stemWord)
+        self._paraphrases = paraphrases
+
+    def _paraphrased(self, source: Tokens, target: Tokens) -> Iterator[tuple[int, int, int, int]]:
+        """Start and length of each phrase of `source` and of a phrase of `target` that the table gives for it."""
+        places: dict[str, list[tuple[int, int]]] = {}
+        for start, words, phrase in _phrases(target):
+            places.setdefault(phrase, []).append((start, words))
+        for start, words, phrase in _phrases(source):
+            known = self._paraphrases.get(phrase)
+            if known:
+                for paraphrase in sorted(known.keys() & places.keys(), key=known.__getitem__):
+                    for place, length in places[paraphrase]:
+                        yield start, words, place, length
 
     def _candidates(self, hypothesis: Tokens, reference: Tokens) -> list[list[_Match]]:
-        """For each word of the reference all words of the hypothesis that match it, by stage."""
-        candidates: list[list[_Match]] = []
-        for j, truth in enumerate(reference):
-            candidates.append([_Match(i, j, 0) for i, word in enumerate(hypothesis) if word == truth])
+        """For each word of the reference all matches that begin there, by stage."""
+        candidates = [
+            [_Match(i, j, _EXACT) for i, word in enumerate(hypothesis) if word == truth]
+            for j, truth in enumerate(reference)
+        ]
         if hypothesis == reference:  # METEOR spares its search these
             return candidates
-        stems = [self._stem(word) for word in hypothesis]
+        stems, synsets = map(self._stem, hypothesis), map(self._synsets, hypothesis)
+        others = list(zip(hypothesis, stems, synsets, strict=True))
         for j, truth in enumerate(reference):
-            stem = self._stem(truth)
-            if stem in stems:
+            stem, meanings = self._stem(truth), self._synsets(truth)
+            different = [(i, *other) for i, other in enumerate(others) if other[0] != truth]
+            candidates[j] += [_Match(i, j, _STEM) for i, _, other, _ in different if other == stem]
+            if meanings:
                 candidates[j] += [
-                    _Match(i, j, 1) for i, other in enumerate(stems) if other == stem and hypothesis[i] != truth
+                    _Match(i, j, _SYNONYM) for i, _, _, other in different if not meanings.isdisjoint(other)
                 ]
-        if self._synsets:
-            synsets = [self._synsets(word) for word in hypothesis]
-            for j, truth in enumerate(reference):
-                own = self._synsets(truth)
-                if own:
-                    candidates[j] += [
-                        _Match(i, j, 2)
-                        for i, others in enumerate(synsets)
-                        if others and not own.isdisjoint(others) and hypothesis[i] != truth
-                    ]
+        for j, reference_words, i, words in self._paraphrased(reference, hypothesis):
+            candidates[j].append(_Match(i, j, _PARAPHRASE, words, reference_words))
+        for i, words, j, reference_words in self._paraphrased(hypothesis, reference):
+            candidates[j].append(_Match(i, j, _PARAPHRASE, words, reference_words))
         return candidates
 
     def align(self, hypothesis: Tokens, reference: Tokens) -> tuple[list[_Match], int]:
         """The matches chosen, and in how many chunks they lie."""
         candidates = self._candidates(hypothesis, reference)
-        times = [0] * len(hypothesis)  # how often each word is a candidate
-        for matches in candidates:
-            for match in matches:
-                times[match.hypothesis] += 1
-        fixed = [len(matches) == 1 and times[matches[0].hypothesis] == 1 for matches in candidates]
-        taken = sum(1 << matches[0].hypothesis for matches, sure in zip(candidates, fixed, strict=True) if sure)
-        paths: list[_Path] = [(0, 0, 0, -1, taken, None)]
-        for matches, sure in zip(candidates, fixed, strict=True):
+        fixed = _unrivalled(candidates, len(hypothesis))
+        taken = sum(((1 << match.hypothesis_words) - 1) << match.hypothesis for match in fixed.values())
+        paths = [_Path(used=taken)]
+        for position, matches in enumerate(candidates):
             if len(paths) > 1:
                 paths = sorted(paths, key=_RANK)[:_BEAM]
-            if sure:
-                match = matches[0]
-                far = abs(match.hypothesis - match.reference)
-                paths = [_extend(path, match, path[2] + far) for path in paths]
-                continue
             following = []
             for path in paths:
-                distance, used = path[2], path[4]
+                distance = path.distance
+                if position < path.next:
+                    following.append(path)
+                    continue
+                if position in fixed:
+                    match = fixed[position]
+                    following.append(_extend(path, match, distance + abs(match.hypothesis - position)))
+                    continue
                 for match in matches:
-                    if not used >> match.hypothesis & 1:
+                    if not path.used >> match.hypothesis & ((1 << match.hypothesis_words) - 1):
                         following.append(_extend(path, match, distance))
                         # In METEOR 1.5 a match adds its distance to the paths that are made without it.
-                        distance += abs(match.hypothesis - match.reference)
+                        distance += abs(match.hypothesis - position)
                 following.append(_skip(path, distance))
             paths = following
-        ended = [_skip(path, path[2]) for path in sorted(paths, key=_RANK)[:_BEAM]]
-        _, chunks, *_, rest = min(ended, key=_RANK)
+        ended = [_skip(path, path.distance) for path in sorted(paths, key=_RANK)[:_BEAM]]
+        best = min(ended, key=_RANK)
         chosen: list[_Match] = []
+        rest = best.matches
         while rest:
             match, rest = rest
             chosen.append(match)
-        return chosen, chunks
+        return chosen, best.chunks
+
+    def statistics(self, hypothesis: Tokens, reference: Tokens) -> np.ndarray:
+        """What a score is computed from, and summed over a corpus: (9,)."""
+        chosen, chunks = self.align(hypothesis, reference)
+        ours, theirs = (
+            [1 - _DELTA if word in self._function_words else _DELTA for word in words]
+            for words in (hypothesis, reference)
+        )
+        matched = reference_matched = 0.0
+        for place, position, stage, words, reference_words in chosen:
+            matched += sum(ours[place : place + words]) * _WEIGHTS[stage]
+            reference_matched += sum(theirs[position : position + reference_words]) * _WEIGHTS[stage]
+        return np.array(
+            [
+                len(hypothesis),
+                len(reference),
+                sum(ours),
+                sum(theirs),
+                matched,
+                reference_matched,
+                sum(match.hypothesis_words for match in chosen),
+                sum(match.reference_words for match in chosen),
+                chunks,
+            ]
+        )
+
+
+def _unrivalled(candidates: list[list[_Match]], words: int) -> dict[int, _Match]:
+    """By position in the reference the matches none of whose words, in either text, is in another match."""
+    ours, theirs = [0] * words, [0] * len(candidates)  # matches per word
+    for match in (match for matches in candidates for match in matches):
+        for place in range(match.hypothesis, match.hypothesis + match.hypothesis_words):
+            ours[place] += 1
+        for place in range(match.reference, match.reference + match.reference_words):
+            theirs[place] += 1
+    return {
+        j: match
+        for j, matches in enumerate(candidates)
+        if len(matches) == 1
+        for match in matches
+        if set(theirs[j : j + match.reference_words]) == {1}
+        and set(ours[match.hypothesis : match.hypothesis + match.hypothesis_words]) == {1}
+    }
 
 
 # --- Score ---
-def _statistics(aligner: _Aligner, hypothesis: Tokens, reference: Tokens) -> np.ndarray:
-    """What a score is computed of, and summed over a corpus: (8,)."""
-    chosen, chunks = aligner.align(hypothesis, reference)
-    weights = [
-        [1 - _DELTA if word in _FUNCTION_WORDS else _DELTA for word in words] for words in (hypothesis, reference)
-    ]
-    return np.array(
-        [
-            len(hypothesis),
-            len(reference),
-            sum(weights[0]),
-            sum(weights[1]),
-            sum(weights[0][match.hypothesis] * _WEIGHTS[match.stage] for match in chosen),
-            sum(weights[1][match.reference] * _WEIGHTS[match.stage] for match in chosen),
-            len(chosen),
-            chunks,
-        ]
-    )
-
-
 def _is_whole(statistics: np.ndarray) -> bool:
-    """Whether all words of both match in one piece."""
-    matches = statistics[6]
-    return statistics[7] == 1 and matches == statistics[0] and matches == statistics[1]
+    """Whether all words of both match in one chunk."""
+    length, reference_length, *_, matches, reference_matches, chunks = statistics
+    return chunks == 1 and matches == length and reference_matches == reference_length
 
 
 def _score(statistics: np.ndarray) -> float:
-    _, _, length, reference_length, matched, reference_matched, matches, chunks = statistics.tolist()
+    _, _, length, reference_length, matched, reference_matched, matches, reference_matches, chunks = (
+        statistics.tolist()
+    )
     if not matches:
         return 0.0
     mean = 1 / ((1 - _ALPHA) * length / matched + _ALPHA * reference_length / reference_matched)
-    fragmentation = 0.0 if _is_whole(statistics) else chunks / matches
+    fragmentation = 0.0 if _is_whole(statistics) else chunks / ((matches + reference_matches) / 2)
     return mean * (1 - _GAMMA * fragmentation**_BETA)
 
 
 def meteor(
-    hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]], *, synonyms: WordNet | None = None
+    hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]], *, data: MeteorData
 ) -> tuple[float, np.ndarray]:
     """
-    METEOR 1.5 (Denkowski and Lavie, 2014, https://aclanthology.org/W14-3348) for English without its paraphrases.
+    METEOR 1.5 (Denkowski and Lavie, 2014, https://aclanthology.org/W14-3348) for English.
 
     Args:
         hypotheses (`Sequence[Sequence[str]]`):
-            A caption for each clip, as tokens.
+            One tokenised caption per clip.
         references (`Sequence[Sequence[Sequence[str]]]`):
-            One or more true captions for each clip, as tokens. The one with the best score counts.
-        synonyms (`WordNet`, *optional*):
-            Without it there are the stages exact and stem only.
+            One or more tokenised true captions per clip. The one with the best score counts.
+        data (`MeteorData`):
+            METEOR's synonyms and paraphrases, from [`load_meteor_data`].
 
     Returns:
-        `tuple[float, np.ndarray]`: the score of the corpus, from sums over the clips' best references, and of each
-        clip, (N,), from 0 to 1. The corpus score is not the mean of the clips' scores.
+        `tuple[float, np.ndarray]`: the score of the corpus, from sums over the clips' best references, and the score
+        of each clip, (N,), from 0 to 1. The corpus score is not the mean of the clips' scores.
 
     Raises:
         `ValueError`: if there are no clips, the two lengths differ, or a clip has no reference.
     """
     check_pairs(hypotheses, references)
-    aligner = _Aligner(synonyms)
+    guesses = [_normalise(hypothesis) for hypothesis in hypotheses]
+    truths = [[_normalise(reference) for reference in alternatives] for alternatives in references]
+    captions = [*guesses, *(truth for alternatives in truths for truth in alternatives)]
+    paraphrases = data.paraphrases({phrase for words in captions for _, _, phrase in _phrases(words)})
+    aligner = _Aligner(data, paraphrases)
     scores = np.zeros(len(hypotheses))  # (N,)
-    total = np.zeros(8)
-    for clip, (hypothesis, alternatives) in enumerate(zip(hypotheses, references, strict=True)):
-        words = _normalise(hypothesis)
-        each = [_statistics(aligner, words, _normalise(truth)) for truth in alternatives]
-        of_each = [_score(statistics) for statistics in each]
-        scores[clip] = max(of_each)
-        best = each[of_each.index(scores[clip])]
+    total = np.zeros(9)
+    for clip, (guess, alternatives) in enumerate(zip(guesses, truths, strict=True)):
+        statistics = [aligner.statistics(guess, truth) for truth in alternatives]
+        reference_scores = [_score(row) for row in statistics]
+        scores[clip] = max(reference_scores)
+        best = statistics[reference_scores.index(scores[clip])]
         if _is_whole(best):
-            best[7] = 0  # a perfect caption is in no pieces
+            best[8] = 0  # a perfect caption has no chunks
         total += best
     return _score(total), scores
-
-
-# --- What it is called ---
-def installed_synonyms() -> WordNet | None:
-    """WordNet, if [`find_wordnet`] finds it."""
-    path = find_wordnet()
-    return load_wordnet(path) if path else None
-
-
-def meteor_key(synonyms: WordNet | None) -> str:
-    """The name of the score: it names the stages, so that two that do not compare have two names."""
-    return "meteor_exact_stem_synonym" if synonyms else "meteor_exact_stem"
-
-
-def meteor_facts(synonyms: WordNet | None) -> dict[str, Any]:
-    """What belongs beside the score: `stages`, `wordnet` (its version or `None`) and `difference` from METEOR 1.5."""
-    return {
-        "stages": ["exact", "stem", *(["synonym"] if synonyms else [])],
-        "wordnet": synonyms.version if synonyms else None,
-        "difference": "METEOR 1.5 for English without its paraphrases"
-        + (": " if synonyms else " and synonyms: ")
-        + (_DIFFERENCE_WITH_SYNONYMS if synonyms else _DIFFERENCE_WITHOUT_SYNONYMS),
-    }

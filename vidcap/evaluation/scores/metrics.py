@@ -1,34 +1,33 @@
 """Caption scores in pure Python, equal to those of the reference scorer (pycocoevalcap), which needs Java.
 
-Promised: on the same tokens CIDEr-D, BLEU-1 to BLEU-4 and ROUGE-L equal the reference to rounding error, its constants
-and its treatment of empty captions included; the tokens are those of [`ptb_tokenize`]. The functions on tokens also
-return one score a clip.
+Guarantees: on the same tokens, CIDEr-D, BLEU-1 to BLEU-4 and ROUGE-L equal the reference to rounding error, its
+constants and its treatment of empty captions included; the tokens are those of [`ptb_tokenize`]. METEOR is in
+`vidcap.evaluation.scores.meteor`. The functions on tokens also return one score per clip.
 
-Given up: METEOR 1.5 as papers have it, whose table of paraphrases is of 60 MB. What there is of it without (see
-`vidcap.evaluation.scores.meteor`) gives other numbers, and so has another name.
+Limitations: no SPICE, which needs a parser of English sentences.
 """
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .ngrams import MAX_N, NGram, NGramPairs
-from .pairs import Tokenizer, Tokens, check_pairs, tokenize_pairs
+from .pairs import TOKENIZER_NAMES, Tokenizer, Tokens, check_pairs, check_tokenizer, tokenize_pairs
 
 _CIDER_SIGMA = 6.0
 _ROUGE_BETA = 1.2
 _BLEU_TINY, _BLEU_SMALL = 1e-15, 1e-9  # the reference's guards against 0 / 0; they show in the last digits of a score
 
 
-# Keys of [`score_captions`] by metric: what is scored by default, and what takes longer or is rarely asked for.
 DEFAULT_METRICS = ("cider", "bleu", "rougeL", "exact", "distinct")
 METRICS = (*DEFAULT_METRICS, "cider_plain", "meteor")
 
 
 class DocumentFrequencies(NamedTuple):
-    """In the references of how many clips each n-gram occurs, the number of clips, and what clips they are."""
+    """Number of clips whose references contain each n-gram, number of all clips, and which clips these are."""
 
     counts: Mapping[NGram, int]
     clips: int
@@ -39,13 +38,13 @@ def count_document_frequencies(
     references: Sequence[Sequence[Tokens]], *, source: str = "the references scored"
 ) -> DocumentFrequencies:
     """
-    Counts in the references of how many clips each n-gram (n = 1 ... 4) occurs, for [`cider_d`].
+    Counts the clips whose references contain each n-gram (n = 1 ... 4), for [`cider_d`].
 
     Args:
         references (`Sequence[Sequence[Sequence[str]]]`):
-            For each clip its references, each a sequence of tokens.
+            The tokenised references of each clip.
         source (`str`, *optional*):
-            What clips these are, for [`scoring_facts`].
+            Name of these clips, for [`scoring_facts`].
     """
     pairs = NGramPairs([()] * len(references), references)
     counts = dict(zip(pairs.table.spellings(), pairs.document_frequencies().tolist(), strict=True))
@@ -56,15 +55,15 @@ def caption_document_frequencies(
     references: Sequence[Sequence[str]], *, source: str, tokenizer: Tokenizer = "ptb"
 ) -> DocumentFrequencies:
     """
-    [`count_document_frequencies`] of captions, such as those of the training clips, for [`score_captions`].
+    Counts document frequencies of captions, such as the training captions, for [`score_captions`].
 
     Args:
-        references (`Sequence[Sequence[str]]`): for each clip its captions.
-        source (`str`): what clips these are, such as `"train"`; stated beside the scores.
-        tokenizer (`"ptb"` or `"whitespace"`, *optional*, defaults to `"ptb"`): that of the scores.
+        references (`Sequence[Sequence[str]]`): the captions of each clip.
+        source (`str`): name of these clips, such as `"train"`; stated beside the scores.
+        tokenizer (`"ptb"` or `"whitespace"`, *optional*, defaults to `"ptb"`): the tokenizer of the scores.
 
     Raises:
-        `ValueError`: if there are no clips, a clip has no caption, something is not a string, or the tokenizer is
+        `ValueError`: if there are no clips, a clip has no caption, a caption is not a string, or the tokenizer is
         unknown.
     """
     pairs = tokenize_pairs([""] * len(references), references, tokenizer)
@@ -81,15 +80,15 @@ def cider_d(
     CIDEr-D (Vedantam et al., 2015, https://arxiv.org/abs/1411.5726) as in `pycocoevalcap.cider`: n-gram weights
     clipped at the reference's, a Gaussian penalty (sigma = 6) on the difference in length, times 10.
 
-    As in that implementation, n-grams never seen in a reference weigh as if they occurred in one clip.
+    As in that implementation, n-grams that occur in no reference weigh as if they occurred in one clip.
 
     Args:
         hypotheses (`Sequence[Sequence[str]]`):
-            A caption for each clip, as tokens.
+            One tokenised caption per clip.
         references (`Sequence[Sequence[Sequence[str]]]`):
-            One or more true captions for each clip, as tokens.
+            One or more tokenised true captions per clip.
         document_frequencies (`DocumentFrequencies`, *optional*):
-            From [`count_document_frequencies`]. By default those of `references`. With a single clip every n-gram then
+            From [`count_document_frequencies`]; by default those of `references`. With a single clip every n-gram then
             occurs everywhere and the score is 0.
 
     Returns:
@@ -109,10 +108,10 @@ def cider_plain(
     document_frequencies: DocumentFrequencies | None = None,
 ) -> tuple[float, np.ndarray]:
     """
-    CIDEr as it was before CIDEr-D (equations 2 and 3 of Vedantam et al., 2015): the cosine of the n-gram vectors,
-    without clipping and penalty, times 10 to be on one scale with [`cider_d`]; words are not stemmed.
+    The original CIDEr (equations 2 and 3 of Vedantam et al., 2015): the cosine of the n-gram vectors, without clipping
+    and length penalty, times 10 as in [`cider_d`]; words are not stemmed.
 
-    Papers that print "CIDEr" mean [`cider_d`]. This one can be raised by repeating rare words.
+    Papers that print "CIDEr" mean [`cider_d`]. Repeating rare words raises this one.
 
     Args, returns and errors are those of [`cider_d`].
     """
@@ -154,9 +153,9 @@ def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
 
     Args:
         hypotheses (`Sequence[Sequence[str]]`):
-            A caption for each clip, as tokens.
+            One tokenised caption per clip.
         references (`Sequence[Sequence[Sequence[str]]]`):
-            One or more true captions for each clip, as tokens.
+            One or more tokenised true captions per clip.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: BLEU-1 ... BLEU-4 of the corpus, (4,), and of each clip, (N, 4), from 0 to 1.
@@ -171,9 +170,9 @@ def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
 
 def _bleu(pairs: NGramPairs) -> tuple[np.ndarray, np.ndarray]:
     table, rows = pairs.table, pairs.hypotheses
-    most = np.zeros_like(table.counts)  # (R,): of a hypothesis' n-gram, how often it may count
-    np.maximum.at(most, rows, np.minimum(table.counts[rows], table.counts[pairs.references]))
-    correct = table.sums(slice(None), table.text, most)[: pairs.clips]  # (N, 4)
+    limits = np.zeros_like(table.counts)  # (R,): how often an n-gram of a hypothesis may count
+    np.maximum.at(limits, rows, np.minimum(table.counts[rows], table.counts[pairs.references]))
+    correct = table.sums(slice(None), table.text, limits)[: pairs.clips]  # (N, 4)
     length, lengths = table.lengths[: pairs.clips], table.lengths[pairs.clips :]  # (N,), (M,)
     guessed = np.maximum(0, length[:, None] - np.arange(MAX_N))  # (N, 4)
     clip = pairs.clip_of_text[pairs.clips :]
@@ -194,13 +193,13 @@ def _bleu_of_counts(correct: np.ndarray, guessed: np.ndarray, lengths: np.ndarra
 def rouge_l(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> tuple[float, np.ndarray]:
     """
     ROUGE-L (Lin, 2004, https://aclanthology.org/W04-1013) as in `pycocoevalcap.rouge`: an F score with beta = 1.2 of
-    the best precision and the best recall over a clip's references, which need not come from the same one.
+    the best precision and the best recall over a clip's references, which may come from two references.
 
     Args:
         hypotheses (`Sequence[Sequence[str]]`):
-            A caption for each clip, as tokens.
+            One tokenised caption per clip.
         references (`Sequence[Sequence[Sequence[str]]]`):
-            One or more true captions for each clip, as tokens.
+            One or more tokenised true captions per clip.
 
     Returns:
         `tuple[float, np.ndarray]`: the mean over clips and the score of each clip, (N,), from 0 to 1.
@@ -211,7 +210,7 @@ def rouge_l(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
     check_pairs(hypotheses, references)
     scores = np.zeros(len(hypotheses))  # (N,)
     for clip, (hypothesis, alternatives) in enumerate(zip(hypotheses, references, strict=True)):
-        guess = hypothesis or [""]  # to the reference an empty caption is one empty token: it equals another such
+        guess = hypothesis or [""]  # for the reference scorer an empty caption is one empty token
         truths = [truth or [""] for truth in alternatives]
         common = [_longest_common_subsequence(guess, truth) for truth in truths]
         precision = max(common) / len(guess)
@@ -246,30 +245,29 @@ def score_captions(
 
     Args:
         hypotheses (`Sequence[str]`):
-            A caption for each clip. An empty one counts.
+            One caption per clip. Empty captions count.
         references (`Sequence[Sequence[str]]`):
-            One or more true captions for each clip, in the order of `hypotheses`.
+            One or more true captions per clip, in the order of `hypotheses`.
         tokenizer (`"ptb"` or `"whitespace"`, *optional*, defaults to `"ptb"`):
-            `"ptb"`: lower case, contractions apart, punctuation removed (see [`ptb_tokenize`]). `"whitespace"`:
-            captions are split at blanks and otherwise taken as they are.
+            `"ptb"`: lower case, contractions split, punctuation removed (see [`ptb_tokenize`]). `"whitespace"`:
+            captions are split at white space and otherwise unchanged.
         metrics (`Sequence[str]`, *optional*):
-            Of `"cider"`, `"bleu"`, `"rougeL"`, `"exact"`, `"distinct"`, which are the default, `"cider_plain"` and
-            `"meteor"`, which takes twice as long as all others together (extra `evaluate`).
+            Any of `"cider"`, `"bleu"`, `"rougeL"`, `"exact"`, `"distinct"` (the default), `"cider_plain"` and
+            `"meteor"` (METEOR 1.5 for English), which takes far longer than the others and needs the extra `meteor`.
         document_frequencies (`DocumentFrequencies`, *optional*):
-            From [`caption_document_frequencies`], for CIDEr. By default those of `references`, so that scores of two
-            sets of clips do not compare.
+            From [`caption_document_frequencies`], for CIDEr; by default those of `references`, so that the scores of
+            two sets of clips are not comparable.
 
     Returns:
-        `dict[str, float]`: `cider` (CIDEr-D), `cider_plain`, `bleu1` ... `bleu4`, `rougeL` and METEOR, all times 100,
-        as papers print them; `exact`, the share of hypotheses equal to one of their references, and
-        `distinct`, the number of different hypotheses over the number of all, both after tokenisation and from 0 to 1.
-        METEOR's key names its stages, `meteor_exact_stem` or, with WordNet installed, `meteor_exact_stem_synonym`: it
-        is not METEOR 1.5, which has paraphrases too. [`scoring_facts`] says what else belongs beside the scores.
+        `dict[str, float]`: `cider` (CIDEr-D), `cider_plain`, `bleu1` ... `bleu4`, `rougeL` and `meteor`, all times
+        100, as papers print them; `exact`, the share of hypotheses equal to one of their references, and `distinct`,
+        the number of different hypotheses over the number of all, both after tokenisation and from 0 to 1.
+        [`scoring_facts`] returns the settings that belong beside the scores.
 
     Raises:
-        `ValueError`: if there are no clips, the two lengths differ, a clip has no reference, something is not a
+        `ValueError`: if there are no clips, the two lengths differ, a clip has no reference, a caption is not a
         string, or the tokenizer or a metric is unknown.
-        `ImportError`: if METEOR is asked for and its stemmer is not installed.
+        `ImportError`: for METEOR without the packages of the extra `meteor`.
 
     Example:
 
@@ -281,7 +279,7 @@ def score_captions(
     ```
     """
     scores = _score(hypotheses, references, tokenizer, metrics, document_frequencies)
-    return {key: of_corpus for key, (of_corpus, _) in scores.items()}
+    return {key: corpus_score for key, (corpus_score, _) in scores.items()}
 
 
 def score_each(
@@ -293,16 +291,45 @@ def score_each(
     document_frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, np.ndarray]:
     """
-    The scores of [`score_captions`], which has the same arguments and errors, for each clip.
+    Scores each caption, with the arguments and errors of [`score_captions`].
 
-    The means of BLEU and METEOR are not the scores of the corpus, which are computed from sums of counts; those of the
-    others are. `distinct` is 1 over the number of clips with this caption.
+    The mean over clips is the score of the corpus, except for BLEU and METEOR, which the corpus computes from sums of
+    counts. `distinct` is 1 over the number of clips with this caption.
 
     Returns:
         `dict[str, np.ndarray]`: the keys of [`score_captions`], each (N,).
     """
     scores = _score(hypotheses, references, tokenizer, metrics, document_frequencies)
-    return {key: of_each for key, (_, of_each) in scores.items()}
+    return {key: clip_scores for key, (_, clip_scores) in scores.items()}
+
+
+def scoring_facts(
+    references: Sequence[Sequence[str]],
+    tokenizer: Tokenizer = "ptb",
+    *,
+    document_frequencies: DocumentFrequencies | None = None,
+) -> dict[str, Any]:
+    """
+    Describes how [`score_captions`] computes its scores from the same arguments, for a report.
+
+    Returns:
+        `dict[str, Any]`: `clips`, `tokenizer`, `references_per_clip` (`{"min", "median", "max"}`) and
+        `document_frequencies` (of CIDEr: which clips, and how many).
+
+    Raises:
+        `ValueError`: if there are no clips or the tokenizer is unknown.
+    """
+    check_tokenizer(tokenizer)
+    if not references:
+        raise ValueError("references is empty: give the true captions of at least one clip.")
+    counts = [len(alternatives) for alternatives in references]
+    frequencies = document_frequencies or DocumentFrequencies({}, len(counts))
+    return {
+        "clips": len(counts),
+        "tokenizer": TOKENIZER_NAMES[tokenizer],
+        "references_per_clip": {"min": min(counts), "median": statistics.median(counts), "max": max(counts)},
+        "document_frequencies": f"{frequencies.source} ({frequencies.clips} clips)",
+    }
 
 
 def _score(
@@ -312,7 +339,7 @@ def _score(
     metrics: Sequence[str],
     document_frequencies: DocumentFrequencies | None,
 ) -> dict[str, tuple[float, np.ndarray]]:
-    """By key the score of the corpus and those of the clips, (N,)."""
+    """For each key the score of the corpus and those of the clips, (N,)."""
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise ValueError(f"Unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}.")
     pairs = tokenize_pairs(hypotheses, references, tokenizer)
@@ -328,10 +355,10 @@ def _score(
     if "rougeL" in metrics:
         scores["rougeL"] = rouge_l(pairs.hypotheses, pairs.references)
     if "meteor" in metrics:
-        scores |= _meteor(pairs.hypotheses, pairs.references)
-    scores = {key: (100 * of_corpus, 100 * of_each) for key, (of_corpus, of_each) in scores.items()}
+        scores["meteor"] = _meteor(pairs.hypotheses, pairs.references)
+    scores = {key: (100 * corpus_score, 100 * clip_scores) for key, (corpus_score, clip_scores) in scores.items()}
     if "exact" in metrics:
-        # Captions that have no token, such as a lone emoji, are all alike: none of them counts as right.
+        # Captions without a token, such as a lone emoji, are all alike: none of them counts as right.
         exact = [
             float(bool(guess) and guess in truths)
             for guess, truths in zip(pairs.hypotheses, pairs.references, strict=True)
@@ -339,17 +366,14 @@ def _score(
         scores["exact"] = sum(exact) / len(exact), np.array(exact)
     if "distinct" in metrics:
         counts = Counter(map(tuple, pairs.hypotheses))
-        each = np.array([1 / counts[tuple(guess)] for guess in pairs.hypotheses])
-        scores["distinct"] = len(counts) / len(each), each
+        shares = np.array([1 / counts[tuple(guess)] for guess in pairs.hypotheses])
+        scores["distinct"] = len(counts) / len(shares), shares
     return scores
 
 
-def _meteor(
-    hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
-) -> dict[str, tuple[float, np.ndarray]]:
+def _meteor(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> tuple[float, np.ndarray]:
     try:
-        from .meteor import installed_synonyms, meteor, meteor_key
+        from .meteor import load_meteor_data, meteor
     except ModuleNotFoundError as error:
-        raise ImportError(f"METEOR needs {error.name}: pip install 'vidcap[evaluate]'") from error
-    synonyms = installed_synonyms()
-    return {meteor_key(synonyms): meteor(hypotheses, references, synonyms=synonyms)}
+        raise ImportError(f"METEOR needs the package {error.name}: pip install 'vidcap[meteor]'") from error
+    return meteor(hypotheses, references, data=load_meteor_data())

@@ -1,7 +1,8 @@
 """N-grams of captions, counted for all captions at once.
 
-Promised: the counts that a loop over captions with a dictionary would give, in a fraction of its time. Given up:
-n-grams of more than four words.
+Guarantees: the counts of a loop over captions with a dictionary, in a fraction of its time.
+
+Limitations: n-grams of at most four words.
 """
 
 from collections.abc import Sequence
@@ -18,16 +19,17 @@ NGram = tuple[str, ...]
 
 class NGramTable(NamedTuple):
     """
-    How often each n-gram occurs in each text. A row is a text and an n-gram (R rows, sorted by both); an n-gram has a
-    number below G.
+    Counts of each n-gram in each text.
+
+    Each of the R rows, sorted by both, is one of the texts and one of the G n-grams.
 
     Args:
-        text (`np.ndarray`): (R,), number of the text.
-        ngram (`np.ndarray`): (R,), number of the n-gram.
-        counts (`np.ndarray`): (R,), how often it occurs there.
-        order (`np.ndarray`): (G,), words of the n-gram less one.
-        first (`np.ndarray`): (G,), where in `words` it occurs first.
-        words (`list[str]`): of all texts.
+        text (`np.ndarray`): (R,), index of the text.
+        ngram (`np.ndarray`): (R,), index of the n-gram.
+        counts (`np.ndarray`): (R,), how often the n-gram occurs in the text.
+        order (`np.ndarray`): (G,), number of words in the n-gram less one.
+        first (`np.ndarray`): (G,), position in `words` where the n-gram first occurs.
+        words (`list[str]`): the words of all texts.
         lengths (`np.ndarray`): (texts,), in words.
     """
 
@@ -40,12 +42,12 @@ class NGramTable(NamedTuple):
     lengths: np.ndarray
 
     def spellings(self) -> list[NGram]:
-        """(G): the words of each n-gram."""
+        """The words of each n-gram, (G)."""
         ends = self.first + self.order + 1
         return [tuple(self.words[start:end]) for start, end in zip(self.first.tolist(), ends.tolist(), strict=True)]
 
     def sums(self, rows: np.ndarray | slice, of: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """(texts, 4): `values` of some `rows`, added up by text (`of`) and by the length of the n-gram."""
+        """Sums of `values` of some `rows` by text (`of`) and by length of the n-gram, (texts, 4)."""
         slots = MAX_N * of + self.order[self.ngram[rows]]
         size = MAX_N * len(self.lengths)
         return np.bincount(slots, weights=values, minlength=size).reshape(-1, MAX_N).astype(float)
@@ -56,11 +58,11 @@ def count_ngrams(texts: Sequence[Tokens]) -> NGramTable:
     words = list(chain.from_iterable(texts))
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     text_of = np.repeat(np.arange(len(texts)), lengths)  # (words,)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # (words,): to the end of the text
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # (words,): words to the end of the text
     numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
     word_ids = np.fromiter(map(numbers.__getitem__, words), dtype=np.int64, count=len(words))
-    ids = word_ids  # of the n-gram that begins at each word
-    found, orders, firsts = [], [], []
+    ids = word_ids  # index of the n-gram that begins at each word
+    occurrences, orders, firsts = [], [], []
     total = 0
     for n in range(MAX_N):
         starts = np.flatnonzero(left > n)
@@ -68,12 +70,12 @@ def count_ngrams(texts: Sequence[Tokens]) -> NGramTable:
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
         ids = np.zeros_like(word_ids)
         ids[starts] = inverse
-        found.append((text_of[starts], inverse + total))
+        occurrences.append((text_of[starts], inverse + total))
         orders.append(np.full(len(first), n))
         firsts.append(starts[first])
         total += len(first)
     rows, counts = np.unique(
-        np.concatenate([texts_of_n * total + of_n for texts_of_n, of_n in found]), return_counts=True
+        np.concatenate([text_ids * total + ngram_ids for text_ids, ngram_ids in occurrences]), return_counts=True
     )
     text, ngram = np.divmod(rows, max(1, total))
     return NGramTable(text, ngram, counts, np.concatenate(orders), np.concatenate(firsts), words, lengths)
@@ -81,16 +83,16 @@ def count_ngrams(texts: Sequence[Tokens]) -> NGramTable:
 
 class NGramPairs:
     """
-    The n-grams of hypotheses and references, and which they share.
+    The n-grams of hypotheses and references, and those they share.
 
     Args:
-        hypotheses (`Sequence[Sequence[str]]`): a caption for each of N clips, as tokens.
-        references (`Sequence[Sequence[Sequence[str]]]`): one or more for each clip.
+        hypotheses (`Sequence[Sequence[str]]`): one tokenised caption per clip (N).
+        references (`Sequence[Sequence[Sequence[str]]]`): one or more per clip.
 
     Attributes:
-        table: of the hypotheses (texts 0 ... N - 1), then of all references (M).
-        clip_of_text: (N + M,).
-        references: rows of the table that belong to references and hold an n-gram of the hypothesis, (S,).
+        table: n-grams of the hypotheses (texts 0 ... N - 1), then of all references (M).
+        clip_of_text: index of each text's clip, (N + M,).
+        references: rows of references with an n-gram of their hypothesis, (S,).
         hypotheses: rows of the hypotheses with the same n-gram, (S,).
     """
 
@@ -113,8 +115,8 @@ class NGramPairs:
         self._reference_keys = theirs
 
     def document_frequencies(self) -> np.ndarray:
-        """(G,): in the references of how many clips each n-gram occurs."""
+        """Number of clips whose references contain each n-gram, (G,)."""
         ngrams = len(self.table.order)
-        keys = np.sort(self._reference_keys, kind="stable")  # nearly in order already: much faster than `np.unique`
+        keys = np.sort(self._reference_keys, kind="stable")  # nearly sorted: much faster than `np.unique`
         new = np.diff(keys, prepend=-1) > 0
         return np.bincount(keys[new] % max(1, ngrams), minlength=ngrams)

@@ -1,4 +1,4 @@
-"""Hypotheses and references, checked and tokenised."""
+"""Checks and tokenisation of hypotheses and references."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -9,27 +9,27 @@ Tokens = Sequence[str]
 Tokenizer = Literal["ptb", "whitespace"]
 
 TOKENIZER_NAMES = {
-    "ptb": "ptb: as Stanford CoreNLP 3.4.1's PTBTokenizer, lower case, without punctuation",
-    "whitespace": "whitespace: split at blanks, otherwise as given",
+    "ptb": "ptb: that of Stanford CoreNLP 3.4.1 (PTBTokenizer), lower case, without punctuation",
+    "whitespace": "whitespace: split at white space, otherwise unchanged",
 }
 
 
 def check_pairs(hypotheses: Sequence, references: Sequence) -> None:
-    """Raises `ValueError` unless there is a list of at least one reference for each of at least one hypothesis."""
+    """Raises `ValueError` unless there are hypotheses, each with at least one reference."""
     if len(hypotheses) != len(references):
         raise ValueError(
-            f"{len(hypotheses)} hypotheses but {len(references)} lists of references: give one list of references for "
-            "each hypothesis, in the same order."
+            f"{len(hypotheses)} hypotheses but {len(references)} lists of references: give one list of references "
+            "per hypothesis, in the same order."
         )
     if not hypotheses:
-        raise ValueError("There is nothing to score: hypotheses and references are empty.")
+        raise ValueError("hypotheses and references are empty: give at least one caption to score.")
     for index, alternatives in enumerate(references):
         if not alternatives:
-            raise ValueError(f"Clip {index} has no reference: give it at least one, or leave the clip out.")
+            raise ValueError(f"Clip {index} has no reference: give it at least one, or omit the clip.")
 
 
 def check_strings(captions: Sequence[str], what: str) -> None:
-    """Raises `ValueError` unless `captions` is a sequence of strings; `what` names one of them in the message."""
+    """Raises `ValueError` unless all captions are strings; `what` with `{}` names one in the message."""
     for number, caption in enumerate(captions):
         if not isinstance(caption, str):
             raise ValueError(f"{what.format(number)} is of type {type(caption).__name__}: give a string.")
@@ -46,12 +46,12 @@ def tokenize(caption: str, tokenizer: Tokenizer) -> list[str]:
 
 
 def split_tokens(tokens: Tokens) -> list[str]:
-    """The reference scorer splits tokens such as "1 1/2", held together by a no-break space, for n-grams."""
+    """Splits tokens held together by a no-break space, such as "1 1/2", as the reference scorer does for n-grams."""
     return " ".join(tokens).split()
 
 
 class TokenizedPairs(NamedTuple):
-    """Tokens of each clip's hypothesis and references: as ROUGE-L sees them, and split as n-grams see them."""
+    """Tokens of each clip's hypothesis and references, for ROUGE-L, and split for n-grams."""
 
     hypotheses: list[list[str]]
     references: list[list[list[str]]]
@@ -66,12 +66,12 @@ def tokenize_pairs(
     Checks and tokenises captions.
 
     Raises:
-        `ValueError`: if there are no clips, the two lengths differ, a clip has no reference, something is not a
+        `ValueError`: if there are no clips, the two lengths differ, a clip has no reference, a caption is not a
         string, or the tokenizer is unknown.
     """
     check_tokenizer(tokenizer)
     if isinstance(hypotheses, str):
-        raise ValueError("hypotheses is one string: give a list of strings, one for each clip.")
+        raise ValueError("hypotheses is one string: give a list of strings, one per clip.")
     check_pairs(hypotheses, references)
     check_strings(hypotheses, "Hypothesis {}")
     for index, alternatives in enumerate(references):

@@ -1,16 +1,18 @@
-"""Tokens of a caption as the usual caption scorers see them, without Java.
+"""The tokenizer of published caption scores, without Java.
 
 Published caption scores are computed on the output of `PTBTokenizer -preserveLines -lowerCase` of Stanford CoreNLP
-3.4.1, from which coco-caption then takes a list of punctuation marks. [`ptb_tokenize`] gives those tokens: same
-contractions (`don't` -> `do n't`), abbreviations (`etc.`, `Mr.`), glued words (`end.the`), numbers, addresses, smileys
-and brackets (`(` -> `-lrb-`, which coco-caption does not remove).
+3.4.1, from which coco-caption then removes a list of punctuation marks.
 
-Promised for text in the Latin script with the typographic quotes, dashes and signs that go with it. Given up:
-- The reference tokenises a whole file and now and then looks into the next line, to tell whether a caption that ends
-  in "... letter T." or "... page no." ends in an abbreviation. Here a caption is read on its own.
+Guarantees: for text in Latin script, with its typographic quotes, dashes and signs, [`ptb_tokenize`] returns those
+tokens: the same contractions (`don't` -> `do n't`), abbreviations (`etc.`, `Mr.`), joined words (`end.the`), numbers,
+addresses, smileys and brackets (`(` -> `-lrb-`, which coco-caption does not remove).
+
+Limitations:
+- The reference tokenises a whole file and sometimes looks into the next line to decide whether a caption that ends
+  in "... letter T." or "... page no." ends in an abbreviation. Here each caption is read on its own.
 - Line ends other than a line feed shift all following captions in the reference. Here they are spaces.
 - Rare punctuation of non-Latin scripts.
-- Speed on a "word" of thousands of characters: the time grows with the square of its length.
+- Time grows with the square of a word's length, which shows on "words" of thousands of characters.
 """
 
 import re
@@ -18,11 +20,11 @@ import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
-# What coco-caption removes. Its brackets are in upper case and so never meet a lower-cased "-lrb-": that one stays.
+# Removed by coco-caption. Its brackets are in upper case and so never match a lower-case "-lrb-", which stays.
 _REMOVED = frozenset("'' ' `` ` . ? ! , : - -- ... ;".split()) | {""}
 
 # --- Characters ---
-# `\w` also holds numerals such as superscripts and Roman numerals; and the lexer knows the basic plane only.
+# `\w` includes numerals such as superscripts and Roman numerals; the lexer knows the basic plane only.
 _NUMERALS = r"\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u2189\u2460-\u24ff\u2776-\u2793"
 _LETTER = rf"[^\W\d_{_NUMERALS}\U00010000-\U0010ffff]"
 _MARKS = "".join(chr(c) for c in range(0x300, 0x10000) if unicodedata.category(chr(c)).startswith("M"))
@@ -47,7 +49,7 @@ def _any_of(words: str) -> str:
 
 
 # --- Abbreviations ---
-# Those that a sentence may end in. Some are words as well, and abbreviations only with a capital.
+# Abbreviations that may end a sentence. Some are words as well, and abbreviations only with a capital.
 _ABBREVIATION_MAYBE_LAST = "|".join(
     [
         _any_of("jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu thurs fri"),
@@ -101,7 +103,7 @@ _CLAUSE_MARK = r"[,;:\u3001]"  # a period before one of these belongs to the wor
 
 
 class _Rule(NamedTuple):
-    pattern: re.Pattern[str]  # group 1: the token; what follows it in the pattern is only looked at
+    pattern: re.Pattern[str]  # group 1 is the token; the rest of the pattern is lookahead
     write: Callable[[str], str]
 
 
@@ -134,7 +136,7 @@ def _plain_apostrophe(text: str) -> str:
     return text.lower().replace("&apos;", "'").replace("\u0092", "'").replace("\u2019", "'")
 
 
-# The longest match wins, counting what was looked at ahead; of two equal ones the upper. A character that begins no
+# The longest match wins, lookahead included; of two equally long ones, the first rule. A character that begins no
 # rule is blank, punctuation that would be removed anyway, or unknown to the lexer: it is skipped.
 _RULES = (
     _rule(f"{_SPACE}+", write=lambda _: ""),
@@ -236,8 +238,8 @@ _RULES = (
     ),
 )
 
-# Most of a caption: unaccented words between blanks, none of which another rule could touch (a no-break space may be
-# in an address). Only there for speed.
+# A shortcut for most of a caption: unaccented words between blanks that no other rule could match (a no-break space
+# may be part of an address).
 _PLAIN_WORDS = re.compile(
     rf"[ \t]*(?:(?!(?ai:cannot|gonna|wanna|gotta|lemme|gimme)\b"
     rf"|(?:{_ABBREVIATION_MAYBE_LAST}|{_ABBREVIATION_BEFORE_NAME}|{_ABBREVIATION_BEFORE_NUMBER})\.)"
@@ -257,16 +259,15 @@ def _next_token(text: str, start: int) -> tuple[str, int]:
 
 def ptb_tokenize(text: str) -> list[str]:
     """
-    Splits a caption into the lower-case tokens on which published caption scores are computed: those of Stanford
-    CoreNLP 3.4.1's `PTBTokenizer -preserveLines -lowerCase` less the punctuation that coco-caption removes.
+    Splits a caption into the lower-case tokens of published caption scores, without punctuation.
 
     Args:
         text (`str`):
             A caption. Line breaks count as spaces.
 
     Returns:
-        `list[str]`: The tokens. None holds an ordinary space; some hold a no-break space (U+00A0) where the lexer
-        keeps numbers together, as in `"1 1/2"`.
+        `list[str]`: The tokens. None contains an ordinary space; some contain a no-break space (U+00A0) where the
+        lexer keeps numbers together, as in `"1 1/2"`.
 
     Example:
 
@@ -275,7 +276,7 @@ def ptb_tokenize(text: str) -> list[str]:
     ['mr.', 'lee', 'ca', "n't", 'find', 'it', '-lrb-', 'he', "'s", 'lost', '-rrb-', 'etc.']
     ```
     """
-    text = text.replace("\n", " ") + "\n"  # the line end is what the reference sees after a caption
+    text = text.replace("\n", " ") + "\n"  # in the reference a line end follows each caption
     tokens: list[str] = []
     position = 0
     while position < len(text):

@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vidcap.evaluation.report.report import SCHEMA_VERSION, ReportExample, plot_history, write_report
+from vidcap.evaluation.report.clip_pictures import ReportExample
+from vidcap.evaluation.report.curves import plot_history
+from vidcap.evaluation.report.report import SCHEMA_VERSION, write_report
 
 SCORES = {"cider": 512.3, "bleu1": 91.1, "bleu2": 82.2, "bleu3": 73.3, "bleu4": 64.4, "rougeL": 85.5}
 REPORT = {

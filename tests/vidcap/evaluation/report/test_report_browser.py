@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.vidcap.evaluation.report.test_report import HISTORY, REPORT
-from vidcap.evaluation.report.report import ReportExample, write_report
+from vidcap.evaluation.report.clip_pictures import ReportExample
+from vidcap.evaluation.report.report import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install -e '.[dev]'")
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")

@@ -83,7 +83,7 @@ def test_a_loss_of_variety_is_seen_and_equal_variety_is_no_loss():
     [
         (([1.0, 2.0], [1.0]), r"\(2,\) and \(1,\)"),
         (([1.0], [1.0]), "at least 2"),
-        (([[1.0], [2.0]], [[1.0], [2.0]]), "one a clip"),
+        (([[1.0], [2.0]], [[1.0], [2.0]]), r"\(2, 1\)"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(arguments, message):

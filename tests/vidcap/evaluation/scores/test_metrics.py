@@ -244,7 +244,7 @@ def test_tokenizers_differ():
     ("hypotheses", "references", "message"),
     [
         (["a", "b", "c"], [["a"], ["b"]], "3 hypotheses but 2 lists"),
-        ([], [], "nothing to score"),
+        ([], [], "are empty"),
         (["a", "b"], [["a"], []], "Clip 1 has no reference"),
         (["a", None], [["a"], ["b"]], "Hypothesis 1 is of type NoneType"),
         (["a", "b"], [["a"], ["b", 5]], "Reference 1 of clip 1 is of type int"),
