@@ -1,7 +1,8 @@
-"""Captions that something else wrote, and the true ones of the same clips -> pairs to score, and how many are missing.
+"""Reads a file of captions and their references, and pairs them by clip.
 
-Promises: every caption is scored, left out with the user's leave and counted, or refused with file and line. Gives up:
-guesses which clip an unknown name may mean, beyond a file name without its ending.
+Guarantees: every caption is scored, omitted and counted if the user allows it, or refused with file and line.
+
+Limitations: names are matched as they are, or without suffix or folder; nothing else is guessed.
 """
 
 from collections import Counter
@@ -15,12 +16,12 @@ from ..data.annotations import SPLIT_NAMES, read_annotations
 
 NAME_KEYS = ("file_name", "image_id", "video_id")
 CAPTION_KEYS = ("hypothesis", "caption")
-_NAMED = 3  # clips that a message names
+_NAMED = 3  # clips named in a message
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A caption to score: the clip as the file names it, the caption, and where in the file it stands."""
+    """A caption to score: the clip's name in the file, the caption, and its place in the file."""
 
     name: str
     caption: str
@@ -29,12 +30,12 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class References:
-    """The true captions of the clips of a test set.
+    """The true captions of a test set.
 
     Args:
         source: The file or data set, for messages.
-        captions: By the clip's name, in the order of the source.
-        aliases: Other names, such as those of files where ids are names, and the clips that they may mean.
+        captions: The captions of each clip by its name, in the order of the source.
+        aliases: Other names, such as file names where ids are names, and the clips they may refer to.
     """
 
     source: str
@@ -42,19 +43,16 @@ class References:
     aliases: dict[str, set[str]] = field(default_factory=dict)
 
     def names(self) -> dict[str, str]:
-        """Every name a clip may be called by -> its name: its own, its aliases, and both without ending or folder.
+        """Maps every accepted name to its clip: its own, its aliases, and both without suffix or folder.
 
-        A name that two clips could mean is none.
+        Ambiguous names are not accepted.
         """
-        meant: dict[str, set[str]] = {
-            alias: set(clips) & self.captions.keys() for alias, clips in self.aliases.items()
-        }
-        whole = {**{name: {name} for name in self.captions}, **meant}
-        for name, clips in whole.items():
+        clips_by_alias = {alias: set(clips) & self.captions.keys() for alias, clips in self.aliases.items()}
+        for name, clips in {**{name: {name} for name in self.captions}, **clips_by_alias}.items():
             for shorter in {str(Path(name).with_suffix("")), Path(name).stem} if Path(name).name else ():
-                meant[shorter] = meant.get(shorter, set()) | clips
-        others = {alias: next(iter(names)) for alias, names in meant.items() if len(names) == 1}
-        return others | {name: name for name in self.captions}
+                clips_by_alias[shorter] = clips_by_alias.get(shorter, set()) | clips
+        unique = {alias: next(iter(clips)) for alias, clips in clips_by_alias.items() if len(clips) == 1}
+        return unique | {name: name for name in self.captions}
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,11 @@ class MatchedCaptions:
     """Clips with a hypothesis and references, in the order of the references.
 
     Args:
-        names: Of the clips.
-        hypotheses: One each.
-        references: At least one each.
-        coverage: `asked` (clips that have references), `found` (those of them with a hypothesis), `scored`,
-            `empty_hypotheses`, and `unknown_hypotheses`, of clips without references.
+        names: Names of the clips.
+        hypotheses: One per clip.
+        references: At least one per clip.
+        coverage: `asked` (clips with references), `found` (those with a hypothesis), `scored`, `empty_hypotheses`, and
+            `unknown_hypotheses` (of clips without references).
     """
 
     names: list[str]
@@ -76,23 +74,23 @@ class MatchedCaptions:
 
 
 def read_hypotheses(path: Path) -> list[Hypothesis]:
-    """Reads captions: lines `{"file_name", "hypothesis"}`, or the JSON list `[{"image_id", "caption"}]` of COCO.
+    """Reads captions: lines `{"file_name", "hypothesis"}`, or COCO's JSON list `[{"image_id", "caption"}]`.
 
-    `image_id` and `video_id` may stand for `file_name` and `caption` for `hypothesis` in both; other keys are not
-    looked at. An empty caption is one.
+    In both, `image_id` or `video_id` may replace `file_name`, and `caption` may replace `hypothesis`; other keys are
+    ignored. Empty captions are read.
 
     Raises:
         AnnotationError: For a mistake in the file, naming its line or entry.
         OSError: If the file cannot be read.
     """
-    found = []
+    hypotheses = []
     for place, entry in _entries(path):
-        name = _first(path, place, entry, NAME_KEYS, (str, int))
-        caption = _first(path, place, entry, CAPTION_KEYS, str)
-        found.append(Hypothesis(_encodable(path, place, str(name)), _encodable(path, place, caption), place))
-    if not found:
-        raise AnnotationError(path, "", "no captions")
-    return found
+        name = _first_value(path, place, entry, NAME_KEYS, (str, int))
+        caption = _first_value(path, place, entry, CAPTION_KEYS, str)
+        hypotheses.append(Hypothesis(_encodable(path, place, str(name)), _encodable(path, place, caption), place))
+    if not hypotheses:
+        raise AnnotationError(path, "", "contains no captions")
+    return hypotheses
 
 
 def read_references(path: Path, *, split: str | None = None) -> References:
@@ -100,33 +98,33 @@ def read_references(path: Path, *, split: str | None = None) -> References:
 
     Args:
         path: `.jsonl`, whose lines may have `caption`, `captions` or `references`; or JSON, recognised by its keys.
-        split: Which clips of a file that says which split each is in; by default `test`.
+        split: The split to read from a file that names splits, default `test`.
 
     Raises:
-        AnnotationError: For a mistake in the file, a form that is none of these, and a split that it has not.
+        AnnotationError: For a mistake in the file, an unknown format, or a split that the file does not have.
         OSError: If the file cannot be read.
     """
     if path.suffix == ".jsonl":
-        found, splits = _line_references(path)
+        references, splits = _line_references(path)
     else:
         content = read_json(path)
         keys = content.keys() if isinstance(content, dict) else set()
         if {"videos", "sentences"} <= keys:
             clips = read_annotations(path, "msrvtt")
-            found = References(str(path), {each.source: list(each.captions) for each in clips})
-            splits = {each.source: each.split for each in clips if each.split is not None}
+            references = References(str(path), {clip.source: list(clip.captions) for clip in clips})
+            splits = {clip.source: clip.split for clip in clips if clip.split is not None}
         elif {"images", "annotations"} <= keys:
-            found, splits = _coco_references(path, content), {}
+            references, splits = _coco_references(path, content), {}
         else:
             raise AnnotationError(
-                path, "", 'neither COCO ("images", "annotations") nor MSR-VTT ("videos", "sentences"); lines of '
-                '{"file_name", "captions"} go into a file named .jsonl'
+                path, "", 'neither COCO ("images", "annotations") nor MSR-VTT ("videos", "sentences"); put lines of '
+                '{"file_name", "captions"} into a file with the suffix .jsonl'
             )  # fmt: skip
-    for name, captions in found.captions.items():
+    for name, captions in references.captions.items():
         for caption in captions:
             if not _encodable(path, name, caption).strip():
-                raise AnnotationError(path, name, "has an empty reference; leave it out of the file")
-    return _of_split(path, found, splits, split)
+                raise AnnotationError(path, name, "has an empty reference; remove it from the file")
+    return _select_split(path, references, splits, split)
 
 
 def match_captions(
@@ -140,34 +138,36 @@ def match_captions(
 
     Args:
         hypotheses_file: See [`read_hypotheses`].
-        references: Of the whole test set.
-        limit: Ask for its first clips only; hypotheses of the others are then not looked at.
-        allow_missing: Score the clips that have both, where clips lack a hypothesis or hypotheses a clip.
+        references: References of the whole test set.
+        limit: Score only the first clips; hypotheses of the others are ignored.
+        allow_missing: Score the clips that have both, if clips lack a hypothesis or hypotheses are of unknown clips.
 
     Raises:
-        AnnotationError: For a clip with two hypotheses; without `allow_missing` for a clip with none and for a
-            hypothesis of an unknown clip; with it, if nothing is left.
+        AnnotationError: For a clip with two hypotheses; without `allow_missing` for a clip without a hypothesis and a
+            hypothesis of an unknown clip; with it, if no clip can be scored.
     """
     names = references.names()
     known: dict[str, Hypothesis] = {}
-    strange: dict[str, Hypothesis] = {}
-    for each in read_hypotheses(hypotheses_file):
-        seen = known if each.name in names else strange
-        first = seen.setdefault(names.get(each.name, each.name), each)
-        if first is not each:
+    unknown_by_name: dict[str, Hypothesis] = {}
+    for hypothesis in read_hypotheses(hypotheses_file):
+        seen = known if hypothesis.name in names else unknown_by_name
+        first = seen.setdefault(names.get(hypothesis.name, hypothesis.name), hypothesis)
+        if first is not hypothesis:
             raise AnnotationError(
-                hypotheses_file, each.place, f"a second hypothesis of {each.name}, after {first.place}; keep one"
+                hypotheses_file,
+                hypothesis.place,
+                f"a second hypothesis for {hypothesis.name}, after {first.place}; keep one of them",
             )
-    unknown = list(strange.values())
+    unknown = list(unknown_by_name.values())
     asked = list(references.captions)[:limit]
     scored = [name for name in asked if name in known]
     if unknown and not allow_missing:
-        others = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise AnnotationError(
             hypotheses_file,
             unknown[0].place,
-            f"{unknown[0].name!r}{others}: none of the {len(references.captions)} clips of {references.source} (such "
-            f"as {next(iter(references.captions))!r}); --allow_missing leaves such captions out",
+            f"unknown clips: {unknown[0].name!r}{others}; {references.source} has {len(references.captions)} clips, "
+            f"such as {next(iter(references.captions))!r}; --allow_missing omits unknown clips",
         )
     if len(scored) < len(asked) and not allow_missing:
         missing = [name for name in asked if name not in known]
@@ -176,10 +176,12 @@ def match_captions(
             hypotheses_file,
             "",
             f"no hypothesis for {len(missing)} of {len(asked)} clips of {references.source} ({listed}); add them, or "
-            "score the others with --allow_missing",
+            "score only the others with --allow_missing",
         )
     if not scored:
-        raise AnnotationError(hypotheses_file, "", f"no hypothesis for any clip of {references.source}")
+        raise AnnotationError(
+            hypotheses_file, "", f"no hypothesis for any clip of {references.source}; check the names of the clips"
+        )
     captions = [known[name].caption for name in scored]
     return MatchedCaptions(
         scored,
@@ -196,6 +198,7 @@ def match_captions(
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """Place and value of each entry of a JSON list or of JSON lines."""
     with path.open("rb") as file:
         is_list = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if is_list:
@@ -205,43 +208,43 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
         yield place, parse_json(path, place, line)
 
 
-def _first(path: Path, place: str, entry: Any, keys: Sequence[str], kind: type | tuple[type, ...]) -> Any:
-    """The value of the first of some keys that an entry has."""
-    found = next((key for key in keys if isinstance(entry, dict) and key in entry), None)
-    if found is None:
-        raise AnnotationError(path, place, f"none of {', '.join(keys)}")
-    return get_value(path, place, entry, found, kind)
+def _first_value(path: Path, place: str, entry: object, keys: Sequence[str], kind: type | tuple[type, ...]) -> Any:
+    """The value of the first of `keys` that an entry has."""
+    key = next((key for key in keys if isinstance(entry, dict) and key in entry), None)
+    if key is None:
+        raise AnnotationError(path, place, f"has none of the keys {', '.join(keys)}")
+    return get_value(path, place, entry, key, kind)
 
 
 def _encodable(path: Path, place: str, text: str) -> str:
-    """JSON can escape half of a character, which no file can hold."""
+    """Refuses half of a surrogate pair, which JSON can escape but no file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise AnnotationError(path, place, f"half of a surrogate pair at letter {error.start}, no text") from error
+        raise AnnotationError(path, place, f"half of a surrogate pair at letter {error.start}; remove it") from error
     return text
 
 
 def _line_references(path: Path) -> tuple[References, dict[str, str]]:
-    from processing.clips.sources import caption_row  # loads `datasets`, which the other forms do without
+    from processing.clips.sources import caption_row  # loads `datasets`, which the other formats do not need
 
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
     for place, line in text_lines(path):
         entry = parse_json(path, place, line)
-        name = str(_first(path, place, entry, NAME_KEYS, (str, int)))
+        name = str(_first_value(path, place, entry, NAME_KEYS, (str, int)))
         if name in captions:
-            raise AnnotationError(path, place, f"{name} a second time; give all its captions on one line")
+            raise AnnotationError(path, place, f"{name} has a line already; put all its captions on one line")
         captions[name] = caption_row(entry, f"{path}, {place}")["captions"]
         if entry.get("split") is not None:
             splits[name] = get_value(path, place, entry, "split", str)
     if not captions:
-        raise AnnotationError(path, "", "no captions")
+        raise AnnotationError(path, "", "contains no captions")
     return References(str(path), captions), splits
 
 
 def _coco_references(path: Path, content: dict[str, Any]) -> References:
-    """Unlike `data.annotations.read_coco`, which is after files, this keeps ids and needs no file names."""
+    """References by id; unlike `data.annotations.read_coco`, needs no file names."""
     texts: dict[str, list[str]] = {}
     for place, entry in list_entries(path, content["annotations"], "annotations"):
         caption = get_value(path, place, entry, "caption", str)
@@ -251,48 +254,48 @@ def _coco_references(path: Path, content: dict[str, Any]) -> References:
     for place, entry in list_entries(path, content["images"], "images"):
         number = str(get_value(path, place, entry, "id", (int, str)))
         if number in captions:
-            raise AnnotationError(path, place, f"image {number} a second time")
+            raise AnnotationError(path, place, f"the id {number} occurs twice; remove one of the images")
         if number not in texts:
-            raise AnnotationError(path, place, f"no caption of the image {number}")
+            raise AnnotationError(path, place, f"image {number} has no caption; add one, or remove the image")
         captions[number] = texts[number]
         if "file_name" in entry:
             aliases.setdefault(get_value(path, place, entry, "file_name", str), set()).add(number)
-    if strange := texts.keys() - captions.keys():
-        raise AnnotationError(path, "annotations", f"{min(strange)} is none of the images")
+    if unknown := texts.keys() - captions.keys():
+        raise AnnotationError(path, "annotations", f"image_id {min(unknown)} is not among the images; add the image")
     if not captions:
-        raise AnnotationError(path, "", "no captions")
+        raise AnnotationError(path, "", "contains no captions")
     return References(str(path), captions, aliases)
 
 
-def _of_split(path: Path, found: References, splits: dict[str, str], split: str | None) -> References:
+def _select_split(path: Path, references: References, splits: dict[str, str], split: str | None) -> References:
     if not splits:
         if split is not None:
-            raise AnnotationError(path, "", f"does not say which clips are of the split {split}; leave --split out")
-        return found
-    if without := [name for name in found.captions if name not in splits]:
+            raise AnnotationError(path, "", f"does not name splits, so --split {split} cannot be selected; omit it")
+        return references
+    if without := [name for name in references.captions if name not in splits]:
         raise AnnotationError(
-            path, without[0], f"has no split, as {len(without)} of the {len(found.captions)} clips, and others have "
-            "one; name the split of each clip, or of none"
+            path, without[0], f"has no split, like {len(without)} of the {len(references.captions)} clips; name the "
+            "split of all clips, or of none"
         )  # fmt: skip
-    wanted = split or "test"
+    chosen_split = split or "test"
     chosen = {
         name: captions
-        for name, captions in found.captions.items()
-        if SPLIT_NAMES.get(splits[name], splits[name]) == SPLIT_NAMES.get(wanted, wanted)
+        for name, captions in references.captions.items()
+        if SPLIT_NAMES.get(splits[name], splits[name]) == SPLIT_NAMES.get(chosen_split, chosen_split)
     }
     if not chosen:
-        there = ", ".join(f"{count} of {name}" for name, count in sorted(Counter(splits.values()).items()))
-        raise AnnotationError(path, "", f"no clips of the split {wanted}; there are {there}; name one by --split")
-    return References(f"{found.source} ({wanted})", chosen, found.aliases)
+        counts = ", ".join(f"{name} ({count} clips)" for name, count in sorted(Counter(splits.values()).items()))
+        raise AnnotationError(path, "", f"has no split {chosen_split}; choose with --split from {counts}")
+    return References(f"{references.source} ({chosen_split})", chosen, references.aliases)
 
 
 def coverage_note(coverage: dict[str, int]) -> str:
-    """What was not scored and what was empty, in one line; nothing where all is well."""
+    """Numbers of clips that were not scored and of empty captions, in one line; empty if there are none."""
     notes = []
     if missing := coverage["asked"] - coverage["scored"]:
         notes.append(f"{missing} of {coverage['asked']} clips are not scored")
     if count := coverage.get("unknown_hypotheses"):
         notes.append(f"{count} hypotheses are of unknown clips")
     if count := coverage.get("empty_hypotheses"):
-        notes.append(f"{count} hypotheses are empty and score nothing")
+        notes.append(f"{count} hypotheses are empty and score 0")
     return "; ".join(notes)

@@ -1,4 +1,4 @@
-"""Clips found by captions and captions by clips, in the space that the contrastive loss has made."""
+"""Retrieval of clips by captions and of captions by clips, in the space of the contrastive loss."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,14 +17,20 @@ def retrieval_scores(
 
     Args:
         video_embeds, text_embeds: `(N, P)`, L2-normalised; row i of both belongs to clip i.
-        captions: The N captions behind `text_embeds`. Clips whose captions are equal after tokenisation are equally
-            right answers.
+        captions: The N captions of `text_embeds`. Clips whose captions are equal after tokenisation are equally right
+            answers.
 
     Returns:
-        `{"text_to_video": {"r1", "r5", "r10", "median_rank"}, "video_to_text": {...}}`; a rank of 1 is the best.
+        `{"text_to_video": {"r1", "r5", "r10", "median_rank"}, "video_to_text": {...}}`; rank 1 is the best.
+
+    Raises:
+        ValueError: The three lengths differ.
     """
     if not len(video_embeds) == len(text_embeds) == len(captions):
-        raise ValueError(f"{len(video_embeds)} clips, {len(text_embeds)} texts and {len(captions)} captions")
+        raise ValueError(
+            f"{len(video_embeds)} clips, {len(text_embeds)} texts and {len(captions)} captions: give one of each per "
+            "clip"
+        )
     sentences = [tuple(ptb_tokenize(caption)) or caption for caption in captions]
     number = {sentence: index for index, sentence in enumerate(dict.fromkeys(sentences))}
     ids = torch.tensor([number[sentence] for sentence in sentences])
@@ -34,7 +40,7 @@ def retrieval_scores(
 
 
 def _recalls(similarity: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
-    """Ranks of the best right answer of each row; wrong answers of equal similarity count as better."""
+    """Recalls by the rank of each row's best right answer; wrong answers of equal similarity rank above it."""
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # (N, 1)
     ranks = 1 + ((similarity >= best) & ~right).sum(dim=1)  # (N,)
     return {f"r{k}": (ranks <= k).float().mean().item() for k in RANKS} | {

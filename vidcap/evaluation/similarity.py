@@ -1,12 +1,13 @@
-"""Scores by meaning: captions near the true ones, and near the clip, in the space of an encoder that the user names.
+"""Similarity of captions to the true ones, and to the clip, in the space of an encoder that the user names.
 
-Promised: the formulas of the papers. Given up: one scale for all; such scores compare only with those of the same
-encoder, which a report must name.
+Guarantees: the formulas of the papers.
+
+Limitations: scores are comparable only for the same encoder, which a report must name.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,43 +18,46 @@ from processing.support.trusted import load_pretrained
 from ..inference.loading import is_path
 from .scores.pairs import check_pairs
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
 CLIP_SCORE_WEIGHT = 2.5
-CLIP_SCORE_PROMPT = "A photo depicts "  # Hessel et al. put it before each caption
+CLIP_SCORE_PROMPT = "A photo depicts "  # precedes each caption in Hessel et al.
 
 TextEncoder = Callable[[Sequence[str]], torch.Tensor]
 """Texts to embeddings (N, P)."""
 
 
-def _load(auto_class: Any, name: str | Path, **kwargs: Any) -> Any:
+def _load(from_pretrained: Callable[..., Any], name: str | Path, **kwargs: bool) -> Any:
     if is_path(str(name)) and not Path(name).is_dir():
-        raise ValueError(f"There is no folder {str(name)!r}: name a model folder or a Hub id.")
-    return load_pretrained(auto_class.from_pretrained, str(name), **kwargs)
+        raise ValueError(f"There is no folder {str(name)!r}: give a model folder or a Hub id.")
+    return load_pretrained(from_pretrained, str(name), **kwargs)
 
 
 class SentenceEncoder:
-    """Texts -> L2-normalised means of a transformers text model's last hidden states (mean pooling, the usual one).
+    """Encodes texts by mean pooling of a text model's last hidden states, L2-normalised.
 
     Args:
         name: A model folder or a Hub id. Only safetensors are loaded.
         batch_size: Texts encoded at once.
 
     Raises:
-        ValueError: The folder does not exist, or the model needs code of its own.
+        ValueError: The folder does not exist, or the model needs its own code.
     """
 
     def __init__(self, name: str | Path, *, batch_size: int = 64):
         from transformers import AutoModel, AutoTokenizer
 
-        self.tokenizer = _load(AutoTokenizer, name)
-        self.model = _load(AutoModel, name, use_safetensors=True).eval()
+        self.tokenizer = _load(AutoTokenizer.from_pretrained, name)
+        self.model = _load(AutoModel.from_pretrained, name, use_safetensors=True).eval()
         self.batch_size = batch_size
-        # Of a tokenizer that names no length, the model's positions are the limit.
+        # The model's positions are the limit where the tokenizer has none.
         positions = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         self.max_length = min(self.tokenizer.model_max_length, positions)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """`(N, P)`; texts are cut at the model's length."""
+        """Embeddings `(N, P)`; longer texts are cut to the model's length."""
         embeds = []
         for start in range(0, len(texts), self.batch_size):
             batch = list(texts[start : start + self.batch_size])
@@ -67,20 +71,20 @@ class SentenceEncoder:
 
 
 class ClipEncoder:
-    """A CLIP-like model of transformers (CLIP, SigLIP ...): texts and clips -> one space, L2-normalised.
+    """Encodes texts and clips in the space of a CLIP-like model (CLIP, SigLIP ...), L2-normalised.
 
-    A clip is the mean of its frames' normalised embeddings (as EMScore's coarse matching, Shi et al., 2022,
+    A clip is the mean of its frames' normalised embeddings (as in EMScore's coarse matching, Shi et al., 2022,
     https://arxiv.org/abs/2111.08919).
 
     Args:
-        model: With `get_text_features` and `get_image_features`.
+        model: A model with `get_text_features` and `get_image_features`.
         processor: Its processor, for texts and images.
         batch_size: Texts or frames encoded at once.
     """
 
-    def __init__(self, model: Any, processor: Any, *, batch_size: int = 64):
-        self.model = model.eval()
-        self.processor = processor
+    def __init__(self, model: "PreTrainedModel", processor: "ProcessorMixin", *, batch_size: int = 64):
+        self.model: Any = model.eval()
+        self.processor: Any = processor
         self.batch_size = batch_size
 
     @classmethod
@@ -88,11 +92,11 @@ class ClipEncoder:
         """Loads a model folder or Hub id, safetensors only. Raises `ValueError` as [`SentenceEncoder`] does."""
         from transformers import AutoModel, AutoProcessor
 
-        model = _load(AutoModel, name, use_safetensors=True)
-        return cls(model, _load(AutoProcessor, name), batch_size=batch_size)
+        model = _load(AutoModel.from_pretrained, name, use_safetensors=True)
+        return cls(model, _load(AutoProcessor.from_pretrained, name), batch_size=batch_size)
 
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """`(N, P)`."""
+        """Embeddings of texts, `(N, P)`."""
         length = self.model.config.text_config.max_position_embeddings
         options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
         return self._embed(
@@ -100,16 +104,16 @@ class ClipEncoder:
         )
 
     def embed_clips(self, clips: Sequence[Sequence[Any] | torch.Tensor]) -> torch.Tensor:
-        """`(N, P)` of clips, each a list of images or a tensor `(T, 3, H, W)`, uint8."""
+        """Embeddings `(N, P)` of clips, each a list of images or a tensor `(T, 3, H, W)`, uint8."""
         lengths = [len(clip) for clip in clips]
         if 0 in lengths:
-            raise ValueError(f"Clip {lengths.index(0)} has no frame.")
+            raise ValueError(f"Clip {lengths.index(0)} has no frames: give at least one, or omit the clip.")
         frames = self._embed(
             [frame for clip in clips for frame in clip],
             self.model.get_image_features,
             lambda batch: self.processor.image_processor(batch, return_tensors="pt"),
         )
-        means = torch.stack([each.mean(dim=0) for each in frames.split(lengths)])
+        means = torch.stack([clip.mean(dim=0) for clip in frames.split(lengths)])
         return nn.functional.normalize(means, dim=-1)
 
     @torch.inference_mode()
@@ -128,8 +132,8 @@ def embedding_similarity(
     Cosine of each caption with the nearest of its references.
 
     Args:
-        hypotheses (`Sequence[str]`): a caption for each clip.
-        references (`Sequence[Sequence[str]]`): one or more true captions for each clip.
+        hypotheses (`Sequence[str]`): one caption per clip.
+        references (`Sequence[Sequence[str]]`): one or more true captions per clip.
         encode (`Callable`): texts -> embeddings (N, P), such as a [`SentenceEncoder`].
 
     Returns:
@@ -141,11 +145,11 @@ def embedding_similarity(
     check_pairs(hypotheses, references)
     texts = list(dict.fromkeys([*hypotheses, *(truth for truths in references for truth in truths)]))
     rows = dict(zip(texts, nn.functional.normalize(torch.as_tensor(encode(texts)).float(), dim=-1), strict=True))
-    each = _nearest(
+    cosines = _nearest(
         torch.stack([rows[hypothesis] for hypothesis in hypotheses]),
         [torch.stack([rows[truth] for truth in truths]) for truths in references],
     )
-    return float(each.mean()), each
+    return float(cosines.mean()), cosines
 
 
 def clip_score(video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> tuple[float, np.ndarray]:
@@ -153,9 +157,9 @@ def clip_score(video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> tuple[f
     CLIPScore (Hessel et al., 2021, https://arxiv.org/abs/2104.08718): 2.5 max(cos, 0) of clips and captions.
 
     Args:
-        video_embeds, text_embeds (`torch.Tensor`): (N, P), row i of both of clip i, from a [`ClipEncoder`], or from
-            `embed_clips` and `embed_texts` of `vidcap.inference.captioning` with a captioner that has a contrastive
-            loss. The paper puts [`CLIP_SCORE_PROMPT`] before each caption.
+        video_embeds, text_embeds (`torch.Tensor`): (N, P), row i of both for clip i, from a [`ClipEncoder`], or from
+            `embed_clips` and `embed_texts` of `vidcap.inference.captioning` with a captioner trained with a
+            contrastive loss. The paper puts [`CLIP_SCORE_PROMPT`] before each caption.
 
     Returns:
         `tuple[float, np.ndarray]`: the mean over clips and the score of each clip, (N,), from 0 to 2.5.
@@ -165,11 +169,11 @@ def clip_score(video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> tuple[f
     """
     if len(video_embeds) != len(text_embeds) or not len(video_embeds):
         raise ValueError(
-            f"{len(video_embeds)} clips and {len(text_embeds)} captions: give as many of both, at least 1."
+            f"{len(video_embeds)} clips and {len(text_embeds)} captions: give one caption per clip, at least 1."
         )
     cosines = nn.functional.cosine_similarity(video_embeds.float(), text_embeds.float(), dim=-1)
-    each = CLIP_SCORE_WEIGHT * cosines.clamp(min=0).double().numpy()
-    return float(each.mean()), each
+    scores = CLIP_SCORE_WEIGHT * cosines.clamp(min=0).double().numpy()
+    return float(scores.mean()), scores
 
 
 def ref_clip_score(
@@ -180,7 +184,7 @@ def ref_clip_score(
 
     Args:
         video_embeds, text_embeds (`torch.Tensor`): as for [`clip_score`].
-        reference_embeds (`Sequence[torch.Tensor]`): for each clip its references, (R, P).
+        reference_embeds (`Sequence[torch.Tensor]`): the references of each clip, (R, P).
 
     Returns:
         `tuple[float, np.ndarray]`: the mean over clips and the score of each clip, (N,).
@@ -192,8 +196,8 @@ def ref_clip_score(
     check_pairs(text_embeds.tolist(), [embeds.tolist() for embeds in reference_embeds])
     with_text = np.maximum(_nearest(text_embeds, reference_embeds), 0)
     total = with_video + with_text
-    each = np.divide(2 * with_video * with_text, total, out=np.zeros_like(total), where=total > 0)
-    return float(each.mean()), each
+    scores = np.divide(2 * with_video * with_text, total, out=np.zeros_like(total), where=total > 0)
+    return float(scores.mean()), scores
 
 
 def _nearest(embeds: torch.Tensor, alternatives: Sequence[torch.Tensor]) -> np.ndarray:

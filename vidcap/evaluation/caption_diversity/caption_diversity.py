@@ -1,9 +1,9 @@
-"""The variety of captions as a module for `evaluate`.
+"""Diversity of captions as a module for `evaluate`.
 
     evaluate.load("PATH/TO/vidcap/evaluation/caption_diversity").compute(predictions=[...], train_captions=[...])
 
-The module is copied to a cache before it is imported, so `vidcap` must be installed; `evaluate` finds what a module
-needs by reading its import lines, which therefore stand one to a line.
+The module is copied to a cache before it is imported, so `vidcap` must be installed; `evaluate` finds its
+requirements by reading the import lines, so there is one import per line.
 """
 
 from typing import Literal
@@ -15,7 +15,7 @@ from vidcap.evaluation import caption_diversity
 
 
 class CaptionDiversity(evaluate.Measurement):
-    """Distinct words, pairs of words and captions, vocabulary, length and, given train captions, novel captions."""
+    """Distinct words, pairs of words and captions, vocabulary, length and, with train captions, novel captions."""
 
     def _info(self) -> evaluate.MeasurementInfo:
         return evaluate.MeasurementInfo(

@@ -1,9 +1,9 @@
-"""The package's caption scores as a module for `evaluate`.
+"""Caption scores as a module for `evaluate`.
 
     evaluate.load("PATH/TO/vidcap/evaluation/caption_scores").compute(predictions=[...], references=[[...], ...])
 
-The module is copied to a cache before it is imported, so `vidcap` must be installed; `evaluate` finds what a module
-needs by reading its import lines, which therefore stand one to a line.
+The module is copied to a cache before it is imported, so `vidcap` must be installed; `evaluate` finds its
+requirements by reading the import lines, so there is one import per line.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from vidcap.evaluation.scores.metrics import DEFAULT_METRICS
 class CaptionScores(evaluate.Metric):
     """CIDEr-D, BLEU-1 to BLEU-4, ROUGE-L (all times 100), exact matches and distinct captions (shares).
 
-    `metrics` adds `"cider_plain"` and `"meteor"`.
+    `metrics` can add `"cider_plain"` and `"meteor"`.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -27,7 +27,7 @@ class CaptionScores(evaluate.Metric):
             description=self.__doc__,
             citation="",
             inputs_description=score_captions.__doc__,
-            features=[  # several references a caption, or one
+            features=[  # several references per caption, or one
                 datasets.Features({"predictions": datasets.Value("string"), "references": references})
                 for references in (datasets.Sequence(datasets.Value("string")), datasets.Value("string"))
             ],
@@ -41,5 +41,5 @@ class CaptionScores(evaluate.Metric):
         tokenizer: Literal["ptb", "whitespace"] = "ptb",
         metrics: Sequence[str] = DEFAULT_METRICS,
     ) -> dict[str, float]:
-        truths = [[each] if isinstance(each, str) else each for each in references]
+        truths = [[captions] if isinstance(captions, str) else captions for captions in references]
         return score_captions(predictions, truths, tokenizer=tokenizer, metrics=metrics)

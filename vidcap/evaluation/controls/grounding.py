@@ -1,17 +1,19 @@
-"""Which words are owed to the video: how far each word's probability falls when the video is withheld.
+"""Grounding of words: the fall of each word's probability when the video is withheld.
 
-The true captions are read by the decoder word by word (teacher forcing), once beside their own clip and once beside
-another. Another clip, not none: without one most captioners are out of their depth, whereas the mean over other clips
-is what the captioner would say of any clip, p(word | words before it), as it learned it.
+The decoder reads the true captions word by word (teacher forcing), once with their own clip and once with another.
+Another clip rather than none: without a clip most captioners leave the distribution they were trained on, whereas the
+mean over other clips is what the captioner would say about any clip, p(word | words before it).
 
-Promises: a word of several tokens counts once, by the product of their probabilities. Gives up: words that the
-tokenizer does not know, which are counted as `unknown`; a word that both clips call for hardly falls.
+Guarantees: a word of several tokens counts once, by the product of their probabilities.
+
+Limitations: words that the tokenizer does not know are only counted, as `unknown`; a word that is true of both clips
+hardly falls.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,8 +22,14 @@ from processing.clips.clip_dataset import ClipDataset
 from processing.clips.collator import IGNORED, VideoCaptionCollator
 from vidcap.inference.captioning import map_batches
 
-WITHHELD = "the clip is replaced by another one, of which none of the true captions holds"
-# Not among them: words that may tell a movement (up, down, over, through, off, out ...) or an order (before, after).
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modeling_vidcap import VideoCaptionForConditionalGeneration
+    from processing import VideoCaptionProcessor
+
+WITHHELD = "the clip is replaced by another one, of which none of its true captions is true"
+# Excluded are words of movement (up, down, over, through, off, out ...) and of order (before, after).
 FUNCTION_WORDS = frozenset(
     "a an the this that these those and or but then than as while when so of in on at to into onto from by with for "
     "is are was were be been being am do does did has have had can could will would may it its he she they his her "
@@ -31,55 +39,58 @@ _WORD = re.compile(r"\w+(?:['’\-]\w+)*")
 
 
 def ground_words(
-    model: Any,
-    processor: Any,
+    model: "VideoCaptionForConditionalGeneration",
+    processor: "VideoCaptionProcessor",
     clips: ClipDataset,
     indices: Sequence[int],
     partners: Sequence[int],
     *,
     batch_size: int = 16,
 ) -> dict[str, Any]:
-    """How much each content word of the clips' first captions is owed to the clip.
+    """Measures how far each content word of the clips' first captions depends on the clip.
 
     Args:
-        indices: Which of the clips.
+        model, processor: A captioner of this package.
+        clips: Clips with captions.
+        indices: The clips to use.
         partners: For each of these another clip with other captions.
+        batch_size: Clips read at once.
 
     Returns:
-        `words`: for each content word (any but English [`FUNCTION_WORDS`]) its `count`, the mean `probability` beside
-        its own clip, that `without_video`, and the `fall` between them, the word that falls most first; `fall`, the
-        mean over all of them; `clips`, `unknown` and `withheld`, which says what stands for no video.
+        `words`: for each content word (all but English [`FUNCTION_WORDS`]) its `count`, its mean `probability` with
+        its own clip and `without_video`, and the `fall` between them, largest fall first; `fall`, the mean over all
+        occurrences; `clips`, `unknown` and `withheld`, the meaning of "without video".
 
     Raises:
-        ValueError: If the tokenizer cannot tell which characters a token stands for.
+        ValueError: If the tokenizer gives no character offsets of its tokens.
     """
-    tokenizer = processor.tokenizer
+    tokenizer: Any = processor.tokenizer
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} does not tell which characters a token stands for, which grounding needs: "
-            "take a fast tokenizer, or leave the control other_clip out"
+            f"grounding needs character offsets of tokens, which {type(tokenizer).__name__} does not give: use a fast "
+            "tokenizer, or omit the control other_clip"
         )
     collator = VideoCaptionCollator(processor, max_length=model.config.max_position_embeddings)
     captions = [clips.rows[index]["captions"][0] for index in indices]
     labels = collator.labels(captions)  # (N, L)
-    place = 0
+    position = 0
 
-    def probabilities(inputs: dict[str, torch.Tensor]) -> list[list[float]]:
-        nonlocal place
-        some = labels[place : place + len(inputs["video_mask"])].to(model.device)
-        place += len(some)
-        logits = model(**inputs, decoder_input_ids=shift_right(some, model.config), use_cache=False).logits
-        found = logits.float().log_softmax(dim=-1).gather(-1, some.clamp(min=0).unsqueeze(-1))
-        return found.squeeze(-1).tolist()  # those of padding are not looked at
+    def log_probabilities(inputs: dict[str, torch.Tensor]) -> list[list[float]]:
+        nonlocal position
+        batch = labels[position : position + len(inputs["video_mask"])].to(model.device)
+        position += len(batch)
+        logits = model(**inputs, decoder_input_ids=shift_right(batch, model.config), use_cache=False).logits
+        # Those of padding are gathered too, and ignored below.
+        return logits.float().log_softmax(dim=-1).gather(-1, batch.clamp(min=0).unsqueeze(-1)).squeeze(-1).tolist()
 
-    def run(which: Sequence[int], progress: str) -> list[list[float]]:
-        nonlocal place
-        place = 0
-        some = torch.utils.data.Subset(clips, which)
-        return map_batches(probabilities, model, processor, some, batch_size, progress)
+    def read_beside(clip_indices: Sequence[int], progress: str) -> list[list[float]]:
+        nonlocal position
+        position = 0
+        subset = torch.utils.data.Subset(clips, clip_indices)
+        return map_batches(log_probabilities, model, processor, subset, batch_size, progress)
 
-    own, other = run(indices, "grounding"), run(partners, "grounding, other clips")
-    found: dict[str, list[tuple[float, float]]] = {}
+    own, other = read_beside(indices, "grounding"), read_beside(partners, "grounding, other clips")
+    occurrences: dict[str, list[tuple[float, float]]] = {}
     unknown = 0
     for caption, row, with_video, without in zip(captions, labels.tolist(), own, other, strict=True):
         for word, tokens in word_tokens(tokenizer, caption, limit=sum(label != IGNORED for label in row) - 1):
@@ -89,17 +100,17 @@ def ground_words(
                 unknown += 1
                 continue
             pair = [math.exp(sum(values[token] for token in tokens)) for values in (with_video, without)]
-            found.setdefault(word, []).append((pair[0], pair[1]))
+            occurrences.setdefault(word, []).append((pair[0], pair[1]))
     words = {}
-    for word, pairs in found.items():
-        probability, without_video = (sum(each) / len(pairs) for each in zip(*pairs, strict=True))
+    for word, pairs in occurrences.items():
+        probability, without_video = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
         words[word] = {
             "count": len(pairs),
             "probability": probability,
             "without_video": without_video,
             "fall": probability - without_video,
         }
-    falls = [one - two for pairs in found.values() for one, two in pairs]
+    falls = [probability - without for pairs in occurrences.values() for probability, without in pairs]
     return {
         "words": dict(sorted(words.items(), key=lambda item: -item[1]["fall"])),
         "fall": sum(falls) / len(falls) if falls else None,
@@ -109,9 +120,11 @@ def ground_words(
     }
 
 
-def word_tokens(tokenizer: Any, caption: str, *, limit: int) -> list[tuple[str, list[int]]]:
-    """The words of a caption, in lower case, each with the places of its tokens; words that do not end before place
-    `limit`, where a caption that was cut ends, are left out, as are signs between words."""
+def word_tokens(tokenizer: "PreTrainedTokenizerBase", caption: str, *, limit: int) -> list[tuple[str, list[int]]]:
+    """The words of a caption, in lower case, each with the positions of its tokens.
+
+    Punctuation is omitted, and words that do not end before token `limit`, where a cut caption ends.
+    """
     encoded = tokenizer(caption, return_offsets_mapping=True)
     words = [(match.group().lower(), match.span(), list[int]()) for match in _WORD.finditer(caption)]
     for place, (start, end) in enumerate(encoded["offset_mapping"]):

@@ -1,12 +1,13 @@
-"""Clips with something taken away, captioned: black or noise, one frame, half of the clip, frames in another order.
+"""Captions of perturbed clips: black or noise, one frame, half of the clip, frames in another order.
 
-Promises: a backbone that sees each frame alone runs once a clip, whatever is done to the clip afterwards; the same
-clips, names and seed give the same captions, whatever the size of a batch. Gives up: motion that a frame's own blur
-shows, which no reordering takes away.
+Guarantees: a backbone that sees each frame alone runs once per clip for all perturbations; the same clips, names and
+seed give the same captions, whatever the batch size.
+
+Limitations: motion blur within a frame survives any reordering.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,20 +18,24 @@ from processing.clips.collator import VideoCaptionCollator
 from vidcap.adapters import CaptionAdapter
 from vidcap.inference.captioning import caption_clips, map_batches
 
+if TYPE_CHECKING:
+    from modeling_vidcap import VideoCaptionForConditionalGeneration
+    from processing import VideoCaptionProcessor
+
 Batch = dict[str, torch.Tensor]
 
 
 def stand_still(batch: Batch) -> Batch:
-    """The middle real frame at all places, for as long as the clip takes."""
+    """Shows the middle real frame in place of all frames."""
     mask = real_frames(batch)
     middle = (mask.sum(dim=1, keepdim=True) - 1) // 2
     return reorder_frames(batch, middle.expand_as(mask))
 
 
 def cut_in_half(batch: Batch) -> Batch:
-    """The first half of the real frames, rounded up; what comes behind is masked.
+    """Keeps the first half of the real frames, rounded up, and masks the rest.
 
-    Clip encoders look at masked frames, too: there the last frame of the half stands still.
+    Clip encoders see masked frames too: these repeat the last frame of the half.
     """
     mask = real_frames(batch)
     kept = (mask.sum(dim=1, keepdim=True) + 1) // 2  # (B, 1)
@@ -43,10 +48,11 @@ def cut_in_half(batch: Batch) -> Batch:
 
 
 def shuffle_frames(batch: Batch, generator: torch.Generator) -> Batch:
-    """The real frames in random order, never the true one where there are two or more; moments stay in order.
+    """Shuffles the real frames of each clip; two or more never keep their order. Times stay in order.
 
     Args:
-        generator: On the CPU; draws clip after clip.
+        batch: Clips with `video_mask`.
+        generator: On the CPU; used clip after clip.
     """
     mask = real_frames(batch)
     order = torch.arange(mask.shape[1]).repeat(len(mask), 1)
@@ -59,7 +65,7 @@ def shuffle_frames(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 def show_instead(batch: Batch, frames: torch.Tensor) -> Batch:
-    """Other frames `(T', ...)` in the place of each clip's `(B, T, ...)`, again from their first where T' < T."""
+    """Replaces each clip's frames `(B, T, ...)` by others `(T', ...)`, repeated if T' < T."""
     name = "video_features" if "video_features" in batch else "pixel_values_videos"
     shown = frames[torch.arange(batch[name].shape[1]) % len(frames)]  # (T, ...)
     return {**batch, name: shown.to(batch[name]).expand_as(batch[name])}
@@ -67,8 +73,8 @@ def show_instead(batch: Batch, frames: torch.Tensor) -> Batch:
 
 @torch.inference_mode()
 def caption_perturbed(
-    model: Any,
-    processor: Any,
+    model: "VideoCaptionForConditionalGeneration | CaptionAdapter",
+    processor: "VideoCaptionProcessor | CaptionAdapter",
     clips: ClipDataset,
     indices: Sequence[int],
     names: Sequence[str],
@@ -77,13 +83,16 @@ def caption_perturbed(
     seed: int = 0,
     **generate_kwargs: Any,
 ) -> dict[str, list[str]]:
-    """Captions clips once for each way to take something away.
+    """Captions clips once per perturbation.
 
     Args:
-        indices: Which of the clips.
-        names: Of [`PERTURBED`].
-        seed: Draws the noise and the order of shuffled frames.
-        generate_kwargs: For `model.generate`.
+        model, processor: The captioner; an adapter is its own processor.
+        clips: The clips.
+        indices: The clips to use.
+        names: Names from `PERTURBED`.
+        batch_size: Clips captioned at once.
+        seed: Random seed of the noise and of the order of shuffled frames.
+        generate_kwargs: Options of `model.generate`.
 
     Returns:
         For each name the captions, in the order of `indices`.
@@ -91,19 +100,20 @@ def caption_perturbed(
     if not names:
         return {}
     generator = torch.Generator().manual_seed(seed)
-    ways: dict[str, Callable[[Batch], Batch]] = {
+    perturbations: dict[str, Callable[[Batch], Batch]] = {
         "one_frame": stand_still,
         "shuffled": lambda batch: shuffle_frames(batch, generator),
         "reversed": play_backwards,
         "first_half": cut_in_half,
     }
-    some = torch.utils.data.Subset(clips, indices)
-    if isinstance(model, CaptionAdapter):  # whose processors shape pixels, so that these are changed before
-        ways["black"] = lambda clip: show_instead(clip, torch.zeros_like(clip["pixel_values_videos"][0]))
-        ways["noise"] = lambda clip: show_instead(clip, _noise(clip["pixel_values_videos"][0].shape, seed))
+    subset = torch.utils.data.Subset(clips, indices)
+    if isinstance(model, CaptionAdapter):  # its processor sees the pixels after they are changed
+        perturbations["black"] = lambda clip: show_instead(clip, torch.zeros_like(clip["pixel_values_videos"][0]))
+        perturbations["noise"] = lambda clip: show_instead(clip, _noise(clip["pixel_values_videos"][0].shape, seed))
         options: dict[str, Any] = {"batch_size": batch_size, "progress": "controls", **generate_kwargs}
-        return {name: caption_clips(model, processor, some, change=ways[name], **options) for name in names}
+        return {name: caption_clips(model, processor, subset, change=perturbations[name], **options) for name in names}
 
+    assert not isinstance(processor, CaptionAdapter)
     collator = VideoCaptionCollator(processor)
     frames = {name: _artificial_frames(name, model, collator, seed) for name in ("black", "noise") if name in names}
 
@@ -118,18 +128,22 @@ def caption_perturbed(
                 encoded = repeat_clips(without_video(model.get_encoder()(**inputs)), 1)
                 tokens = model.generate(encoder_outputs=encoded, **generate_kwargs)
             else:
-                shown = show_instead(inputs, frames[name]) if name in frames else ways[name](inputs)
+                shown = show_instead(inputs, frames[name]) if name in frames else perturbations[name](inputs)
                 tokens = model.generate(**shown, **generate_kwargs)
             captions.append(processor.post_process_generation(tokens))
         return list(zip(*captions, strict=True))
 
-    rows = map_batches(caption, model, processor, some, batch_size, "controls")
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    rows = map_batches(caption, model, processor, subset, batch_size, "controls")
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
 
 
-def _artificial_frames(name: str, model: Any, collator: VideoCaptionCollator, seed: int) -> torch.Tensor:
-    """Black frames, or noise, as the model's encoder takes them: features `(T, N, D)`, or pixels `(T, C, H, W)` where
-    the backbone sees whole clips."""
+def _artificial_frames(
+    name: str, model: "VideoCaptionForConditionalGeneration", collator: VideoCaptionCollator, seed: int
+) -> torch.Tensor:
+    """Black frames or noise as input of the model's encoder.
+
+    Features `(T, N, D)`, or pixels `(T, C, H, W)` if the backbone sees whole clips.
+    """
     video_processor = collator.processor.video_processor
     size, count = video_processor.size, video_processor.num_frames
     pixels = torch.zeros(count, 3, size["height"], size["width"], dtype=torch.uint8)
