@@ -1,1 +1,1 @@
-"""Published annotations and their clips -> a data set that this package trains on: `vidcap data prepare`."""
+"""Data sets for training: prepared from published annotations, inspected and filtered (`vidcap data`)."""

@@ -1,4 +1,4 @@
-"""Lines, rows and JSON values of a caption file, each with its place; every mistake is an [`AnnotationError`]."""
+"""Lines, rows and JSON values of caption files, with their places for messages."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class AnnotationError(ValueError):
-    """A mistake in a caption file; the message is one line, `<file>, <line or entry>: <mistake>`."""
+    """A mistake in a caption file, in one line: `<file>, <line or entry>: <mistake>`."""
 
     def __init__(self, path: Path, place: str, mistake: str):
         super().__init__(f"{path}, {place}: {' '.join(mistake.split())}" if place else f"{path}: {mistake}")
@@ -17,7 +17,7 @@ class AnnotationError(ValueError):
 
 def text_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Place and text of each line that is not blank."""
-    with path.open("rb") as file:  # in text mode a wrong byte would be reported without its line
+    with path.open("rb") as file:  # text mode would report an invalid byte without its line
         for number, line in enumerate(file, start=1):
             place = f"line {number}"
             text = _decode(path, place, line).rstrip("\r\n")
@@ -30,24 +30,26 @@ def _decode(path: Path, place: str, data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        raise AnnotationError(path, place or f"line {number}", f"not UTF-8 ({error.reason})") from error
+        raise AnnotationError(
+            path, place or f"line {number}", f"not UTF-8 ({error.reason}); save the file as UTF-8"
+        ) from error
 
 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Place and fields of each row; the first line names the columns, among them `columns`."""
+    """Place and fields of each row; the first line names the columns, which must include `columns`."""
     reader = csv.DictReader(StringIO(_decode(path, "", path.read_bytes()), newline=""), strict=True)
     names = list(reader.fieldnames or ())
     missing = [column for column in columns if column not in names]
     if missing:
-        raise AnnotationError(path, "line 1", f"no column {', '.join(missing)}; has {', '.join(names)}")
+        raise AnnotationError(path, "line 1", f"no column {', '.join(missing)}; the columns are {', '.join(names)}")
     try:
         for row in reader:
             place = f"line {reader.line_num}"
             if None in row or None in row.values():
-                raise AnnotationError(path, place, f"more or fewer fields than the {len(names)} columns")
+                raise AnnotationError(path, place, f"more or fewer fields than the {len(names)} columns of line 1")
             yield place, row
     except csv.Error as error:
-        # `line_num` stands at the row before: an open quotation mark would be reported at the end of the file.
+        # `line_num` is that of the row before, so an open quotation mark is reported where it begins.
         raise AnnotationError(path, f"line {reader.line_num + 1}", f"not CSV ({error})") from error
 
 
@@ -57,14 +59,14 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(path: Path, place: str, text: str) -> Any:
-    """The value of a JSON text that stands at `place`; empty for a whole file, whose lines are told."""
+    """The value of a JSON text at `place`; for a whole file, with an empty place, errors name the line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise AnnotationError(path, place or f"line {error.lineno}", f"not JSON ({error.msg})") from error
 
 
-def list_entries(path: Path, entries: Any, name: str) -> Iterator[tuple[str, Any]]:
+def list_entries(path: Path, entries: object, name: str) -> Iterator[tuple[str, Any]]:
     """Place and value of each entry of a list."""
     if not isinstance(entries, list):
         raise AnnotationError(path, name, "not a list")
@@ -72,10 +74,11 @@ def list_entries(path: Path, entries: Any, name: str) -> Iterator[tuple[str, Any
         yield f"{name} entry {index}".strip(), entry
 
 
-def get_value(path: Path, place: str, entry: Any, key: str, kind: type | tuple[type, ...]) -> Any:
-    """A value that an entry must have, of one of the wanted types."""
+def get_value(path: Path, place: str, entry: object, key: str, kind: type | tuple[type, ...]) -> Any:
+    """A required value of an entry, of one of the given types."""
     if not isinstance(entry, dict) or key not in entry:
         raise AnnotationError(path, place, f'no "{key}"')
     if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
-        raise AnnotationError(path, place, f'"{key}" is {str(entry[key])[:80]!r}, of the wrong type')
+        kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise AnnotationError(path, place, f'"{key}" is {str(entry[key])[:80]!r}, but must be of type {kinds}')
     return entry[key]

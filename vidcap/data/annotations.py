@@ -1,9 +1,9 @@
-"""Published caption files, one small reader a format -> [`Annotation`]s of one form.
+"""Readers of published caption files, one per format.
 
-A mistake in a file is an [`AnnotationError`] that names file and line or entry; nothing is skipped. Captions are
-passed on as they stand in the file, empty ones too: `cleaning.py` cleans and counts.
+Guarantees: a mistake in a file is an [`AnnotationError`] that names file and line or entry; nothing is skipped.
+Captions are returned unchanged, empty ones too; `cleaning.py` cleans and counts them.
 
-Given up: languages other than the English captions of VATEX, and what else the files hold beside captions.
+Limitations: of VATEX the English captions only; other contents of the files are ignored.
 """
 
 import re
@@ -29,10 +29,10 @@ class Annotation:
     Args:
         source: The video: a URL, a file name or an id.
         captions: In the order of the file.
-        split: `train`, `validation` or `test`; None where the file does not say.
-        start, end: The part of the video that the captions speak of, in seconds; None for all of it.
-        clip: Name or id of a file that holds just this part, as the data set names it; None where there is none.
-        place: Where in the file it stands, for messages.
+        split: `train`, `validation` or `test`; None if the file does not name it.
+        start, end: The part of the video that the captions describe, in seconds; None for the whole video.
+        clip: Name or id, in the data set, of a file with just this part; None if there is none.
+        place: Line or entry of the file, for messages.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Annotation:
 
     @property
     def is_url(self) -> bool:
-        """Whether the source can be asked for over http(s)."""
+        """Whether the source can be fetched over http(s)."""
         return re.match(r"https?://", self.source, re.IGNORECASE) is not None
 
 
@@ -57,34 +57,37 @@ def read_annotations(path: Path, format: str) -> list[Annotation]:
         format: A key of `READERS`.
 
     Returns:
-        One annotation a clip, in the order in which the clips appear first.
+        One annotation per clip, in the order of first appearance.
 
     Raises:
-        AnnotationError: For a mistake in the file, a file without captions, and a clip that is in two splits.
+        AnnotationError: For a mistake in the file, a file without captions, or a clip in two splits.
         OSError: If the file cannot be read.
     """
     merged: dict[tuple[Any, ...], Annotation] = {}
-    for each in READERS[format](path):
-        _check_segment(path, each)
-        key = (each.source, each.clip, each.start, each.end)
+    for annotation in READERS[format](path):
+        _check_segment(path, annotation)
+        key = (annotation.source, annotation.clip, annotation.start, annotation.end)
         known = merged.get(key)
-        if known is not None and known.split != each.split:
-            mistake = f"{each.source} is in the split {each.split}, at {known.place} in {known.split}"
-            raise AnnotationError(path, each.place, mistake)
-        merged[key] = each if known is None else replace(known, captions=known.captions + each.captions)
+        if known is not None and known.split != annotation.split:
+            mistake = (
+                f"{annotation.source} is in the split {annotation.split} here, but in {known.split} at {known.place}; "
+                "keep one of them"
+            )
+            raise AnnotationError(path, annotation.place, mistake)
+        merged[key] = annotation if known is None else replace(known, captions=known.captions + annotation.captions)
     if not merged:
-        raise AnnotationError(path, "", "no captions")
+        raise AnnotationError(path, "", "contains no captions")
     return list(merged.values())
 
 
 def read_split_lists(paths: Sequence[Path]) -> dict[str, str]:
-    """Reads lists of sources, one a line, as TGIF publishes them: `train.txt`, `val.txt`, `test.txt`.
+    """Reads lists of sources, one per line, such as TGIF's `train.txt`, `val.txt`, `test.txt`.
 
     Returns:
         The split of each source.
 
     Raises:
-        AnnotationError: If a list is not named like a split, or a source is in two of them.
+        AnnotationError: If a list is not named after a split, or a source is in two lists.
         OSError: If a file cannot be read.
     """
     splits: dict[str, str] = {}
@@ -92,15 +95,17 @@ def read_split_lists(paths: Sequence[Path]) -> dict[str, str]:
         split = _split(path, "", path.stem)
         for place, line in text_lines(path):
             if splits.setdefault(line.strip(), split) != split:
-                raise AnnotationError(path, place, f"{line.strip()} is in the split {splits[line.strip()]} too")
+                other = splits[line.strip()]
+                raise AnnotationError(path, place, f"{line.strip()} is in the list of {other} too; keep one of them")
     return splits
 
 
-def _check_segment(path: Path, each: Annotation) -> None:
-    if (each.start is None) != (each.end is None):
-        raise AnnotationError(path, each.place, "start and end go together, one of them is missing")
-    if each.start is not None and each.end is not None and not 0 <= each.start < each.end < float("inf"):
-        raise AnnotationError(path, each.place, f"a part from {each.start} to {each.end} seconds is none")
+def _check_segment(path: Path, annotation: Annotation) -> None:
+    start, end = annotation.start, annotation.end
+    if (start is None) != (end is None):
+        raise AnnotationError(path, annotation.place, "has only one of start and end; give both")
+    if start is not None and end is not None and not 0 <= start < end < float("inf"):
+        raise AnnotationError(path, annotation.place, f"the part from {start} to {end} seconds is empty or invalid")
 
 
 def read_tgif(path: Path) -> Iterator[Annotation]:
@@ -113,8 +118,10 @@ def read_tgif(path: Path) -> Iterator[Annotation]:
 
 
 def read_msrvtt(path: Path) -> Iterator[Annotation]:
-    """`videos` and `sentences`, joined by `video_id`. Clips are files named by that id, cut already; the URLs are
-    pages of a video site and not asked for."""
+    """`videos` and `sentences`, joined by `video_id`.
+
+    Clips are files named by that id, already cut; the URLs are pages of a video site and not fetched.
+    """
     content = read_json(path)
     sentences: dict[str, list[str]] = {}
     for place, entry in list_entries(path, get_value(path, "", content, "sentences", list), "sentences"):
@@ -123,16 +130,16 @@ def read_msrvtt(path: Path) -> Iterator[Annotation]:
     for place, entry in list_entries(path, get_value(path, "", content, "videos", list), "videos"):
         name = get_value(path, place, entry, "video_id", str)
         if name not in sentences:
-            raise AnnotationError(path, place, f"no sentence of {name}")
+            raise AnnotationError(path, place, f"{name} has no sentence")
         start, end = (float(get_value(path, place, entry, key, (int, float))) for key in ("start time", "end time"))
         split = _split(path, place, get_value(path, place, entry, "split", str))
         yield Annotation(name, tuple(sentences.pop(name)), split, start, end, clip=name, place=place)
     if sentences:
-        raise AnnotationError(path, "sentences", f"{next(iter(sentences))} is none of the videos, or twice among them")
+        raise AnnotationError(path, "sentences", f"{next(iter(sentences))} is not among the videos, or occurs twice")
 
 
 def read_msvd(path: Path) -> Iterator[Annotation]:
-    """`AllVideoDescriptions.txt`: lines `ID_start_end caption`; those that begin with # are comments."""
+    """`AllVideoDescriptions.txt`: lines `ID_start_end caption`; lines that begin with # are comments."""
     for place, line in text_lines(path):
         if line.startswith("#"):
             continue
@@ -151,10 +158,10 @@ def read_vatex(path: Path) -> Iterator[Annotation]:
 
 
 def read_activitynet(path: Path) -> Iterator[Annotation]:
-    """`{ID: {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}`: one annotation a part."""
+    """`{ID: {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}`: one annotation per part."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise AnnotationError(path, "", "not an object of videos")
+        raise AnnotationError(path, "", "not a JSON object with one key per video")
     for name, entry in content.items():
         times = get_value(path, name, entry, "timestamps", list)
         sentences = _texts(path, name, get_value(path, name, entry, "sentences", list))
@@ -164,12 +171,12 @@ def read_activitynet(path: Path) -> Iterator[Annotation]:
             place = f"{name}, part {number}"
             if not (isinstance(span, list) and len(span) == 2 and all(isinstance(t, (int, float)) for t in span)):
                 raise AnnotationError(path, place, f"timestamp {span!r} is not [start, end]")
-            start, end = sorted(float(time) for time in span)  # some of the published ones are the wrong way round
+            start, end = sorted(float(time) for time in span)  # some published ones are reversed
             yield Annotation(name, (sentence,), None, start, end, place=place)
 
 
 def read_charades(path: Path) -> Iterator[Annotation]:
-    """CSV with `id` and `descriptions`, which `;` separates."""
+    """CSV with `id` and `descriptions`, separated by `;`."""
     for place, row in csv_rows(path, ("id", "descriptions")):
         yield Annotation(row["id"], tuple(row["descriptions"].split(";")), place=place)
 
@@ -184,31 +191,31 @@ def read_coco(path: Path) -> Iterator[Annotation]:
     for place, entry in list_entries(path, get_value(path, "", content, "images", list), "images"):
         number, name = get_value(path, place, entry, "id", (int, str)), get_value(path, place, entry, "file_name", str)
         if number not in captions:
-            raise AnnotationError(path, place, f"no caption of the image {number}")
+            raise AnnotationError(path, place, f"image {number} has no caption")
         yield Annotation(entry.get("coco_url") or name, tuple(captions.pop(number)), clip=name, place=place)
     if captions:
         raise AnnotationError(
-            path, "annotations", f"{next(iter(captions))} is none of the images, or twice among them"
+            path, "annotations", f"image {next(iter(captions))} is not among the images, or occurs twice"
         )
 
 
 def read_flickr30k(path: Path) -> Iterator[Annotation]:
     """Lines `name.jpg#0 TAB caption`: clips of one frame."""
     for place, line in text_lines(path):
-        found = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line)
-        if found is None:
+        match = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line)
+        if match is None:
             raise AnnotationError(path, place, f"not `NAME#NUMBER TAB caption`: {line[:80]!r}")
-        yield Annotation(found[1], (found[2],), place=place)
+        yield Annotation(match[1], (match[2],), place=place)
 
 
 def read_jsonl(path: Path) -> Iterator[Annotation]:
-    """Lines with `file_name` or `url`, `caption` or `captions`, and perhaps `split`, `start` and `end` in seconds."""
+    """Lines with `file_name` or `url`, `caption` or `captions`, optionally `split`, `start` and `end` in seconds."""
     for place, line in text_lines(path):
-        yield _own(path, place, parse_json(path, place, line))
+        yield _annotation(path, place, parse_json(path, place, line))
 
 
 def read_csv(path: Path) -> Iterator[Annotation]:
-    """The columns that `read_jsonl` has as keys; `captions` holds a JSON list, and rows of one clip are merged."""
+    """CSV whose columns are the keys of `read_jsonl`; `captions` contains a JSON list."""
     for place, row in csv_rows(path, ()):
         record: dict[str, Any] = {key: value for key, value in row.items() if value or key == "caption"}
         if "captions" in record:
@@ -216,7 +223,7 @@ def read_csv(path: Path) -> Iterator[Annotation]:
         for key in ("start", "end"):
             if key in record:
                 record[key] = parse_json(path, place, record[key])
-        yield _own(path, place, record)
+        yield _annotation(path, place, record)
 
 
 READERS: dict[str, Callable[[Path], Iterator[Annotation]]] = {
@@ -232,16 +239,17 @@ READERS: dict[str, Callable[[Path], Iterator[Annotation]]] = {
     "csv": read_csv,
 }
 STILL_FORMATS = ("coco", "flickr30k")  # their clips are images
-URL_FORMATS = ("tgif", "coco", "jsonl", "csv")  # they can name addresses of files; the others name files or ids only
-SPLIT_FORMATS = ("msrvtt",)  # they say of every clip which split it is in
+URL_FORMATS = ("tgif", "coco", "jsonl", "csv")  # may contain URLs of files; the others only file names or ids
+SPLIT_FORMATS = ("msrvtt",)  # name the split of every clip
 
 
-def _own(path: Path, place: str, record: Any) -> Annotation:
+def _annotation(path: Path, place: str, record: object) -> Annotation:
+    """The annotation of one record of the package's own formats."""
     if not isinstance(record, dict) or not (record.get("url") or record.get("file_name")):
-        raise AnnotationError(path, place, 'no "file_name" and no "url"')
+        raise AnnotationError(path, place, 'has neither "file_name" nor "url"')
     names = {key: get_value(path, place, record, key, str) for key in ("file_name", "url") if record.get(key)}
     if ("caption" in record) == ("captions" in record):
-        raise AnnotationError(path, place, 'give a "caption" or a list of "captions", and not both')
+        raise AnnotationError(path, place, 'must have either a "caption" or a list of "captions"')
     captions = get_value(path, place, record, "captions", list) if "captions" in record else [record["caption"]]
     split = record.get("split")
     start, end = (
@@ -254,27 +262,27 @@ def _own(path: Path, place: str, record: Any) -> Annotation:
         None if split is None else _split(path, place, split),
         start,
         end,
-        # Of a part, `file_name` is the whole video.
+        # For a part of a video, `file_name` is the whole video.
         clip=names.get("file_name") if "url" in names and start is None else None,
         place=place,
     )
 
 
 def _segment_of_name(path: Path, place: str, name: str) -> tuple[str, float, float]:
-    found = re.fullmatch(r"(.+)_(\d+)_(\d+)", name)
-    if found is None:
-        raise AnnotationError(path, place, f"{name[:80]!r} is not ID_start_end")
-    return found[1], float(found[2]), float(found[3])
+    match = re.fullmatch(r"(.+)_(\d+)_(\d+)", name)
+    if match is None:
+        raise AnnotationError(path, place, f"{name[:80]!r} does not have the form ID_start_end")
+    return match[1], float(match[2]), float(match[3])
 
 
-def _split(path: Path, place: str, name: Any) -> str:
+def _split(path: Path, place: str, name: object) -> str:
     if not isinstance(name, str) or name.lower() not in SPLIT_NAMES:
-        raise AnnotationError(path, place, f"split {name!r} is none of {', '.join(SPLIT_NAMES)}")
+        raise AnnotationError(path, place, f"unknown split {name!r}; use one of {', '.join(SPLIT_NAMES)}")
     return SPLIT_NAMES[name.lower()]
 
 
 def _texts(path: Path, place: str, captions: list[Any]) -> tuple[str, ...]:
     for caption in captions:
         if not isinstance(caption, str):
-            raise AnnotationError(path, place, f"caption {caption!r} is not text")
+            raise AnnotationError(path, place, f"caption {caption!r} is not a string")
     return tuple(captions)

@@ -23,7 +23,7 @@ from pathlib import Path
 from processing.downloads_vidcap import DownloadError, download, make_client
 from processing.support.progress import track
 
-from .notes import read_notes
+from ..files import read_notes
 
 GONE = (404, 410)
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more is left to the next run
