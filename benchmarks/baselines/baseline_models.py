@@ -1,9 +1,9 @@
-"""Captioners of transformers that read what ours reads: the cached features of the frozen backbone.
+"""Baselines from transformers that read the cached features of the frozen backbone, as our captioner does.
 
 `vision_encoder_decoder` is a [`VisionEncoderDecoderModel`] with GPT-2 as its decoder, `git` a [`GitForCausalLM`] (GIT,
-https://arxiv.org/abs/2205.14100), `blind` GPT-2 alone, which sees no video. The first two are as transformers makes
-them but for the image encoder, in whose place stands a projection of the features with a position for each frame.
-All train by their own losses and write captions by the `generate` of transformers.
+https://arxiv.org/abs/2205.14100), `blind` GPT-2 alone, which sees no video. In the first two, a projection of the
+features with one position per frame replaces the image encoder. All train with their own losses and write captions
+with the `generate` of transformers.
 """
 
 from typing import Any
@@ -35,8 +35,11 @@ KINDS = ("vision_encoder_decoder", "git", "blind")
 
 @strict
 class FeatureEncoderConfig(PreTrainedConfig):
-    """What [`FeatureEncoder`] reads: of each frame `cells` times `maps` backbone channels, `thumbnail` values of its
-    pixels and `colors` shares of a histogram; of each clip `num_frames` frames."""
+    """Sizes of [`FeatureEncoder`].
+
+    Each of `num_frames` frames has `cells` cells of `maps` backbone channels, `thumbnail` pixel values and `colors`
+    histogram shares.
+    """
 
     model_type = "vidcap_features"
     hidden_size: int = 256
@@ -51,16 +54,16 @@ class FeatureEncoderConfig(PreTrainedConfig):
 
 
 class FeatureEncoder(PreTrainedModel):
-    """Features `(B, num_frames, cells, size)` -> a token a frame `(B, num_frames, hidden_size)`.
+    """Features `(B, num_frames, cells, size)` -> one token per frame `(B, num_frames, hidden_size)`.
 
-    The parts of the features are brought to one scale as in our encoder: backbone maps by a norm, histograms of
-    colours by their cube root and a norm; thumbnails have it. Positions are learned and start as sines as loud as what
-    they are added to: small random ones, the habit of image encoders, would hardly tell the order of the frames.
+    The parts of the features are brought to one scale as in our encoder: backbone maps by a norm, colour histograms by
+    their cube root and a norm. Positions are learned and start as sines of the tokens' magnitude, since small random
+    ones, usual in image encoders, would hardly encode the order of the frames.
     """
 
     config: FeatureEncoderConfig
     main_input_name = "pixel_values"
-    _supports_sdpa = True  # there is no attention in it
+    _supports_sdpa = True  # contains no attention
 
     def __init__(self, config: FeatureEncoderConfig):
         super().__init__(config)
@@ -82,7 +85,7 @@ class FeatureEncoder(PreTrainedModel):
             init.copy_(module.weight, to_sines(angles, module.weight.dtype))
 
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
-        """`pixel_values` is the name that transformers gives to what its image encoders take."""
+        """Encodes features; `pixel_values` is the name of this input in transformers."""
         maps, thumbnails, colors = pixel_values.to(self.projection.weight.dtype).split(self.sizes, dim=-1)
         parts = [nn.functional.layer_norm(maps, maps.shape[-1:]), thumbnails]
         if self.config.colors:
@@ -91,13 +94,13 @@ class FeatureEncoder(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=self.dropout(tokens))
 
 
-# The configuration of a VisionEncoderDecoderModel looks up that of its encoder by its name.
+# VisionEncoderDecoderConfig looks up the encoder's configuration by name.
 AutoConfig.register(FeatureEncoderConfig.model_type, FeatureEncoderConfig)
 
 
 @strict
 class BaselineConfig(PreTrainedConfig):
-    """Which baseline, and its sizes; `features` are those of a [`FeatureEncoderConfig`]."""
+    """Kind and sizes of a baseline; `features` are the values of a [`FeatureEncoderConfig`]."""
 
     model_type = "vidcap_baseline"
     kind: str = "vision_encoder_decoder"
@@ -116,26 +119,25 @@ class BaselineConfig(PreTrainedConfig):
 
 
 class BaselineCaptioner(PreTrainedModel):
-    """A captioner of transformers under `net`, which takes what our collator gives and ours takes.
+    """A captioner of transformers, in `net`, with the inputs of our captioner.
 
-    Clips with fewer frames than others are spread over all positions by repeating frames, since these models have no
-    mask for video.
+    Frames of shorter clips are repeated to fill all positions, since these models have no mask for video.
     """
 
     config: BaselineConfig
     main_input_name = "video_features"
-    accepts_loss_kwargs = False  # their own losses are means over the words of a batch
+    accepts_loss_kwargs = False  # these losses are means over the words of a batch
 
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
         if config.kind not in KINDS:
-            raise ValueError(f"kind={config.kind!r}: there are {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind={config.kind!r}: choose from {', '.join(KINDS)}")
         make: Any = {"vision_encoder_decoder": _encoder_decoder, "git": _git, "blind": _gpt2}[config.kind]
         self.net = make(config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: `net` has initialised itself."""
+        """Does nothing, since `net` initialises itself."""
 
     def forward(
         self,
@@ -148,9 +150,9 @@ class BaselineCaptioner(PreTrainedModel):
 
         Args:
             video_features: `(B, T, N, D)`, the backbone's output.
-            video_mask: `(B, T)`, 0 for frames that only fill up a short clip.
+            video_mask: `(B, T)`, 0 for padding of short clips.
             labels: `(B, L)`, the caption's tokens and EOS, padded with -100.
-            video_times: `(B, T)`; not used, since these models count frames.
+            video_times: `(B, T)`; unused, since these models count frames.
         """
         whole = torch.cat([labels.new_full((len(labels), 1), self.config.bos_token_id), labels], dim=1)
         real = whole != IGNORED
@@ -175,7 +177,7 @@ class BaselineCaptioner(PreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Captions `(B, L)` behind BOS; `labels`, which a Trainer hands over, are not looked at."""
+        """Writes captions `(B, L)` that begin with BOS; `labels`, which a Trainer passes, are ignored."""
         if self.config.kind == "vision_encoder_decoder":
             inputs = {"pixel_values": self._frames(video_features, video_mask)}
         else:
@@ -187,7 +189,7 @@ class BaselineCaptioner(PreTrainedModel):
         return self.net.generate(**inputs, **kwargs)
 
     def _frames(self, video_features: torch.Tensor, video_mask: torch.Tensor) -> torch.Tensor:
-        """`(B, T, N, D)` -> `(B, num_frames, N, D)`: a clip's real frames, which come first, at even distances."""
+        """`(B, T, N, D)` -> `(B, num_frames, N, D)`: a clip's real frames, which come first, evenly spaced."""
         features: Any = self.config.features
         count = features["num_frames"]
         lengths = video_mask.sum(dim=1, keepdim=True)  # (B, 1)
@@ -196,16 +198,16 @@ class BaselineCaptioner(PreTrainedModel):
 
 
 def make_baseline(kind: str, config: VideoCaptionConfig, *, parameters: int, num_beams: int = 1) -> BaselineCaptioner:
-    """A baseline with random weights that reads the features and writes the words of a captioner of ours.
+    """Creates a baseline with random weights, and with the features and words of one of our captioners.
 
-    Width, heads and inner width are that captioner's; the number of layers is what brings the trained parameters
-    nearest to `parameters`.
+    Width, heads and inner width are the captioner's; the number of layers brings the trained parameters closest to
+    `parameters`.
 
     Args:
         kind: One of [`KINDS`].
-        config: Of the captioner.
-        parameters: Wanted number of trained parameters.
-        num_beams: Of `generate`.
+        config: Configuration of the captioner.
+        parameters: Target number of trained parameters.
+        num_beams: Beams of `generate`.
     """
     features = {
         "hidden_size": config.hidden_size,
@@ -232,7 +234,7 @@ def make_baseline(kind: str, config: VideoCaptionConfig, *, parameters: int, num
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         decoder_start_token_id=config.bos_token_id,
-        suppress_tokens=[config.unk_token_id, config.bos_token_id],  # as ours
+        suppress_tokens=[config.unk_token_id, config.bos_token_id],  # as in our captioner
     )
     return model
 
@@ -244,7 +246,7 @@ def _encoder(config: BaselineConfig) -> FeatureEncoder:
 def _gpt2_config(config: BaselineConfig, **options: Any) -> GPT2Config:
     return GPT2Config(
         vocab_size=config.vocab_size,
-        n_positions=config.max_position_embeddings + 1,  # BOS stands before a caption
+        n_positions=config.max_position_embeddings + 1,  # for BOS
         n_embd=config.hidden_size,
         n_layer=config.num_hidden_layers,
         n_head=config.num_attention_heads,
@@ -258,7 +260,7 @@ def _gpt2_config(config: BaselineConfig, **options: Any) -> GPT2Config:
 
 def _gpt2(config: BaselineConfig) -> GPT2LMHeadModel:
     net = GPT2LMHeadModel(_gpt2_config(config))
-    net.loss_type = "ForCausalLM"  # its default, of which it would warn
+    net.loss_type = "ForCausalLM"  # the default, set to avoid a warning
     return net
 
 
@@ -293,6 +295,6 @@ def _git(config: BaselineConfig) -> GitForCausalLM:
     )
     body: Any = net.git
     body.image_encoder = encoder
-    for layer in body.encoder.layer:  # it would count patches
+    for layer in body.encoder.layer:  # the default is a number of image patches
         layer.attention.self.image_patch_tokens = encoder.config.num_frames
     return net

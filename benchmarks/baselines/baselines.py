@@ -1,7 +1,6 @@
-"""What a captioner has to beat: captions that need no captioner, or a plain one, scored on the same clips.
+"""Baselines that work on captions and pooled features, and scores of any baseline beside a captioner's.
 
-Here is what works on captions and pooled features; [`baseline_models`] holds the captioners of transformers, and
-`benchmarks/baselines/compare.py` trains and compares them all.
+`baseline_models` contains the captioners of transformers; `benchmarks/baselines/compare.py` trains and compares all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,25 +19,24 @@ def score_baselines(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], baselines: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
     """
-    Scores baselines beside a captioner: `report["baselines"]`.
+    Scores baselines beside a captioner, for `report["baselines"]`.
 
     Args:
         hypotheses (`Sequence[str]`): the captioner's caption of each clip.
         references (`Sequence[Sequence[str]]`): the true captions of each clip.
-        baselines (`Mapping[str, Sequence[str]]`): the captions of each baseline by its name, of the same clips in
-            the same order.
+        baselines (`Mapping[str, Sequence[str]]`): the captions of each baseline by name, in the same order of clips.
 
     Returns:
-        `dict[str, dict[str, Any]]`: for each baseline the keys of [`score_captions`], and under `gap` for CIDEr and
-        the share of exact captions `[difference, low, high]`: the captioner's score minus the baseline's, with the
-        95 % interval of [`paired_bootstrap`].
+        `dict[str, dict[str, Any]]`: for each baseline the keys of [`score_captions`], and `gap`, with
+        `[difference, low, high]` for CIDEr and the share of exact captions: the captioner's score minus the
+        baseline's, with the 95 % interval of [`paired_bootstrap`].
 
     Raises:
-        `ValueError`: if a baseline has more or fewer captions than there are clips, or there are fewer than 2 clips.
+        `ValueError`: if the numbers of captions and clips differ, or there are fewer than 2 clips.
     """
     for name, captions in {"the captioner": hypotheses, **baselines}.items():
         if len(captions) != len(references):
-            raise ValueError(f"{name}: {len(captions)} captions of {len(references)} clips: give one for each clip")
+            raise ValueError(f"{name}: {len(captions)} captions for {len(references)} clips; give one per clip")
     own = scores_per_clip(hypotheses, references)
     report = {}
     for name, captions in baselines.items():
@@ -50,21 +48,19 @@ def score_baselines(
 
 def pool_features(clips: ClipDataset) -> torch.Tensor:
     """
-    Clips as vectors: the mean over the frames of the features that a frozen backbone's cache holds, cell by cell.
+    Averages the cached features of a frozen backbone over the frames of each clip, per cell.
 
     Args:
-        clips (`ClipDataset`): clips whose cache keeps features.
+        clips (`ClipDataset`): clips whose cache contains features.
 
     Returns:
         `torch.Tensor`: (clips, cells x size) in float32.
 
     Raises:
-        `ValueError`: if the cache keeps frames, not features.
+        `ValueError`: if the cache contains frames, not features.
     """
     if clips.cache.encode is None:
-        raise ValueError(
-            "these clips are kept as frames: a neighbour is looked for among a frozen backbone's features"
-        )
+        raise ValueError("the cache of these clips contains frames; use a frozen backbone, whose features are cached")
 
     def pool(clip: dict[str, Any]) -> torch.Tensor:
         return clip["video_features"][clip["video_mask"].bool()].float().mean(dim=0).flatten()
@@ -74,10 +70,10 @@ def pool_features(clips: ClipDataset) -> torch.Tensor:
 
 def nearest_neighbours(clips: torch.Tensor, training: torch.Tensor) -> torch.Tensor:
     """
-    For each clip the training clip whose features have the greatest cosine with its own.
+    Finds for each clip the training clip of the greatest cosine between their features.
 
-    Each feature is first brought to mean 0 and standard deviation 1 over the training clips: most are far from 0
-    whatever a clip shows, and without this any two clips are nearly parallel.
+    Each feature is first standardised over the training clips, since most are far from 0 for any clip and would make
+    all clips nearly parallel.
 
     Args:
         clips (`torch.Tensor`): (N, D), see [`pool_features`].
@@ -87,5 +83,5 @@ def nearest_neighbours(clips: torch.Tensor, training: torch.Tensor) -> torch.Ten
         `torch.Tensor`: (N,), indices of training clips; of equally near ones the first.
     """
     mean, std = training.mean(dim=0), training.std(dim=0, correction=0).clamp(min=1e-6)
-    near, known = (torch.nn.functional.normalize((each - mean) / std, dim=-1) for each in (clips, training))
-    return (near @ known.T).argmax(dim=1)
+    queries, known = (torch.nn.functional.normalize((split - mean) / std, dim=-1) for split in (clips, training))
+    return (queries @ known.T).argmax(dim=1)

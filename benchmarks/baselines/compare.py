@@ -4,17 +4,17 @@
     python -m benchmarks.baselines.compare my-clips --max_train_minutes 2 --seeds 0 1 2 --jobs 2
 
 The first argument is `demo` (the demo recipe on generated clips, 500 of them for validation) or a folder of captioned
-clips (the defaults); options not listed below go to all trainings. Compared are the most frequent caption, the
-caption of the nearest training clip, and, trained for the same time on the same features, GPT-2 without video, a
-`VisionEncoderDecoderModel`, a `GitForCausalLM` (see `train_baseline.py` beside this file) and ours (`train_hf.py`).
-Each of the four is first tried at every rate of `--learning_rates` for `--trial_minutes`, and takes the one with the
-best CIDEr on the validation split. Where CPUs compute, the budget is one of processor time, a thread a run, so that
-other work slows a run down but hardly changes its result; on GPUs it is one of the clock, and the machine should be
-left to itself. Features are computed before the first run.
+clips (the defaults); options not listed below are passed to all trainings. The comparison covers the most frequent
+caption, the caption of the nearest training clip, and, trained for the same time on the same features, GPT-2 without
+video, a `VisionEncoderDecoderModel`, a `GitForCausalLM` (see `train.py` beside this file) and our captioner
+(`train_hf.py`). Each of these four is first tried at every rate of `--learning_rates` for `--trial_minutes`, and uses
+the one with the best CIDEr on the validation split. On CPUs the budget is processor time, one thread per run, so that
+other work slows a run down but hardly changes its result; on GPUs it is wall time, and nothing else should run.
+Features are computed before the first run.
 
-A finished run is not repeated and an interrupted one goes on, so that the command can be stopped and given again.
-`results.json` keeps scores and the differences with their 95 % intervals (paired bootstrap over the clips); those of a
-seed are also in `test.json` in the folder of our model, its report, under `baselines`.
+A finished run is not repeated and an interrupted one is resumed, so the command can be stopped and started again.
+`results.json` contains scores and the differences with their 95 % intervals (paired bootstrap over the clips); those
+of a seed are also in `test.json`, the report in the folder of our model, under `baselines`.
 """
 
 import argparse
@@ -52,7 +52,7 @@ TITLES = {
 
 
 class Run(NamedTuple):
-    """One training; `split` is what it is scored on, which tells trials from what counts."""
+    """One training, scored on `split`: trials on validation, final runs on test."""
 
     model: str
     split: str
@@ -66,7 +66,7 @@ class Run(NamedTuple):
 
 
 class Bench:
-    """The folder of runs and results, and how a run is made."""
+    """The folder of runs and results, and the commands of the runs."""
 
     def __init__(self, folder: Path, common: list[str], dataset: Path, jobs: int):
         self.folder, self.common, self.dataset, self.jobs = folder, common, dataset, jobs
@@ -79,8 +79,8 @@ class Bench:
         write_atomically(self.folder / "results.json", json.dumps(self.results, indent=1))
 
     def command(self, *parts: str, log: Path, threads: int) -> None:
-        """Runs a command in a process of its own; what it prints goes to `log`."""
-        # One precision for all: which is faster would be measured anew in each run.
+        """Runs a command in a process of its own, with its output in `log`."""
+        # One precision for all, since each run would measure anew which is faster.
         precision = "bf16" if torch.cuda.is_available() or computes_in_bf16(torch.device("cpu")) else "no"
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "ACCELERATE_MIXED_PRECISION": precision}
         with log.open("a") as file:
@@ -91,7 +91,7 @@ class Bench:
             raise SystemExit(f"{log}: {log.read_text().strip().splitlines()[-1]}")
 
     def untrained(self, kind: str) -> None:
-        """A baseline without training; the first of them computes the features of all splits."""
+        """Runs a baseline without training; the first one computes the features of all splits."""
         if kind in self.results:
             return
         output = self.folder / kind
@@ -117,7 +117,7 @@ class Bench:
                 self.command(*parts, log=log, threads=threads)
             result = json.loads((output / "result.json").read_text())
         else:
-            if not (output / "training_log.jsonl").is_file():  # which is written last
+            if not (output / "training_log.jsonl").is_file():  # the last file to be written
                 self.command("train_hf.py", *options, "--test_split", "none", log=log, threads=threads)
             report = output / f"{run.split}.json"
             if not report.is_file():
@@ -131,7 +131,7 @@ class Bench:
                 "steps": training["steps"],
                 "parameters": self.results["nearest_neighbour"]["ours_parameters"],
             }
-        for checkpoint in output.glob("checkpoint-*"):  # of finished runs nobody needs them
+        for checkpoint in output.glob("checkpoint-*"):  # not needed for finished runs
             shutil.rmtree(checkpoint)
         if trial:
             for weights in output.glob("*.safetensors"):
@@ -146,14 +146,14 @@ class Bench:
             list(pool.map(self.run, runs))
 
     def captions(self, name: str) -> tuple[list[str], list[list[str]]]:
-        """What a run wrote for the test clips, in the order of their names, and what is true of them."""
+        """A run's captions and the references of the test clips, in the order of their names."""
         lines = map(json.loads, (self.folder / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines())
         clips = sorted(lines, key=lambda clip: clip["file_name"])
         return [clip["hypothesis"] for clip in clips], [clip["references"] for clip in clips]
 
 
 def best_rates(bench: Bench, rates: list[str], minutes: float) -> dict[str, str]:
-    """The learning rate of each trained model that scores best on the validation split; one rate needs no trial."""
+    """The best learning rate of each trained model on the validation split; a single rate needs no trial."""
     if len(rates) == 1:
         return dict.fromkeys((OURS, *KINDS), rates[0])
     trials = {model: [Run(model, "validation", rate, 0, minutes) for rate in rates] for model in (OURS, *KINDS)}
@@ -165,8 +165,10 @@ def best_rates(bench: Bench, rates: list[str], minutes: float) -> dict[str, str]
 
 
 def compare(bench: Bench, finals: dict[str, list[Run]]) -> dict[str, Any]:
-    """Scores of all on the test split and their differences from ours: of each seed, as `report["baselines"]` has
-    them, and under `gap` of the means over the seeds; all of it is put into our models' reports and `results.json`."""
+    """Compares all with our captioner on the test split, per seed and, under `gap`, by means over the seeds.
+
+    The results are added to our models' reports (`baselines`) and to `results.json`.
+    """
     ours = [run.name for run in finals[OURS]]
     names = {kind: [kind] * len(ours) for kind in UNTRAINED}
     names |= {model: [run.name for run in runs] for model, runs in finals.items() if model != OURS}
@@ -179,7 +181,7 @@ def compare(bench: Bench, finals: dict[str, list[Run]]) -> dict[str, Any]:
             others[kind], truths = bench.captions(runs[index])
             if truths != references:
                 raise SystemExit(
-                    f"{bench.folder}: {runs[index]} and {name} captioned other clips; remove {runs[index]}"
+                    f"{bench.folder}: {runs[index]} and {name} captioned different clips; delete {runs[index]}"
                 )
         by_seed.append(score_baselines(hypotheses, references, others))
         for kind, captions in {OURS: hypotheses, **others}.items():
@@ -191,7 +193,7 @@ def compare(bench: Bench, finals: dict[str, list[Run]]) -> dict[str, Any]:
         kind: {
             "runs": [bench.results[run] for run in runs],
             "gap": list(paired_bootstrap(means[kind], means[OURS])),
-            "gap_by_seed": [each[kind]["gap"]["cider"] for each in by_seed],
+            "gap_by_seed": [scores[kind]["gap"]["cider"] for scores in by_seed],
         }
         for kind, runs in names.items()
     }
@@ -230,12 +232,14 @@ def interval(gap: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", help="`demo`, or a folder of captioned clips")
-    parser.add_argument("--max_train_minutes", type=float, default=4, metavar="M", help="of each training [4]")
-    parser.add_argument("--trial_minutes", type=float, metavar="M", help="of each trial [half of these]")
-    parser.add_argument("--learning_rates", nargs="+", default=["3e-4", "1e-3", "3e-3"], metavar="R", help="to try")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time [1]")
-    parser.add_argument("--folder", type=Path, help="where runs and results go [outputs/baselines-NAME]")
+    parser.add_argument("--max_train_minutes", type=float, default=4, metavar="M", help="minutes per training [4]")
+    parser.add_argument("--trial_minutes", type=float, metavar="M", help="minutes per trial [half a training]")
+    parser.add_argument(
+        "--learning_rates", nargs="+", default=["3e-4", "1e-3", "3e-3"], metavar="R", help="learning rates to try"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="random seeds of the final runs")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="parallel runs [1]")
+    parser.add_argument("--folder", type=Path, help="folder of runs and results [outputs/baselines-NAME]")
     arguments, options = parser.parse_known_args()
     folder = (arguments.folder or ROOT / "outputs" / f"baselines-{Path(arguments.what).name}").resolve()
     dataset = folder / "clips" if arguments.what == "demo" else Path(arguments.what).resolve()
@@ -246,7 +250,7 @@ def main() -> None:
     if not (folder / "settings.json").is_file():
         write_atomically(folder / "settings.json", settings)
     elif (folder / "settings.json").read_text() != settings:
-        parser.error(f"{folder} holds runs on other clips or with other options: name another --folder")
+        parser.error(f"{folder} contains runs on other clips or with other options; give another --folder")
 
     common = ["--dataset", str(dataset), "--feature_cache", str(folder / "cache"), "--disable_tqdm", "True", *options]
     bench = Bench(folder, common, dataset, arguments.jobs)

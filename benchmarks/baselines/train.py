@@ -1,13 +1,13 @@
-"""Trains one baseline on the cached features of ours, captions the test split with it, and writes the captions.
+"""Trains one baseline on the cached features of our captioner, and writes its captions of the test split.
 
     python -m benchmarks.baselines.train git recipes/demo.yaml --dataset FOLDER --output_dir DIR --max_train_minutes 4
     python -m benchmarks.baselines.train nearest_neighbour --dataset FOLDER --output_dir DIR
 
 The first argument is a kind of `baseline_models.py`, `nearest_neighbour` or `most_frequent`; the rest are the
-arguments of `train_hf.py`, of which those of our model only say how large the baseline is to be. Tokenizer, clips,
-their order and the draws of their frames and captions, schedule, budget, choice of the checkpoint and going on after
-an interruption are those of `train_hf.py`; the optimiser is AdamW. `DIR/predictions.jsonl` holds the captions as
-`vidcap evaluate` writes them, `DIR/result.json` how the training went.
+arguments of `train_hf.py`, of which those of our model only set the size of the baseline. Tokenizer, clips, their
+order, the sampling of frames and captions, schedule, budget, choice of the checkpoint and resuming are those of
+`train_hf.py`; the optimiser is AdamW. `DIR/predictions.jsonl` contains the captions in the format of
+`vidcap evaluate`, `DIR/result.json` facts about the training.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ UNTRAINED = ("most_frequent", "nearest_neighbour")
 
 class BaselineTrainer(VideoCaptionTrainer):
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
-        """AdamW with the settings of ours; there is no backbone and no pretrained decoder to treat apart."""
+        """AdamW with the settings of our captioner, without its groups for backbone and pretrained decoder."""
         return Seq2SeqTrainer.create_optimizer(self, *args, **kwargs)
 
 
@@ -57,18 +57,18 @@ def run(
     args: VideoCaptionTrainingArguments,
     given: set[str],
 ) -> None:
-    """Trains and captions; the arguments are those of `train_hf.train`."""
+    """Trains and captions; the arguments are those of `vidcap.training.run.train`."""
     assert args.output_dir is not None  # transformers sets a default
     set_seed(args.seed)
-    args.muon, args.loss_warmup, args.word_dropout_warmup = False, 0.0, 0.0  # parts of ours alone
+    args.muon, args.loss_warmup, args.word_dropout_warmup = False, 0.0, 0.0  # not for baselines
     sources = load_training_data(data, args)
     if sources.test is None:
-        raise ValueError(f"--test_split {data.test_split}: there is none to caption; name another")
-    captions = [caption for each in sources.captions() for caption in each]
+        raise ValueError(f"--test_split {data.test_split}: no clips to caption; give another split")
+    captions = [caption for clip_captions in sources.captions() for caption in clip_captions]
     processor, ours = build(model_args, captions, [], given)
     if data.streaming or not keeps_features(ours.config):
         raise ValueError(
-            "baselines take the features of a frozen backbone: leave out --streaming, and train none of it"
+            "baselines need the cached features of a frozen backbone: omit --streaming, and do not train the backbone"
         )
     ours.to(args.device)
     cache = open_clip_cache(
@@ -87,14 +87,14 @@ def run(
         hypotheses = [most_frequent_caption(captions)] * len(test)
     elif kind == "nearest_neighbour":
         clips.augmentation = None
-        found = nearest_neighbours(pool_features(test), pool_features(clips)).tolist()
-        hypotheses = [clips.rows["captions"][index][0] for index in found]
+        nearest = nearest_neighbours(pool_features(test), pool_features(clips)).tolist()
+        hypotheses = [clips.rows["captions"][index][0] for index in nearest]
     else:
         model = make_baseline(
             kind, ours.config, parameters=result["ours_parameters"], num_beams=model_args.num_beams
         ).to(args.device)
         if args.device.type == "cpu":
-            model.net.set_attn_implementation("eager")  # faster there, as for ours
+            model.net.set_attn_implementation("eager")  # faster on CPUs
         settings = run_settings(args, vars(data) | vars(model_args) | {"kind": kind}, captions)
         resume = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, settings)
         eval_collator = VideoCaptionCollator(processor, max_length=ours.config.max_position_embeddings)
@@ -128,14 +128,14 @@ def run(
     ]
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "predictions.jsonl", "".join(json.dumps(each) + "\n" for each in lines))
+    write_atomically(folder / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write_atomically(folder / "result.json", json.dumps(result, indent=1))
     mark_finished(args.output_dir)
 
 
 def main(argv: list[str]) -> int:
     if not argv or argv[0] not in (*UNTRAINED, *KINDS):
-        print(f"train_baseline.py: error: name a baseline first: {', '.join((*UNTRAINED, *KINDS))}", file=sys.stderr)
+        print(f"train.py: error: the first argument must be one of {', '.join((*UNTRAINED, *KINDS))}", file=sys.stderr)
         return 2
     data, model_args, args, given = parse(argv[1:])
     logging.basicConfig(format="%(message)s")
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> int:
     try:
         run(argv[0], data, model_args, args, given)
     except (ValueError, OSError) as error:
-        print(f"train_baseline.py: error: {error}", file=sys.stderr)
+        print(f"train.py: error: {error}", file=sys.stderr)
         return 1
     return 0
 

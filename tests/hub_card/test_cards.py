@@ -25,8 +25,8 @@ from tests.snippets import find_snippets, run
 from vidcap.cli import main
 from vidcap.data.cards import WRITTEN, origin
 from vidcap.evaluation.report.clip_pictures import ReportExample
-from vidcap.evaluation.report.examples import sample_clips
 from vidcap.evaluation.report.errors import word_facts
+from vidcap.evaluation.report.examples import sample_clips
 from vidcap.training import run_facts as run_facts_file
 from vidcap.training.arguments.command_line import parse
 from vidcap.training.run_facts import code_commit, run_facts

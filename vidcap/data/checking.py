@@ -1,8 +1,8 @@
-"""Is the clip of an annotation there, readable and moving? And the part of a video that an annotation speaks of, cut.
+"""Finds the clips of annotations, checks that they are readable and moving, and cuts annotated parts from videos.
 
-What was checked is noted in a file, by path, size and time of change, so that a second run decodes new clips only.
+Guarantees: results are noted in a file by path, size and time of change, so that a second run decodes new clips only.
 
-Given up: sound; a part is encoded anew (H.264), since a video can only be cut unchanged at its key frames.
+Limitations: parts have no sound and are encoded again (H.264), since a video can only be cut unchanged at key frames.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -25,22 +25,26 @@ from processing.support.progress import track
 from processing.video_frames_vidcap import DecodeOptions, VideoDecodeError
 from processing.video_io_vidcap import decode_video
 
+from ..files import read_notes
 from .annotations import Annotation
-from .notes import read_notes
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.video.stream import VideoStream
 
 MOVING = (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 SUFFIXES = (*MOVING, ".bmp", ".jpeg", ".jpg", ".png", ".webp")
-RULES_VERSION = 1  # to be raised with every change of what is refused, so that older notes are not believed
+RULES_VERSION = 1  # raise with every change of the checks, so that older notes are ignored
 SIDE = 96  # frames are compared at this size
-NOISE = 8  # of 255: what compression alone makes of a picture that stands still; what moves by less cannot be seen
-OVERHANG = 1.0  # seconds that a part may reach beyond the end of its video, as rounded times do
+NOISE = 8  # of 255; changes up to this size come from compression alone and cannot be seen
+OVERHANG = 1.0  # seconds that a part may extend beyond its video, since published times are rounded
 
 
 class ClipFolder:
-    """The clips of a folder and its subfolders, found by file name, by path within the folder, or by id.
+    """The clips of a folder and its subfolders, by file name, by path within the folder, or by id.
 
     Args:
-        folder: Where to look.
+        folder: The folder to search.
     """
 
     def __init__(self, folder: Path):
@@ -53,35 +57,36 @@ class ClipFolder:
                 self._stems.setdefault(path.stem, set()).add(path)
 
     def find(self, name: str) -> Path | None:
-        """The clip of that name, with that or, where there is none, with another of the common endings.
+        """The clip of that name, otherwise the clip that differs in a common suffix alone.
 
         Raises:
-            ValueError: If it may be either of several clips.
+            ValueError: If several clips match.
         """
         stem = name[: name.rfind(".")] if Path(name).suffix.lower() in SUFFIXES else name
-        found = sorted(self._names.get(name) or self._stems.get(stem) or ())
-        if len(found) > 1:
-            raise ValueError(f"{name!r} may be {found[0]} or {found[1]}; rename or remove one of them")
-        return found[0] if found else None
+        paths = sorted(self._names.get(name) or self._stems.get(stem) or ())
+        if len(paths) > 1:
+            raise ValueError(f"{name!r} matches both {paths[0]} and {paths[1]}; rename or remove one of them")
+        return paths[0] if paths else None
 
 
-def find_clip(each: Annotation, folder: ClipFolder) -> tuple[Path, bool] | None:
-    """The file of an annotation, and whether it is longer than the part that is spoken of; None if it is not there."""
-    ready = folder.find(each.clip) if each.clip else None
-    if ready:
-        return ready, False
-    path = folder.find(file_name_of(each))
-    return (path, each.start is not None) if path else None
+def find_clip(annotation: Annotation, folder: ClipFolder) -> tuple[Path, bool] | None:
+    """The file of an annotation, and whether the annotated part must be cut from it; None if it is missing."""
+    cut = folder.find(annotation.clip) if annotation.clip else None
+    if cut:
+        return cut, False
+    path = folder.find(file_name_of(annotation))
+    return (path, annotation.start is not None) if path else None
 
 
-def file_name_of(each: Annotation) -> str:
-    """The name of a source's file: of a URL, the last part of its path."""
-    return PurePosixPath(unquote(urlsplit(each.source).path)).name if each.is_url else each.source
+def file_name_of(annotation: Annotation) -> str:
+    """The name of a source's file; for a URL, the last part of its path."""
+    source = annotation.source
+    return PurePosixPath(unquote(urlsplit(source).path)).name if annotation.is_url else source
 
 
 @dataclass(frozen=True)
 class Task:
-    """A file to check, cut to the seconds from `start` to `end` before; `stills`: it need not move."""
+    """A file to check, after cutting it to the seconds from `start` to `end`; with `stills` it need not move."""
 
     path: Path
     start: float | None = None
@@ -89,7 +94,7 @@ class Task:
     stills: bool = False
 
     def key(self) -> str:
-        """What must not have changed for an older check to hold."""
+        """The facts on which an earlier check depends."""
         state = self.path.stat()
         fields = (RULES_VERSION, str(self.path), state.st_size, state.st_mtime_ns, self.start, self.end, self.stills)
         return json.dumps(fields)
@@ -97,8 +102,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Check:
-    """What a check found: the file to use, its size in bytes, its hash and the usual ending of its kind; or why it is
-    refused."""
+    """The result of a check.
+
+    Either the file to use, its size in bytes, its hash and the usual suffix of its type, or the reason of refusal.
+    """
 
     path: str = ""
     size: int = 0
@@ -108,20 +115,20 @@ class Check:
     detail: str = ""
 
     def holds(self) -> bool:
-        """Whether the file, which may be one that was cut, is still there."""
+        """Whether the file, which may have been cut from a video, still exists."""
         return bool(self.refused) or (Path(self.path).is_file() and Path(self.path).stat().st_size == self.size)
 
 
 def check_all(tasks: Iterable[Task], folder: Path, *, workers: int = 1) -> list[Check]:
-    """Checks files, in threads.
+    """Checks files in threads.
 
     Args:
-        tasks: What to check.
-        folder: Keeps the notes (`checks.jsonl`) and the parts that were cut (`cut/`).
+        tasks: The files.
+        folder: Folder for the notes (`checks.jsonl`) and for parts cut from videos (`cut/`).
         workers: Files decoded at once.
 
     Returns:
-        One result a task, in their order.
+        One result per task, in order.
     """
     notes = folder / "checks.jsonl"
     known = {}
@@ -144,7 +151,7 @@ def check_all(tasks: Iterable[Task], folder: Path, *, workers: int = 1) -> list[
 
 
 def check(task: Task, cut_folder: Path) -> Check:
-    """Cuts, decodes and hashes one file. A file that cannot be used is a result, not an error."""
+    """Cuts, decodes and hashes one file; an unusable file is a result, not an error."""
     path = task.path
     try:
         if task.start is not None and task.end is not None:
@@ -161,7 +168,10 @@ def check(task: Task, cut_folder: Path) -> Check:
 
 
 def _problem_of(path: Path, *, stills: bool) -> str:
-    """Why a clip does not count as moving, empty if it does. A movement between 16 frames shows in 256."""
+    """The reason why a clip does not count as moving, empty if it moves.
+
+    A clip that seems still in 16 frames is checked again in 256.
+    """
     for num_frames in (16, 256):
         clip = decode_video(path, num_frames=num_frames, fit=(SIDE, SIDE))
         frames = clip.frames[clip.mask]  # (T, 3, H, W)
@@ -172,16 +182,16 @@ def _problem_of(path: Path, *, stills: bool) -> str:
 
 
 def why_still(frames: torch.Tensor) -> str:
-    """Why frames `(T, 3, H, W)` in uint8 do not move, empty if they do."""
+    """The reason why frames `(T, 3, H, W)`, uint8, do not move, empty if they move."""
     if len(frames) == 1:
         return "it has one frame"
-    # Frame by frame: the differences of all at once would take twice the memory of the frames.
+    # Frame by frame, since the differences of all at once take twice the memory of the frames.
     moves = any((frame.short() - frames[0].short()).abs().max() > NOISE for frame in frames[1:])
     return "" if moves else f"its {len(frames)} frames are equal"
 
 
 def suffix_of(head: bytes, path: Path) -> str:
-    """The usual ending of a file that begins with `head` (64 bytes); its own where the bytes do not tell."""
+    """The usual suffix of a file that begins with `head` (64 bytes); for unknown types, its own."""
     for magic, suffix in ((b"GIF8", ".gif"), (b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"BM", ".bmp")):
         if head.startswith(magic):
             return suffix
@@ -195,17 +205,20 @@ def suffix_of(head: bytes, path: Path) -> str:
 
 
 class SegmentError(ValueError):
-    """The video does not hold the part that an annotation speaks of."""
+    """The video does not contain the annotated part."""
 
 
 def cut_segment(path: Path, start: float, end: float, folder: Path) -> Path:
-    """Writes a part of a video as an MP4 file of its own, without sound, or finds it written.
+    """Cuts a part of a video into an MP4 file without sound, unless an earlier run has done so.
 
     Args:
         path: The video.
-        start, end: In seconds from its first frame; a frame that is shown at `start` belongs to the part, one shown at
-            `end` does not.
-        folder: Where it goes, under a name made of these three.
+        start, end: Seconds from its first frame; a frame shown at `start` belongs to the part, one shown at `end` does
+            not.
+        folder: Output folder; the file name is derived from the other arguments.
+
+    Returns:
+        The file.
 
     Raises:
         SegmentError: If the video ends before `start`, or more than a second before `end`.
@@ -218,33 +231,36 @@ def cut_segment(path: Path, start: float, end: float, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     unfinished = target.with_suffix(".part")
     try:
-        # No other file is opened, whatever this one may name: it may come from a stranger's server.
+        # The file may come from anyone's server, so it must not open other files.
         options = {"protocol_whitelist": "none"}
         with path.open("rb") as file, av.open(file, "r", metadata_errors="ignore", options=options) as container:
-            streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
-                raise VideoDecodeError(str(path), "not a video: there is no moving picture in it")
+                raise VideoDecodeError(str(path), "not a video: it contains no moving picture")
             length = container.duration / av.time_base if container.duration else end
             if start >= length or end > length + OVERHANG:
-                raise SegmentError(f"from {start:g} to {end:g} s, but the video is {length:.1f} s long")
+                raise SegmentError(f"from {start:g} to {end:g} s, but the video lasts {length:.1f} s")
             with av.open(str(unfinished), "w", format="mp4") as output:
                 _copy_frames(container, streams[0], output, (start, end))
         os.replace(unfinished, target)
-    except (av.FFmpegError, IndexError) as error:  # PyAV's answer to a stream that begins in the middle of a file
+    except (av.FFmpegError, IndexError) as error:  # PyAV raises IndexError for a stream that begins mid-file
         raise VideoDecodeError(str(path), f"it cannot be decoded from {start:g} to {end:g} s ({error})") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return target
 
 
-def _copy_frames(container: Any, stream: Any, output: Any, span: tuple[float, float]) -> None:
-    (start, end), target = span, None
+def _copy_frames(
+    container: "InputContainer", stream: "VideoStream", output: "OutputContainer", span: tuple[float, float]
+) -> None:
+    start, end = span
+    target: VideoStream | None = None
     stream.codec_context.options = {"max_pixels": str(DecodeOptions.max_frame_pixels)}
-    first, tick = stream.start_time or 0, stream.time_base
-    container.seek(first + int(start / tick), stream=stream)  # lands on the key frame before
+    first, tick = stream.start_time or 0, stream.time_base or Fraction(1)
+    container.seek(first + int(start / tick), stream=stream)  # moves to the key frame before
     for frame in container.decode(stream):
         if frame.pts is None or frame.is_corrupt:
-            raise VideoDecodeError(container.name, f"damaged: no sound picture between {start:g} and {end:g} s")
+            raise VideoDecodeError(container.name, f"damaged: no intact frame between {start:g} and {end:g} s")
         seconds = float((frame.pts - first) * tick)
         if seconds < start - 1e-6:
             continue
@@ -253,17 +269,17 @@ def _copy_frames(container: Any, stream: Any, output: Any, span: tuple[float, fl
         if target is None:
             options = {"crf": "18", "preset": "veryfast"}
             target = output.add_stream("libx264", rate=stream.average_rate or 25, options=options)
-            target.height, target.width = frame.height // 2 * 2, frame.width // 2 * 2  # colour has half the size
+            target.height, target.width = frame.height // 2 * 2, frame.width // 2 * 2  # colour has half the resolution
             target.pix_fmt = "yuv420p"
-            target.codec_context.time_base = Fraction(1, 90_000)  # for frames at any distance
+            target.codec_context.time_base = Fraction(1, 90_000)  # fine enough for any frame rate
             target.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
-            target.thread_count = 1  # the same bytes on any machine
+            target.thread_count = 1  # for the same bytes on any machine
             if frame.rotation:
                 target.set_display_rotation(frame.rotation)
         picture = frame.reformat(width=target.width, height=target.height, format="yuv420p")
         picture.pts, picture.time_base = round((seconds - start) * 90_000), Fraction(1, 90_000)
-        picture.pict_type = 0  # the encoder chooses its own key frames
+        picture.pict_type = 0  # lets the encoder choose key frames
         output.mux(target.encode(picture))
     if target is None:
-        raise SegmentError(f"from {start:g} to {end:g} s there is no frame")
+        raise SegmentError(f"the video has no frame from {start:g} to {end:g} s")
     output.mux(target.encode())

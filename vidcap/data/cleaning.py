@@ -1,9 +1,9 @@
-"""Caption cleaning by named rules, each of which can be left out and counts what it did.
+"""Caption cleaning by named rules, which can be omitted and which count their changes.
 
 `REWRITES` change a caption and never drop it, `FILTERS` drop captions of a clip and change none. They apply in the
-order of `RULES`: the repair of a broken encoding has to see the control characters that it is made of.
+order of `RULES`: encoding repair needs the control characters that a misread caption contains.
 
-Given up: languages. `script` tells writing systems apart, so that a French caption passes for an English one.
+Limitations: languages are not told apart. `script` looks at the writing system, so French captions are kept.
 """
 
 import html
@@ -13,14 +13,13 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 
 TAGS = "a|abbr|b|big|blockquote|center|code|em|font|i|img|s|small|span|strike|strong|sub|sup|tt|u"
-BREAKING_TAGS = "br|div|h[1-6]|hr|li|ol|p|pre|table|td|th|tr|ul"  # they part words
+BREAKING_TAGS = "br|div|h[1-6]|hr|li|ol|p|pre|table|td|th|tr|ul"  # these separate words
 ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z]+\d*);")
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff\ufffd"))  # soft hyphen, zero widths, BOM, lost character
 
 
 def _byte_of(character: str) -> bytes:
-    """The byte that was read as this character; empty where there is none. cp1252 leaves five bytes undefined, which
-    decoders pass on as in latin-1."""
+    """The byte that cp1252 decodes to this character, empty if none; its five undefined bytes as in latin-1."""
     try:
         return character.encode("cp1252")
     except UnicodeEncodeError:
@@ -28,7 +27,8 @@ def _byte_of(character: str) -> bytes:
 
 
 _BYTES = {
-    each: _byte_of(each) for each in [*map(chr, range(128, 256)), *bytes(range(128, 256)).decode("cp1252", "ignore")]
+    character: _byte_of(character)
+    for character in [*map(chr, range(128, 256)), *bytes(range(128, 256)).decode("cp1252", "ignore")]
 }
 
 
@@ -43,14 +43,16 @@ MOJIBAKE = re.compile(f"{_class(0xC2, 0xDF)}{_NEXT}|{_class(0xE0, 0xEF)}{_NEXT}{
 
 
 def repair_encoding(caption: str) -> str:
-    """UTF-8 that was read as latin-1 or cp1252, once or several times, back to what it was; Unicode in its composed
-    form (NFC); control characters become spaces, invisible ones go."""
+    """Repairs UTF-8 that was read as latin-1 or cp1252, also several times.
 
-    def repair(found: re.Match[str]) -> str:
+    Unicode is composed (NFC), control characters become spaces, invisible characters are removed.
+    """
+
+    def repair(match: re.Match[str]) -> str:
         try:
-            return b"".join(_BYTES[character] for character in found[0]).decode("utf-8")
-        except UnicodeDecodeError:  # it only looked like UTF-8: these characters are meant
-            return found[0]
+            return b"".join(_BYTES[character] for character in match[0]).decode("utf-8")
+        except UnicodeDecodeError:  # not UTF-8 after all: keep the characters
+            return match[0]
 
     while (repaired := MOJIBAKE.sub(repair, caption)) != caption:  # each pass makes it shorter
         caption = repaired
@@ -59,8 +61,8 @@ def repair_encoding(caption: str) -> str:
 
 
 def strip_markup(caption: str) -> str:
-    """HTML entities become their characters, also where they were escaped twice; HTML tags and comments go."""
-    while (plain := ENTITY.sub(lambda found: html.unescape(found[0]), caption)) != caption:
+    """Replaces HTML entities, also those escaped twice, and removes HTML tags and comments."""
+    while (plain := ENTITY.sub(lambda match: html.unescape(match[0]), caption)) != caption:
         caption = plain
     caption = re.sub(r"<!--.*?-->", "", caption, flags=re.DOTALL)
     caption = re.sub(rf"</?(?:{BREAKING_TAGS})(?:\s[^<>]*)?/?>", " ", caption, flags=re.IGNORECASE)
@@ -68,17 +70,17 @@ def strip_markup(caption: str) -> str:
 
 
 def collapse_spaces(caption: str) -> str:
-    """One blank between words and none around them, whatever kind of space there was."""
+    """Replaces white space of any kind between words by one space."""
     return " ".join(caption.split())
 
 
 def drop_empty(captions: list[str]) -> list[str]:
-    """Captions without a letter or digit go."""
+    """Drops captions without a letter or digit."""
     return [caption for caption in captions if any(character.isalnum() for character in caption)]
 
 
 def drop_other_scripts(captions: list[str]) -> list[str]:
-    """Captions more than half of whose letters are not Latin go. This tells scripts, not languages."""
+    """Drops captions more than half of whose letters are not Latin."""
 
     def is_latin(caption: str) -> bool:
         letters = [character for character in caption if character.isalpha()]
@@ -89,7 +91,7 @@ def drop_other_scripts(captions: list[str]) -> list[str]:
 
 
 def drop_repeated(captions: list[str]) -> list[str]:
-    """Of captions of one clip that are equal but for upper and lower case, the first stays."""
+    """Keeps the first of the captions of a clip that differ in case alone."""
     first: dict[str, str] = {}
     for caption in captions:
         first.setdefault(caption.casefold(), caption)
@@ -111,7 +113,7 @@ RULES = (*REWRITES, *FILTERS)
 
 @dataclass
 class RuleCount:
-    """Captions before and after a rule, and how many of them it changed."""
+    """Numbers of captions before, after and changed by a rule."""
 
     before: int = 0
     after: int = 0
@@ -123,27 +125,26 @@ class CaptionCleaner:
     Cleans captions clip by clip.
 
     Args:
-        keep: Rules to leave out, of `RULES`.
+        keep: Rules to omit, of `RULES`.
 
     Attributes:
-        counts: What each applied rule has done so far.
+        counts: Counts of each applied rule so far.
 
     Raises:
         ValueError: For an unknown rule.
     """
 
     def __init__(self, keep: Collection[str] = ()):
-        unknown = [name for name in keep if name not in RULES]
-        if unknown:
-            raise ValueError(f"no rule {', '.join(unknown)}; the rules are {', '.join(RULES)}")
+        if unknown := [name for name in keep if name not in RULES]:
+            raise ValueError(f"unknown rule {', '.join(unknown)}; the rules are {', '.join(RULES)}")
         self.counts = {name: RuleCount() for name in RULES if name not in keep}
 
     def __call__(self, captions: Collection[str]) -> list[str]:
-        """The captions of one clip that are left, cleaned, in their order."""
+        """The cleaned captions of one clip, in order."""
         cleaned = list(captions)
         for name, count in self.counts.items():
             before = cleaned
-            cleaned = [REWRITES[name](each) for each in before] if name in REWRITES else FILTERS[name](before)
+            cleaned = list(map(REWRITES[name], before)) if name in REWRITES else FILTERS[name](before)
             count.before += len(before)
             count.after += len(cleaned)
             if name in REWRITES:

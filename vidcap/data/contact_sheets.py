@@ -1,6 +1,6 @@
-"""A look at a split: three frames of some clips, with their captions as text, in one picture.
+"""Contact sheets: three frames of some clips of a split, with their captions, in one picture.
 
-Given up: letters that Pillow's own font lacks; they show as boxes.
+Limitations: characters missing in Pillow's default font are drawn as boxes.
 """
 
 import os
@@ -20,19 +20,19 @@ CLIPS, COLUMNS = 24, 3
 SEED = 0
 BOX = (96, 128)  # height and width of a frame, in pixels
 GAP, MARGIN, LINE, LETTER_SIZE = 2, 12, 16, 12
-CAPTIONS_SHOWN, LINES_SHOWN = 2, 3  # captions of a clip, and lines of each
+CAPTIONS_SHOWN, LINES_SHOWN = 2, 3  # captions per clip, and lines per caption
 
 
 def draw_clips(readable: Sequence[int]) -> list[int]:
-    """Up to `CLIPS` of the clips, drawn by a fixed seed, in their order: the same of the same data set each time."""
+    """Draws up to `CLIPS` of the clips with a fixed seed, and sorts them."""
     return sorted(random.Random(SEED).sample(list(readable), min(CLIPS, len(readable))))
 
 
 def save_contact_sheet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Saves a picture: of each clip the first, middle and last frame, below them its captions.
+    """Saves a picture with the first, middle and last frame of each clip above its captions.
 
     Args:
-        rows: As `processing.clips.rows` describes them, at least one.
+        rows: Rows as described in `processing.clips.rows`, at least one.
         path: The PNG file, which appears complete or not at all.
 
     Raises:
@@ -44,7 +44,7 @@ def save_contact_sheet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     height, width = BOX[0], 3 * (BOX[1] + GAP) - GAP
     font = ImageFont.load_default(size=LETTER_SIZE)
     texts = [_lines(row["captions"], int(width / font.getlength("n"))) for row in rows]
-    # Rows of the sheet are as high as the longest text in them asks.
+    # Each row of the sheet is as high as its longest text needs.
     heights = [
         height + LINE * max(map(len, texts[first : first + COLUMNS])) + MARGIN
         for first in range(0, len(rows), COLUMNS)
@@ -77,5 +77,5 @@ def _lines(captions: Sequence[str], letters: int) -> list[str]:
 
 
 def _to_image(frame: torch.Tensor) -> Image.Image:
-    """`(3, H, W)`, uint8, as a picture."""
+    """A frame `(3, H, W)`, uint8, as a picture."""
     return Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())

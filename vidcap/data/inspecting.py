@@ -1,11 +1,12 @@
-"""What is in a data set: counts and quantiles of each split, clips that cannot be read, what looks wrong, and content
-that several splits share.
+"""Inspection of a data set: quantiles per split, unreadable and suspicious clips, content in several splits.
 
-Every frame of a clip is decoded, so that a clip damaged anywhere counts as unreadable, also where the few frames that
-training takes of it happen to be sound.
+Two clips look the same if their fingerprints, small pictures at a few moments evenly spaced over the clip, differ by
+less than compression changes one: clips encoded again, at another size or rate.
 
-Given up: words of scripts that put no space between them, where a sentence counts as one word; and long videos: their
-frames are in memory at once, 27 kB each. What nearly the same is, and is not, stands in `fingerprints.py`.
+Guarantees: every frame of a clip is decoded, so that a clip damaged anywhere counts as unreadable.
+
+Limitations: in scripts without spaces a sentence counts as one word. All frames of a clip are in memory at once, 27 kB
+each. A clip that is cut, cropped, mirrored, bordered or brightened looks different.
 """
 
 import os
@@ -15,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,21 +25,25 @@ from processing import VideoDecodeError, decode_video
 from processing.cache.feature_cache import content_hash, in_threads
 
 from .checking import SIDE, why_still
-from .fingerprints import fingerprint, near_pairs
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MOMENTS, THUMBNAIL_SIDE = 4, 8  # pictures in a fingerprint, and pixels per side
+NEAR = 3.0  # of 255, root mean square; measured in docs/log.md
+_PAIRS_AT_ONCE = 1 << 24
 WORD = re.compile(r"\w+(?:[-'’]\w+)*")  # as in `processing.clips.tokenizers`, without the marks
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 SHORTEST = 0.3  # seconds
 LONGEST = 60  # words of a caption
-FREQUENT_SHARE, FREQUENT_CLIPS = 0.01, 10  # a caption of more than this share of the clips, and of at least so many
-MOST_FREQUENT = 10  # captions that are listed
+FREQUENT_SHARE, FREQUENT_CLIPS = 0.01, 10  # share and number of clips from which a caption is suspicious
+MOST_FREQUENT = 10  # captions listed
 REASONS = {
-    "still": "a picture that does not move",
-    "short": f"shorter than {SHORTEST} s",
-    "few_words": "a caption of less than two words",
+    "still": "a clip that does not move",
+    "short": f"a clip shorter than {SHORTEST} s",
+    "few_words": "a caption of fewer than two words",
     "many_words": f"a caption of more than {LONGEST} words",
-    "frequent_caption": f"a caption shared by more than {FREQUENT_SHARE:.0%} of the clips, and at least "
-    f"{FREQUENT_CLIPS}",
+    "frequent_caption": f"a caption of more than {FREQUENT_SHARE:.0%} of the clips and of at least {FREQUENT_CLIPS}",
     "contradiction": "the same content twice, with different captions",
 }
 
@@ -46,18 +51,18 @@ REASONS = {
 @dataclass(frozen=True)
 class InspectedClip:
     """
-    A clip and what it holds.
+    A clip and its measures.
 
     Args:
         file_name: Its name in the data set.
         captions: At least one.
-        sha256: Of its bytes; empty where they cannot be read.
-        seconds: From the first frame's presentation to the end of the last one's.
-        frames: How many it has.
-        height, width: Of a frame as it is displayed, in pixels.
-        still: Why it does not count as moving; empty if it moves.
-        error: Why it cannot be read; all measures are then 0.
-        look: Its fingerprint, see [`fingerprint`]; without one it is like no other clip.
+        sha256: Hash of its bytes; empty if they cannot be read.
+        seconds: Duration from the start of the first frame to the end of the last.
+        frames: Number of frames.
+        height, width: Displayed size of a frame in pixels.
+        still: The reason why it does not count as moving; empty if it moves.
+        error: The reason why it cannot be read; all measures are then 0.
+        look: Its fingerprint, see [`fingerprint`]; without one it looks like no other clip.
     """
 
     file_name: str
@@ -73,10 +78,10 @@ class InspectedClip:
 
 
 def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
-    """Looks at one clip; one that cannot be read is a result, not an error.
+    """Measures one clip; an unreadable clip is a result, not an error.
 
     Args:
-        row: As `processing.clips.rows` describes it.
+        row: A row as described in `processing.clips.rows`.
     """
     name, captions, video = row["file_name"], tuple(row["captions"]), row["video"]
     digest = ""
@@ -99,30 +104,54 @@ def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
     )
 
 
-def inspect_rows(rows: Any, description: str, *, workers: int | None = None) -> list[InspectedClip]:
-    """Looks at all clips of a split, in threads, and shows progress.
+def inspect_rows(rows: "Dataset", description: str, *, workers: int | None = None) -> list[InspectedClip]:
+    """Measures all clips of a split in threads, with a progress bar.
 
     Args:
-        rows: From `load_clips`. Clips that are bytes are taken out of it one by one.
-        description: What is shown beside the progress.
-        workers: Clips decoded at once; by default one a core.
+        rows: From `load_clips`. Clips that are bytes are read one by one.
+        description: Label of the progress bar.
+        workers: Clips decoded at once; by default one per core.
     """
     return in_threads(
         lambda index: inspect_clip(rows[index]), range(len(rows)), description, workers or os.cpu_count() or 1
     )
 
 
+def fingerprint(frames: torch.Tensor) -> torch.Tensor:
+    """Small pictures `(MOMENTS * 3 * THUMBNAIL_SIDE**2,)`, 0 to 255, of a clip's frames `(T, 3, H, W)`, uint8."""
+    moments = [int(len(frames) * (moment + 0.5) / MOMENTS) for moment in range(MOMENTS)]
+    return torch.nn.functional.adaptive_avg_pool2d(frames[moments].float(), THUMBNAIL_SIDE).flatten()
+
+
+def near_pairs(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> list[tuple[int, int, float]]:
+    """Pairs of nearly equal fingerprints of two splits: both indices and the root mean square of their difference.
+
+    All are compared with all, in at most some 100 MB.
+    """
+    if not first or not second:
+        return []
+    known, pairs = torch.stack(list(second)), []
+    rows = max(1, _PAIRS_AT_ONCE // len(known))
+    for start in range(0, len(first), rows):
+        part = torch.stack(list(first[start : start + rows]))
+        # Without matrix products, whose rounding would hide small differences.
+        distances = torch.cdist(part, known, compute_mode="donot_use_mm_for_euclid_dist") / part.shape[1] ** 0.5
+        for row, column in (distances < NEAR).nonzero().tolist():
+            pairs.append((start + row, column, distances[row, column].item()))
+    return pairs
+
+
 def summarise(clips: Sequence[InspectedClip]) -> dict[str, Any]:
-    """What a split holds, for `inspection.json`.
+    """Summarises a split for `inspection.json`.
 
     Args:
-        clips: Of the split, at least one.
+        clips: The clips of the split, at least one.
 
     Returns:
-        `clips`; `captions` with counts, quantiles of `per_clip` and `words` (of each caption), `vocabulary` and
+        `clips`; `captions` with counts, quantiles of `per_clip` and `words` (per caption), `vocabulary` and
         `most_frequent`; quantiles of `seconds`, `frames`, `width` and `height` of the readable clips, `None` if there
-        are none; `unreadable` with reasons; `suspicious` with one of `REASONS` each; `repeated_content`, the number of
-        clips whose bytes an earlier one has.
+        are none; `unreadable` with reasons; `suspicious`, each with one of `REASONS`; `repeated_content`, the number
+        of clips with the bytes of an earlier one.
     """
     readable = [clip for clip in clips if not clip.error]
     captions = [caption for clip in clips for caption in clip.captions]
@@ -154,14 +183,14 @@ def summarise(clips: Sequence[InspectedClip]) -> dict[str, Any]:
 
 
 def find_leaks(splits: Mapping[str, Sequence[InspectedClip]]) -> dict[str, Any]:
-    """What splits have in common.
+    """Finds content that splits have in common.
 
     Returns:
-        `content`: for each content that two splits share, its `sha256`, and the names of its files by split.
-        `near_content`: clips of two splits that look the same and have other bytes: the name by split, and their
+        `content`: for each content in two splits, its `sha256` and the names of its files by split.
+        `near_content`: clips of two splits that look the same but have different bytes: the name by split, and their
         `difference` (of 255).
-        `captions_in_train`: for each other split, the share of its captions that `train` has too. This is information
-        and no fault: short descriptions repeat.
+        `captions_in_train`: for each other split, the share of its captions that occur in `train`. This is for
+        information: short descriptions repeat.
     """
     by_content = {split: _group(clips) for split, clips in splits.items()}
     content = [
@@ -170,7 +199,7 @@ def find_leaks(splits: Mapping[str, Sequence[InspectedClip]]) -> dict[str, Any]:
         for digest in by_content[pair[0]]
         if digest in by_content[pair[1]]
     ]
-    near = [each for pair in combinations(splits, 2) for each in _near(pair, splits)]
+    near = [match for pair in combinations(splits, 2) for match in _near_content(pair, splits)]
     known = {same_caption(caption) for clip in splits.get("train", ()) for caption in clip.captions}
     shares = {}
     for split in [split for split in splits if split != "train" and "train" in splits]:
@@ -179,54 +208,53 @@ def find_leaks(splits: Mapping[str, Sequence[InspectedClip]]) -> dict[str, Any]:
     return {"content": content, "near_content": near, "captions_in_train": shares}
 
 
-def _near(pair: tuple[str, str], splits: Mapping[str, Sequence[InspectedClip]]) -> Iterator[dict[str, Any]]:
+def _near_content(pair: tuple[str, str], splits: Mapping[str, Sequence[InspectedClip]]) -> Iterator[dict[str, Any]]:
     first, second = ([(clip, clip.look) for clip in splits[split] if clip.look is not None] for split in pair)
-    for ours, theirs, difference in near_pairs([look for _, look in first], [look for _, look in second]):
-        one, other = first[ours][0], second[theirs][0]
-        if one.sha256 != other.sha256:
-            names = (one.file_name, other.file_name)
-            yield {"files": dict(zip(pair, names, strict=True)), "difference": round(difference, 2)}
+    for row, column, difference in near_pairs([look for _, look in first], [look for _, look in second]):
+        clips = first[row][0], second[column][0]
+        if clips[0].sha256 != clips[1].sha256:
+            names = dict(zip(pair, (clip.file_name for clip in clips), strict=True))
+            yield {"files": names, "difference": round(difference, 2)}
 
 
 def quantiles(values: Iterable[float]) -> dict[str, float] | None:
-    """The `QUANTILES` of some numbers, linear between neighbours, and their mean; `None` if there are none."""
+    """The `QUANTILES` of some numbers, interpolated linearly, and their mean; `None` if there are none."""
     numbers = list(values)
     if not numbers:
         return None
-    found = np.quantile(numbers, list(QUANTILES.values()))
-    named = dict(zip(QUANTILES, found.tolist(), strict=True)) | {"mean": float(np.mean(numbers))}
+    quantile_values = np.quantile(numbers, list(QUANTILES.values())).tolist()
+    named = dict(zip(QUANTILES, quantile_values, strict=True)) | {"mean": float(np.mean(numbers))}
     return {name: round(value, 4) for name, value in named.items()}
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a caption as the package's own tokenizer sees them, in lower case, without marks."""
+    """The words of a caption as split by the package's tokenizer, in lower case, without punctuation."""
     return WORD.findall(unicodedata.normalize("NFKC", caption).lower())
 
 
 def same_caption(caption: str) -> str:
-    """What captions have in common that differ in upper and lower case and in spaces alone."""
+    """A key that is equal for captions that differ in case and spaces alone."""
     return " ".join(caption.casefold().split())
 
 
 def _most_frequent(clips: Sequence[InspectedClip]) -> Iterator[dict[str, Any]]:
-    """Captions by the number of clips that have them, the commonest first."""
-    spelled: dict[str, str] = {}
+    """Captions by number of clips, most frequent first."""
+    spellings: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for clip in clips:
-        own = {same_caption(caption): caption for caption in clip.captions}
-        counts.update(own.keys())
-        spelled = own | spelled  # as it was first written
-    for caption, count in counts.most_common():
-        yield {"caption": spelled[caption], "clips": count, "share": round(count / len(clips), 4)}
+        captions = {same_caption(caption): caption for caption in clip.captions}
+        counts.update(captions.keys())
+        spellings = captions | spellings  # the first spelling is kept
+    for key, count in counts.most_common():
+        yield {"caption": spellings[key], "clips": count, "share": round(count / len(clips), 4)}
 
 
 def _suspicious(clips: Sequence[InspectedClip]) -> Iterator[dict[str, str]]:
-    """Items that are worth a look, in the order of `REASONS` for each clip; captions and contents of several clips
-    come last and once."""
+    """Suspicious clips with their reasons, in the order of `REASONS`; captions and contents of several clips last."""
     for clip in clips:
         if clip.still:
             yield _item(clip.file_name, "still", clip.still)
-        # A single picture has no duration of its own.
+        # A single picture has no duration.
         if clip.frames > 1 and clip.seconds < SHORTEST:
             yield _item(clip.file_name, "short", f"{clip.seconds:.2f} s")
         for caption in clip.captions:
@@ -235,10 +263,10 @@ def _suspicious(clips: Sequence[InspectedClip]) -> Iterator[dict[str, str]]:
                 yield _item(clip.file_name, "few_words", caption)
             elif count > LONGEST:
                 yield _item(clip.file_name, "many_words", f"{count} words: {caption}")
-    for each in _most_frequent(clips):
-        if each["clips"] >= FREQUENT_CLIPS and each["clips"] > FREQUENT_SHARE * len(clips):
-            first = next(clip for clip in clips if same_caption(each["caption"]) in map(same_caption, clip.captions))
-            detail = f"{each['caption']} ({each['clips']} clips, {each['share']:.1%})"
+    for row in _most_frequent(clips):
+        if row["clips"] >= FREQUENT_CLIPS and row["clips"] > FREQUENT_SHARE * len(clips):
+            first = next(clip for clip in clips if same_caption(row["caption"]) in map(same_caption, clip.captions))
+            detail = f"{row['caption']} ({row['clips']} clips, {row['share']:.1%})"
             yield _item(first.file_name, "frequent_caption", detail)
     for first, *others in _group(clips).values():
         for other in others:
@@ -252,7 +280,7 @@ def _item(file_name: str, reason: str, detail: str) -> dict[str, str]:
 
 
 def _group(clips: Sequence[InspectedClip]) -> dict[str, list[InspectedClip]]:
-    """Clips by content; those whose bytes cannot be read are left out."""
+    """Clips by content, without those whose bytes cannot be read."""
     groups: defaultdict[str, list[InspectedClip]] = defaultdict(list)
     for clip in clips:
         if clip.sha256:

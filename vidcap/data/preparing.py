@@ -1,10 +1,10 @@
-"""Annotations -> clips that are there, readable and worth training on -> shards, a manifest, and a list of the rest.
+"""Prepares a data set: from annotations to usable clips, shards, a manifest, and a list of refused clips.
 
-Nothing is dropped silently: every annotation is a kept clip or a line of `refused.jsonl`, and the manifest counts
-both. A second run fetches, decodes and writes only what is missing, and ends with the same manifest, which holds no
-times.
+Guarantees: nothing is dropped silently; every annotation is a kept clip or a line of `refused.jsonl`, and the manifest
+counts both. A second run fetches, decodes and writes only what is missing, and ends with the same manifest, which
+contains no times.
 
-Given up: content that is nearly the same. Duplicates and placeholders are told by equal bytes.
+Limitations: duplicates and placeholders are recognised by equal bytes only.
 """
 
 import hashlib
@@ -25,43 +25,43 @@ from .fetching import FetchOptions, fetch_all
 from .sharding import SPLITS, Clip, are_intact, write_shards
 
 REASONS = {
-    "no_split": "none of the split lists names it",
+    "no_split": "no split list contains it",
     "no_caption": "cleaning left no caption",
-    "missing": "no file of it is there",
-    "gone": "its server has it no more",
+    "missing": "its file does not exist",
+    "gone": "its server no longer has it",
     "not_fetched": "it could not be fetched",
     "unreadable": "it cannot be decoded",
-    "segment": "the video does not hold the annotated part",
-    "still": "a picture that does not move, in place of a clip",
-    "placeholder": "the same content under three or more sources of different captions",
-    "duplicate": "the same content as another clip, which has its captions now",
+    "segment": "the video does not contain the annotated part",
+    "still": "a picture that does not move in place of a clip",
+    "placeholder": "the same content under three or more sources with different captions",
+    "duplicate": "the same content as another clip, which now has its captions",
 }
 WITHOUT_FILE = ("no_split", "no_caption", "missing", "gone", "not_fetched")
 PLACEHOLDER_SOURCES = 3
 
 
 class PrepareError(ValueError):
-    """Nothing can be prepared, said in one line."""
+    """The data set cannot be prepared; the message is one line."""
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
     """
-    What to make of the annotations.
+    Options of [`prepare`].
 
     Args:
         format: A key of `annotations.READERS`.
-        clips: Folder of clips; None if all are to be fetched.
-        split: The split of all clips; None takes the annotations' own, or shares.
-        split_lists: Files named by splits that list the sources of each; a clip that none of them names is refused.
-        validation, test: Shares of the clips whose split the annotations do not say, by a hash of their source: more
-            clips move none of these.
-        keep: Cleaning rules to leave out.
+        clips: Folder of clips; None to fetch all.
+        split: The split of all clips; None for the annotations' own, otherwise by shares.
+        split_lists: Files named after splits that list their sources; a clip in none of them is refused.
+        validation, test: Shares of the clips without a split in the annotations, assigned by a hash of their source,
+            so that new clips move no other.
+        keep: Cleaning rules to omit.
         shards: A key of `sharding.WRITERS`.
-        shard_bytes: Most bytes of clips in a shard.
+        shard_bytes: Limit for the clips of a shard.
         workers: Clips decoded at once.
-        fetch: How to fetch what `clips` lacks; None fetches nothing.
-        license: Of the data set, for its card.
+        fetch: Options for fetching clips that `clips` lacks; None fetches nothing.
+        license: Licence of the data set, for its card.
     """
 
     format: str
@@ -80,7 +80,7 @@ class PrepareOptions:
 
 @dataclass
 class _Item:
-    """An annotation on its way, with its cleaned captions, split, and what was found; `refused` and why, if so."""
+    """An annotation with its cleaned captions, its split, and its check or the reason of refusal."""
 
     annotation: Annotation
     captions: list[str]
@@ -98,25 +98,25 @@ def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[st
 
     Args:
         annotations: A published caption file.
-        output: The folder of the data set; it also keeps what was fetched, cut and checked.
-        options: What to make of it.
+        output: The folder of the data set; it also keeps fetched, cut and checked files.
+        options: See [`PrepareOptions`].
 
     Returns:
         The manifest, as written to `manifest.json`.
 
     Raises:
         AnnotationError: For a mistake in the caption file or a split list.
-        PrepareError: If `output` holds other things, a file may be either of two clips, or no clip is left.
+        PrepareError: If `output` contains other files, a file matches two clips, or no clip can be used.
         OSError: If a file cannot be read or written.
     """
     if output.is_dir() and any(output.iterdir()) and not (output / "checks.jsonl").is_file():
-        raise PrepareError(f"{output} holds other things than a data set made here; empty it or name another folder")
+        raise PrepareError(f"{output} contains files of something else; empty it or give another folder")
     cleaner = CaptionCleaner(options.keep)
-    read = read_annotations(annotations, options.format)
+    clips = read_annotations(annotations, options.format)
     if options.split_lists:
         lists = read_split_lists(options.split_lists)
-        read = [replace(each, split=lists.get(each.source) or lists.get(each.clip or "")) for each in read]
-    items = [_Item(each, cleaner(each.captions), split_of(each, options)) for each in read]
+        clips = [replace(clip, split=lists.get(clip.source) or lists.get(clip.clip or "")) for clip in clips]
+    items = [_Item(clip, cleaner(clip.captions), split_of(clip, options)) for clip in clips]
     output.mkdir(parents=True, exist_ok=True)
     (output / "checks.jsonl").touch()
     for item in items:
@@ -136,17 +136,17 @@ def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[st
         raise PrepareError(
             f"none of the {len(items)} clips can be used ({listed}); {output / 'refused.jsonl'} lists them"
         )
-    clips = [_clip(item) for item in kept]
+    files = [_clip(item) for item in kept]
     manifest = {
         "format": options.format,
         **_counts(items),
         "captions": _caption_counts(items, repeated),
         "cleaning": cleaner.as_dict(),
         "splits": {split: _counts([item for item in items if item.split == split]) for split in SPLITS},
-        **_write(clips, output, options),
+        **_write(files, output, options),
         "clips": [
-            {**_origin(item), "file_name": clip.file_name, "sha256": clip.sha256, "captions": len(clip.captions)}
-            for item, clip in zip(kept, clips, strict=True)
+            {**_origin(item), "file_name": file.file_name, "sha256": file.sha256, "captions": len(file.captions)}
+            for item, file in zip(kept, files, strict=True)
         ],
     }
     write_atomically(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
@@ -154,46 +154,46 @@ def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[st
     return manifest
 
 
-def split_of(each: Annotation, options: PrepareOptions) -> str:
-    """The split of a clip, empty if split lists leave it out. All parts of one video share theirs."""
-    if options.split or each.split or options.split_lists:
-        return options.split or each.split or ""
-    place = int(hashlib.sha256(each.source.encode()).hexdigest()[:12], 16) / 16**12  # uniform in [0, 1)
+def split_of(annotation: Annotation, options: PrepareOptions) -> str:
+    """The split of a clip, empty if it is in no split list. All parts of a video have the same split."""
+    if options.split or annotation.split or options.split_lists:
+        return options.split or annotation.split or ""
+    place = int(hashlib.sha256(annotation.source.encode()).hexdigest()[:12], 16) / 16**12  # uniform in [0, 1)
     if place < options.validation:
         return "validation"
     return "test" if place < options.validation + options.test else "train"
 
 
 def _locate(items: Sequence[_Item], output: Path, options: PrepareOptions) -> dict[int, Task]:
-    """The file of each item that has one, by its place among the items; the others are refused."""
+    """The file of each item that has one, by index of the item; the others are refused."""
     folder = ClipFolder(options.clips) if options.clips else None
     stills = options.format in STILL_FORMATS
     tasks: dict[int, Task] = {}
-    wanted: dict[int, str] = {}
+    urls: dict[int, str] = {}
     owners: dict[Path, str] = {}
     for index, item in enumerate(items):
-        each = item.annotation
+        clip = item.annotation
         if item.refused:
             continue
-        found = find_clip(each, folder) if folder else None
-        if found is not None:
-            path, longer = found
-            # The last part of a URL may be that of many: `video.mp4`.
-            if each.is_url and owners.setdefault(path, each.source) != each.source:
-                raise PrepareError(f"{path} may be {owners[path]} or {each.source}; take it out of --clips")
-            tasks[index] = Task(path, each.start, each.end, stills) if longer else Task(path, stills=stills)
-        elif each.is_url and options.fetch:
-            wanted[index] = each.source
+        match = find_clip(clip, folder) if folder else None
+        if match is not None:
+            path, must_cut = match
+            # The last part of several URLs may be the same, such as `video.mp4`.
+            if clip.is_url and owners.setdefault(path, clip.source) != clip.source:
+                raise PrepareError(f"{path} matches both {owners[path]} and {clip.source}; remove it from --clips")
+            tasks[index] = Task(path, clip.start, clip.end, stills) if must_cut else Task(path, stills=stills)
+        elif clip.is_url and options.fetch:
+            urls[index] = clip.source
         else:
             item.refuse("missing")
-    if options.fetch and wanted:
-        fetched = fetch_all(wanted.values(), output / "fetched", options.fetch)
-        for index, url in wanted.items():
-            result, each = fetched[url], items[index].annotation
+    if options.fetch and urls:
+        fetched = fetch_all(urls.values(), output / "fetched", options.fetch)
+        for index, url in urls.items():
+            result, clip = fetched[url], items[index].annotation
             if result.path is None:
                 items[index].refuse("gone" if result.gone else "not_fetched", result.failure)
             else:
-                tasks[index] = Task(result.path, each.start, each.end, stills)
+                tasks[index] = Task(result.path, clip.start, clip.end, stills)
     return tasks
 
 
@@ -213,7 +213,7 @@ def _by_content(items: Sequence[_Item]) -> list[list[_Item]]:
 
 
 def _refuse_placeholders(items: Sequence[_Item]) -> None:
-    """ "This picture is no longer available" comes under many addresses, each with another caption."""
+    """Refuses pictures such as "no longer available", which many sources serve, each with other captions."""
     for group in _by_content(items):
         sources = {item.annotation.source for item in group}
         captions = {tuple(sorted(caption.casefold() for caption in item.captions)) for item in group}
@@ -223,11 +223,11 @@ def _refuse_placeholders(items: Sequence[_Item]) -> None:
 
 
 def _merge_duplicates(items: Sequence[_Item], options: PrepareOptions) -> int:
-    """Gives the captions of equal clips to the first, in its split; returns how many came twice by that."""
+    """Moves the captions of equal clips to the first one; returns the number of captions dropped as repeated."""
     repeated = 0
     for first, *others in _by_content(items):
         for other in others:
-            other.refuse("duplicate", f"the same content as {first.annotation.source}, which has its captions now")
+            other.refuse("duplicate", f"the same content as {first.annotation.source}, which now has its captions")
             first.captions += other.captions
         if others and "repeated" not in options.keep:
             before = len(first.captions)
@@ -241,13 +241,13 @@ def _clip(item: _Item) -> Clip:
     assert check is not None
     stem = Path(item.annotation.clip or file_name_of(item.annotation)).stem
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:40]
-    # By its content the name is unique; a dot in it would end the key of a WebDataset.
+    # The hash makes the name unique; a dot in it would end the key of a WebDataset.
     name = f"{stem or 'clip'}-{check.sha256[:16]}{check.suffix}"
     return Clip(Path(check.path), name, item.split, check.size, check.sha256, tuple(item.captions))
 
 
 def _write(clips: Sequence[Clip], output: Path, options: PrepareOptions) -> dict[str, Any]:
-    """Writes the shards, unless those of the last run hold the same; what the manifest says of them."""
+    """Writes the shards, unless those of the last run have the same content; returns the manifest's part on them."""
     content = [(clip.split, clip.file_name, clip.sha256, clip.captions) for clip in clips]
     settings = {"form": options.shards, "shard_bytes": options.shard_bytes}
     fingerprint = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()
@@ -255,7 +255,7 @@ def _write(clips: Sequence[Clip], output: Path, options: PrepareOptions) -> dict
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     shards = earlier.get("shards", [])
     if earlier.get("fingerprint") != fingerprint or not are_intact(shards, clips, output, options.shards):
-        path.unlink(missing_ok=True)  # it would describe shards that are no longer there
+        path.unlink(missing_ok=True)  # it would describe shards that no longer exist
         shards = write_shards(clips, output, options.shards, options.shard_bytes)
     return {**settings, "fingerprint": fingerprint, "shards": shards}
 
@@ -273,7 +273,7 @@ def _counts(items: Sequence[_Item]) -> dict[str, Any]:
 
 
 def _caption_counts(items: Sequence[_Item], repeated: int) -> dict[str, int]:
-    """`annotated` captions, those that cleaning left, and where these are: `cleaned` is the sum of what follows it."""
+    """Counts of `annotated` and `cleaned` captions; `cleaned` is the sum of the counts after it."""
     kept = sum(len(item.captions) for item in items if not item.refused)
     lost = sum(len(item.captions) for item in items if item.refused not in ("", "duplicate"))
     return {
@@ -286,8 +286,8 @@ def _caption_counts(items: Sequence[_Item], repeated: int) -> dict[str, int]:
 
 
 def _origin(item: _Item) -> dict[str, Any]:
-    each = item.annotation
-    return {"source": each.source, "start": each.start, "end": each.end, "split": item.split or None}
+    clip = item.annotation
+    return {"source": clip.source, "start": clip.start, "end": clip.end, "split": item.split or None}
 
 
 def _refusal(item: _Item) -> dict[str, Any]:

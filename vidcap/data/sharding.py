@@ -1,8 +1,8 @@
-"""Clips with their captions -> Parquet, WebDataset or a folder.
+"""Writes clips with captions as Parquet, WebDataset or a folder.
 
-The same clips give the same bytes; files of at most the wanted size appear all together or not at all.
+Guarantees: the same clips give the same bytes; files of at most the given size appear all together or not at all.
 
-Given up: a clip that is larger than a shard may be; it gets a shard of its own.
+Limitations: a clip larger than a shard gets its own, larger shard.
 """
 
 import json
@@ -20,7 +20,7 @@ from typing import Any
 from modeling_vidcap.saving_vidcap import sha256_of
 
 SPLITS = ("train", "validation", "test")
-ROW_GROUP_BYTES = 16 << 20  # what a reader has to hold in memory at once
+ROW_GROUP_BYTES = 16 << 20  # held in memory by a reader at once
 OWN_NAMES = re.compile(rf"(?:{'|'.join(SPLITS)})(?:-\d+-of-\d+\.parquet|-\d+\.tar)?")
 
 
@@ -30,11 +30,11 @@ class Clip:
     A clip of the finished data set.
 
     Args:
-        path: Its file.
-        file_name: Its name there, unique.
-        split: Its split.
-        size: In bytes.
-        sha256: Of the file.
+        path: The source file.
+        file_name: Unique name in the data set.
+        split: One of `SPLITS`.
+        size: Size in bytes.
+        sha256: Hash of the file.
         captions: At least one.
     """
 
@@ -47,24 +47,26 @@ class Clip:
 
 
 def write_shards(clips: Sequence[Clip], folder: Path, form: str, shard_bytes: int) -> list[dict[str, Any]]:
-    """Writes the shards of all splits in place of older ones.
+    """Writes the shards of all splits, replacing older ones.
 
     Args:
-        clips: In the order in which they shall stand.
-        folder: Where the shards go.
+        clips: In the order of the data set.
+        folder: Output folder.
         form: A key of `WRITERS`.
-        shard_bytes: Most bytes of clips in a shard.
+        shard_bytes: Limit for the clips of a shard.
 
     Returns:
         `file`, `clips`, `bytes` and `sha256` of each shard.
 
     Raises:
-        ValueError: If clips of several kinds are to go into tars: each ending is a column there, which all rows have.
+        ValueError: For a WebDataset with clips of several file types, since each suffix is a column of all rows there.
         OSError: If a file cannot be read or written.
     """
     kinds = sorted({Path(clip.file_name).suffix for clip in clips})
     if form == "webdataset" and len(kinds) > 1:
-        raise ValueError(f"a WebDataset holds clips of one kind, these are {', '.join(kinds)}; write --shards parquet")
+        raise ValueError(
+            f"a WebDataset needs clips of one file type, but these are {', '.join(kinds)}; use --shards parquet"
+        )
     shards = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".shards-") as scratch:
         for split in SPLITS:
@@ -72,7 +74,7 @@ def write_shards(clips: Sequence[Clip], folder: Path, form: str, shard_bytes: in
             for number, part in enumerate(parts):
                 name = _name(form, split, number, len(parts))
                 path = WRITERS[form](Path(scratch) / name, part)
-                shards.append({"file": path.relative_to(scratch).as_posix(), "clips": len(part)} | describe(path))
+                shards.append({"file": path.relative_to(scratch).as_posix(), "clips": len(part)} | size_and_hash(path))
         _remove_shards(folder)
         for path in sorted(Path(scratch).iterdir()):
             os.replace(path, folder / path.name)
@@ -80,7 +82,7 @@ def write_shards(clips: Sequence[Clip], folder: Path, form: str, shard_bytes: in
 
 
 def _remove_shards(folder: Path) -> None:
-    """Removes the shards of an earlier run, of whatever form."""
+    """Removes the shards of an earlier run, of any form."""
     for path in folder.iterdir():
         if OWN_NAMES.fullmatch(path.name):
             if path.is_dir():
@@ -90,10 +92,10 @@ def _remove_shards(folder: Path) -> None:
 
 
 def are_intact(shards: Sequence[dict[str, Any]], clips: Sequence[Clip], folder: Path, form: str) -> bool:
-    """Whether the shards of an earlier run are what they were; of a folder, whether the clips have their size."""
+    """Whether the shards of an earlier run are unchanged; for a folder, whether the clips have their size."""
     for shard in shards:
         path = folder / shard["file"]
-        if not path.is_file() or describe(path) != {key: shard[key] for key in ("bytes", "sha256")}:
+        if not path.is_file() or size_and_hash(path) != {key: shard[key] for key in ("bytes", "sha256")}:
             return False
     if form != "folder":
         return True
@@ -101,13 +103,12 @@ def are_intact(shards: Sequence[dict[str, Any]], clips: Sequence[Clip], folder: 
     return all(path.is_file() and path.stat().st_size == size for path, size in copies)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
+def size_and_hash(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _parts(clips: Sequence[Clip], most_bytes: int | None) -> list[list[Clip]]:
-    """Clips in groups of no more than `most_bytes`."""
+    """Groups clips into parts of at most `most_bytes`."""
     parts: list[list[Clip]] = []
     room = 0
     for clip in clips:
@@ -125,11 +126,11 @@ def _name(form: str, split: str, number: int, total: int) -> str:
 
 
 def _write_parquet(path: Path, clips: Sequence[Clip]) -> Path:
-    import pyarrow as pa  # the bare package does without, as without `datasets`
+    import pyarrow as pa  # imported here since, like `datasets`, it comes with an extra
     import pyarrow.parquet as pq
     from datasets import Features, List, Value, Video
 
-    # `datasets` finds its features in the schema: the column is a `Video` for whoever loads it.
+    # `datasets` reads its features from the schema, so that the column loads as a `Video`.
     features = Features({"video": Video(), "file_name": Value("string"), "captions": List(Value("string"))})
     with pq.ParquetWriter(path, features.arrow_schema, compression="none", use_dictionary=False) as writer:
         for group in _parts(clips, ROW_GROUP_BYTES):
@@ -146,7 +147,7 @@ def _write_parquet(path: Path, clips: Sequence[Clip]) -> Path:
 
 
 def _write_tar(path: Path, clips: Sequence[Clip]) -> Path:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:  # a member made here has neither time nor owner
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:  # TarInfo sets neither time nor owner
         for clip in clips:
             key = Path(clip.file_name).stem
             text = json.dumps({"captions": clip.captions, "file_name": clip.file_name}, ensure_ascii=False).encode()

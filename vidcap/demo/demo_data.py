@@ -1,12 +1,12 @@
-"""Short captioned clips, drawn from nothing: data to try the whole package on, and a test of what a captioner learned.
+"""Generated clips with captions, to try the whole package and to test a captioner.
 
-Each clip shows one coloured shape doing two things, one after the other: "a red circle slides left and then grows".
-A harder setting has three more actions and shows three in a row, of whose orders training sees three in ten.
+Each clip shows a coloured shape doing two things in a row: "a red circle slides left and then grows". The hard setting
+has three more actions and shows three in a row; training sees three in ten of their orders. `demo_drawing.py` draws
+the clips.
 
-Promises: every caption is true of its clip, and `caption_reversed` of the clip played backwards; the object never
-leaves the frame; the test clips show colour-shape pairs and orders of actions that no training clip shows (so do
-the validation clips, with other pairs and orders than the test's); the same arguments draw the same pixels; the
-folder appears complete or not at all. What the clips show and how it is drawn is in `demo_drawing.py`.
+Guarantees: every caption is true of its clip, and `caption_reversed` of the clip played backwards; the object never
+leaves the frame; test clips show colour-shape pairs and orders of actions that no training clip shows, and validation
+clips show others again; the same arguments draw the same pixels; the folder appears complete or not at all.
 """
 
 import json
@@ -25,21 +25,21 @@ from processing.support.progress import Progress
 
 from .demo_drawing import BACKGROUNDS, COLOURS, HARD_INVERSE, INVERSE, SHAPES, ClipSpec, render_clip
 
-Order = tuple[str, ...]  # actions, one after the other
+Order = tuple[str, ...]  # actions in a row
 
 SPLITS = ("train", "validation", "test")
 
 _SETTINGS_FILE = "demo_data.json"
-_GENERATOR = 2  # to be raised with every change of the pixels or captions, so that an older folder is not reused
+_GENERATOR = 2  # raise with every change of the pixels or captions, so that older folders are not reused
 _MARGIN = 0.02  # between the object and the border, as a share of the frame
 
 
 @dataclass(frozen=True)
 class _Ranges:
-    """From which ranges a clip is drawn; see `ClipSpec` for the names that are missing here."""
+    """Ranges that the values of a [`ClipSpec`] are drawn from."""
 
     milliseconds: tuple[int, int]
-    turning: tuple[tuple[float, float], ...]  # when one action gives way to the next, as shares of the clip
+    turning: tuple[tuple[float, float], ...]  # times at which one action follows another, as shares of the clip
     travel: tuple[float, float]
     factor: tuple[float, float]
     hop: tuple[float, float]
@@ -58,8 +58,8 @@ _TWO_ACTIONS = _Ranges(
     hidden=(0.1, 0.3),
     radius=(0.16, 0.26),
 )
-# Sixteen frames of a clip show each action in five or more. No blink falls between two of them, and a spin turns by
-# some 45 degrees from one to the next, not by the 72 or 90 after which a star or a square looks the same.
+# Sixteen frames of a clip show each action in at least five. No blink falls between two of them, and a spin turns by
+# some 45 degrees per frame, not by the 72 or 90 after which a star or a square looks the same.
 _THREE_ACTIONS = _Ranges(
     milliseconds=(3000, 3900),  # 30 to 56 frames
     turning=((0.28, 0.32), (0.68, 0.72)),
@@ -73,10 +73,10 @@ _THREE_ACTIONS = _Ranges(
 
 
 def plan_splits(seed: int = 0, *, hard: bool = False) -> dict[str, tuple[list[tuple[str, str]], list[Order]]]:
-    """Decide which colour-shape pairs and which orders of actions each split may show.
+    """Assigns colour-shape pairs and orders of actions to the splits.
 
-    Colour-shape pairs: per shape one colour is test's, for every second shape one is validation's, the others are
-    train's. Orders: see `_plan_pairs` and, if `hard`, `_plan_triples`.
+    Of each shape, test has one colour, validation one colour of every second shape, and train the others. Orders: see
+    `_plan_pairs` and, if `hard`, `_plan_triples`.
 
     Returns:
         For each split its (colour, shape) pairs and its orders of actions.
@@ -93,11 +93,11 @@ def plan_splits(seed: int = 0, *, hard: bool = False) -> dict[str, tuple[list[tu
 
 
 def _plan_pairs(rng: np.random.Generator) -> dict[str, list[Order]]:
-    """Which of the 72 orders of two actions each split may show.
+    """Assigns the 72 orders of two actions to the splits.
 
-    Seat the nine actions around a table in random order. Pairs at distance 3 and 4 are train's in both orders; of
-    those at distance 2, one direction (by the toss of a coin) is train's and the opposite one test's; so it is at
-    distance 1, but for validation, and for every second pair only (both orders of the others are train's).
+    The nine actions are placed on a circle in random order. Pairs at distance 3 and 4 go to train in both orders. Of
+    pairs at distance 2, one direction, chosen at random, goes to train and the other to test. Of every second pair at
+    distance 1, one direction goes to train and the other to validation; the rest goes to train.
     """
     actions = [str(action) for action in rng.permutation(list(INVERSE))]
     orders: dict[str, list[Order]] = {split: [] for split in SPLITS}
@@ -112,20 +112,22 @@ def _plan_pairs(rng: np.random.Generator) -> dict[str, list[Order]]:
 
 
 def _plan_triples(rng: np.random.Generator) -> dict[str, list[Order]]:
-    """Which of the 1320 orders of three actions each split may show: whatever two come first, of the ten that may
-    follow three are train's, three validation's and four test's."""
+    """Assigns the 1320 orders of three actions to the splits.
+
+    Of the ten actions that can follow any two, three go to train, three to validation and four to test.
+    """
     orders: dict[str, list[Order]] = {split: [] for split in SPLITS}
     for first_two in permutations(HARD_INVERSE, 2):
-        thirds = [str(third) for third in rng.permutation([each for each in HARD_INVERSE if each not in first_two])]
+        thirds = rng.permutation([action for action in HARD_INVERSE if action not in first_two]).tolist()
         for split, part in zip(SPLITS, (thirds[:3], thirds[3:6], thirds[6:]), strict=True):
             orders[split] += [(*first_two, third) for third in part]
     return orders
 
 
 def draw_specs(split: str, count: int, *, seed: int = 0, size: int = 64, hard: bool = False) -> list[ClipSpec]:
-    """Draw `count` clips of a split: each combination of colour, shape and actions comes once before any comes twice.
+    """Draws `count` clips of a split, using each combination of colour, shape and actions once before any twice.
 
-    A turning circle looks like a resting one, so no circle spins.
+    No circle spins, since it would look still.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     pairs, orders = plan_splits(seed, hard=hard)[split]
@@ -145,7 +147,7 @@ def _draw_spec(
     rng: np.random.Generator, colour: str, shape: str, actions: Order, *, size: int, ranges: _Ranges
 ) -> ClipSpec:
     rgb = np.clip(np.array(COLOURS[colour]) + rng.integers(-8, 9, size=3), 0, 255)
-    frame_ms = int(rng.choice((70, 80, 100)))  # GIF counts in hundredths of a second
+    frame_ms = int(rng.choice((70, 80, 100)))  # GIF durations are multiples of 10 ms
     num_frames = round(rng.uniform(*ranges.milliseconds) / frame_ms)
     spec = ClipSpec(
         colour=colour,
@@ -167,7 +169,7 @@ def _draw_spec(
         tones=_draw_tones(rng, rgb),
         background_seed=int(rng.integers(2**31)),
     )
-    # Any size and place, as long as the whole path stays in view: the ranges leave room for the smallest radius.
+    # Any size and position that keeps the whole path in view: the ranges leave room for the smallest radius.
     path = spec.path()
     room = min(1 - 2 * _MARGIN - np.ptp(path[axis]) for axis in ("x", "y"))
     smallest, largest = ranges.radius
@@ -179,7 +181,7 @@ def _draw_spec(
 
 
 def _draw_tones(rng: np.random.Generator, rgb: np.ndarray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Two greyish or pastel colours that stand out from the object's."""
+    """Two greyish or pastel colours that contrast with the object's."""
     tones: list[tuple[int, int, int]] = []
     while len(tones) < 2:
         tone = rng.uniform(70, 200) + rng.uniform(-25, 25, size=3)
@@ -203,16 +205,16 @@ def generate_demo_data(
     size: int = 64,
     hard: bool = False,
 ) -> dict[str, int]:
-    """Write a captioned data set in the `videofolder` layout: `{split}/metadata.jsonl` beside the clips it names.
+    """Writes a captioned data set in the `videofolder` layout: `{split}/metadata.jsonl` beside its clips.
 
-    A line of `metadata.jsonl` holds `file_name`, `caption` and `caption_reversed`: what is true of the clip played
-    backwards, null where that is `caption` itself (null rather than no key: every line has the same columns).
-    Every fourth clip is a GIF, the others are MP4 (H.264); frames last 70, 80 or 100 ms.
+    Each line of `metadata.jsonl` has `file_name`, `caption` and `caption_reversed`, the caption of the clip played
+    backwards, null where that equals `caption`. Every fourth clip is a GIF, the others are MP4 (H.264); frames last
+    70, 80 or 100 ms.
 
     Args:
-        folder: Where to write. A folder that this function has filled with the same settings is left as it is.
-        train, validation, test: How many clips each split gets. A split of 0 clips is left out.
-        seed: Draws the plan of the splits and every clip.
+        folder: Output folder. A folder that this function filled with the same settings is not changed.
+        train, validation, test: Numbers of clips. A split of 0 clips is omitted.
+        seed: Random seed of the splits and the clips.
         size: Side of the square frames in pixels, even and at least 32.
         hard: Twelve actions instead of nine and three in a row instead of two; training shows 30 % of their orders.
 
@@ -220,25 +222,25 @@ def generate_demo_data(
         The number of clips of each split.
 
     Raises:
-        ValueError: A count is negative or the size unusable.
-        FileExistsError: `folder` is a file, or holds something else than these very clips.
+        ValueError: A count is negative or the size is invalid.
+        FileExistsError: `folder` is a file, or contains other files than these clips.
     """
     folder = Path(folder).resolve()
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
         if count < 0:
-            raise ValueError(f"{split}={count}: the number of clips cannot be negative")
+            raise ValueError(f"{split}={count} must be at least 0, a number of clips")
     if size < 32 or size % 2:
-        raise ValueError(f"size={size}: the frame's side must be an even number of pixels, at least 32")
+        raise ValueError(f"size={size} must be an even number of pixels, at least 32")
     arguments = {**counts, "seed": seed, "size": size} | ({"hard": True} if hard else {})
     settings = json.dumps({"generator": _GENERATOR, **arguments}, indent=2) + "\n"
     settings_file = folder / _SETTINGS_FILE
     if settings_file.is_file() and settings_file.read_bytes() == settings.encode():
         return counts
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a new folder for the demo data")
+        raise FileExistsError(f"{folder} is a file; give a new folder for the demo data")
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} holds other files than this demo data; empty it or name another folder")
+        raise FileExistsError(f"{folder} contains other files than this demo data; empty it or give another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         unfinished = Path(scratch) / folder.name
@@ -271,7 +273,7 @@ def _write_split(folder: Path, specs: list[ClipSpec], progress: Progress) -> Non
 
 def _write_mp4(path: Path, frames: np.ndarray, frame_ms: int) -> None:
     with av.open(path, "w") as container:
-        # Quality well above the default: at this size, colour is half a pixel wide.
+        # Quality well above the default, since colour has half the resolution.
         stream = container.add_stream(
             "libx264", rate=Fraction(1000, frame_ms), options={"crf": "12", "preset": "ultrafast"}
         )
@@ -284,8 +286,8 @@ def _write_mp4(path: Path, frames: np.ndarray, frame_ms: int) -> None:
 
 
 def _write_gif(path: Path, frames: np.ndarray, frame_ms: int) -> None:
-    """Equal neighbouring frames become one that lasts longer, as in most GIFs people have."""
-    # All frames share the first one's colours (the object is in view there): dithering and changing palettes flicker.
+    """Writes a GIF in which equal consecutive frames become one longer frame, as in most GIFs."""
+    # All frames share the palette of the first, which shows the object: dithering and changing palettes flicker.
     first = Image.fromarray(frames[0]).quantize(256, dither=Image.Dither.NONE)
     images = [Image.fromarray(frame).quantize(palette=first, dither=Image.Dither.NONE) for frame in frames]
     images[0].save(path, save_all=True, append_images=images[1:], duration=frame_ms, loop=0)

@@ -1,8 +1,9 @@
-"""What the demo clips show: shapes, actions, backgrounds, and how they become pixels.
+"""Drawing of the demo clips: shapes, actions and backgrounds.
 
-Promises: a `ClipSpec` alone decides its clip's pixels and captions; every caption is true of its clip, and
-`caption_reversed` of the clip played backwards. Gives up: one object and one still background a clip, one sentence
-pattern for two actions and one for three.
+Guarantees: a `ClipSpec` alone determines its clip's pixels and captions; every caption is true of its clip, and
+`caption_reversed` of the clip played backwards.
+
+Limitations: one object and one still background per clip, and one sentence pattern.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Colours that nobody confuses: no orange between red and yellow, no brown between red and black.
+# Distinct colours: no orange between red and yellow, no brown between red and black.
 COLOURS = {
     "red": (220, 40, 40),
     "pink": (255, 150, 185),
@@ -22,7 +23,7 @@ COLOURS = {
     "white": (245, 245, 245),
     "black": (18, 18, 18),
 }
-# Each action and what it looks like backwards.
+# Each action, and its appearance when played backwards.
 INVERSE = {
     "slides left": "slides right",
     "slides right": "slides left",
@@ -34,7 +35,7 @@ INVERSE = {
     "blinks": "blinks",
     "bounces": "bounces",
 }
-# Three more, which end where they began and are their own inverse.
+# Three more, which end where they began and are their own inverses.
 HARD_INVERSE = INVERSE | {"pulses": "pulses", "shakes": "shakes", "loops": "loops"}
 BACKGROUNDS = ("plain", "gradient", "halves", "stripes", "noise")
 
@@ -43,7 +44,7 @@ _SUPERSAMPLING = 4
 
 
 def _regular_polygon(corners: int, *, inner: float = 1.0) -> np.ndarray:
-    """Corners on the unit circle, the first at the top; `inner` < 1 pulls every second one in, which makes a star."""
+    """Corners on the unit circle, the first at the top; `inner` < 1 moves every second one inwards, for a star."""
     angles = np.arange(corners) * 2 * np.pi / corners - np.pi / 2
     radii = np.where(np.arange(corners) % 2 == 0, 1.0, inner)
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
@@ -57,7 +58,7 @@ def _square() -> np.ndarray:
 def _cross(half_width: float = 0.3) -> np.ndarray:
     long = np.sqrt(1 - half_width**2)
     quarter = np.array([(half_width, half_width), (long, half_width), (long, -half_width)])
-    turn = np.array([(0, -1), (1, 0)])  # a quarter turn; four quarters close the outline
+    turn = np.array([(0, -1), (1, 0)])  # a quarter turn; four quarters make the outline
     return np.concatenate([quarter @ np.linalg.matrix_power(turn, n) for n in range(4)])
 
 
@@ -69,7 +70,7 @@ def _heart() -> np.ndarray:
     return points / np.linalg.norm(points, axis=1).max()
 
 
-# Outlines within the unit circle, y pointing down: (P, 2). A square on its tip would be a spun square, so no diamond.
+# Outlines within the unit circle, y pointing down: (P, 2). No diamond, since it is a rotated square.
 SHAPES = {
     "circle": _regular_polygon(60),
     "square": _square(),
@@ -82,24 +83,24 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """Everything that decides a clip's pixels and captions. Lengths are shares of the frame's side.
+    """All parameters of a clip's pixels and captions. Lengths are shares of the frame's side.
 
     Attributes:
         colour, shape: Keys of `COLOURS` and `SHAPES`.
-        actions: Two or three different keys of `HARD_INVERSE`, in the order in which they happen.
+        actions: Two or three different keys of `HARD_INVERSE`, in order.
         size: Side of the square frame in pixels.
-        num_frames, frame_ms: The number of frames and how long each is shown.
-        turning_frames: For each action but the last, the frame in which it has ended and the next is about to begin.
+        num_frames, frame_ms: Number of frames, and duration of each.
+        turning_frames: For each action but the last, the frame between it and the next.
         rgb: The object's colour: that of `COLOURS`, slightly varied.
-        radius: That of the circle around the object where it is smallest.
+        radius: Radius of the circle around the object at its smallest.
         start: The object's centre in the first frame (x, y).
-        travel, factor: How far a slide goes and how much a change of size multiplies, one each for every action.
-        hop: The height of a bounce or loop; a shake is 1.3 times as wide.
-        turn: How many turns a spin makes, clockwise if above 0; a loop runs the same way round.
-        hidden: A blink hides the object twice, while this far from its middle (from, to), as shares of its time.
+        travel, factor: Length of a slide and factor of a change of size, one each per action.
+        hop: Height of a bounce or loop; a shake is 1.3 times as wide.
+        turn: Number of turns of a spin, clockwise if above 0; a loop has the same direction.
+        hidden: Span in which a blink hides the object, before and after its middle, as shares of its duration.
         background: One of plain, gradient, halves, stripes, noise.
         tones: The background's two colours.
-        background_seed: Draws the background's direction, place and grain.
+        background_seed: Random seed of the background's direction, position and grain.
     """
 
     colour: str
@@ -127,11 +128,11 @@ class ClipSpec:
 
     @property
     def caption_reversed(self) -> str:
-        """What is true of the clip played backwards (equal to `caption` for, say, growing and then shrinking)."""
+        """The caption of the clip played backwards; may equal `caption`, as for growing and then shrinking."""
         return _sentence(self.colour, self.shape, tuple(HARD_INVERSE[action] for action in reversed(self.actions)))
 
     def path(self) -> dict[str, np.ndarray]:
-        """The object's centre `x`, `y` seen from `start`, its `radius`, `angle` (radians) and `visible`, each (T,)."""
+        """The object's `x` and `y` relative to `start`, `radius`, `angle` (radians) and `visible`, each (T,)."""
         now = np.arange(self.num_frames)
         x, y, angle = np.zeros(len(now)), np.zeros(len(now)), np.zeros(len(now))
         scale, visible = np.ones(len(now)), np.ones(len(now), dtype=bool)
@@ -147,7 +148,7 @@ class ClipSpec:
                 scale *= factor**-phase
             elif action == "spins":
                 angle += self.turn * 2 * np.pi * phase
-            elif action == "blinks":  # on, off, on, off, on: long enough to be seen by a model that skips frames
+            elif action == "blinks":  # on, off, on, off, on: long enough for a model that skips frames
                 off_centre = np.abs(phase - 0.5)
                 visible &= ~((off_centre > self.hidden[0]) & (off_centre < self.hidden[1]))
             elif action == "bounces":  # two hops
@@ -160,7 +161,7 @@ class ClipSpec:
                 x += np.sign(self.turn) * self.hop / 2 * np.sin(2 * np.pi * phase)
                 y -= self.hop / 2 * (1 - np.cos(2 * np.pi * phase))
             else:
-                raise ValueError(f"no such action: {action!r}; choose from {sorted(HARD_INVERSE)}")
+                raise ValueError(f"unknown action {action!r}: choose from {', '.join(HARD_INVERSE)}")
         return {"x": x, "y": y, "radius": self.radius * scale / scale.min(), "angle": angle, "visible": visible}
 
 
@@ -169,11 +170,7 @@ def _sentence(colour: str, shape: str, actions: tuple[str, ...]) -> str:
 
 
 def render_clip(spec: ClipSpec) -> np.ndarray:
-    """Draw a clip.
-
-    Returns:
-        uint8 RGB frames (num_frames, size, size, 3).
-    """
+    """Draws a clip: uint8 RGB frames (num_frames, size, size, 3)."""
     background = render_background(spec).astype(np.float32)  # (H, W, 3)
     path = spec.path()
     frames = np.empty((spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
@@ -192,7 +189,7 @@ def render_clip(spec: ClipSpec) -> np.ndarray:
 
 
 def render_background(spec: ClipSpec) -> np.ndarray:
-    """Draw what stands still behind the object: uint8 (size, size, 3)."""
+    """Draws the background: uint8 (size, size, 3)."""
     rng = np.random.default_rng(spec.background_seed)
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.25, 0.25)
     side = (np.arange(spec.size) + 0.5) / spec.size - 0.5
@@ -208,6 +205,6 @@ def render_background(spec: ClipSpec) -> np.ndarray:
     elif spec.background == "noise":
         weight = rng.random(along.shape)
     else:
-        raise ValueError(f"no such background: {spec.background!r}; choose from {BACKGROUNDS}")
+        raise ValueError(f"unknown background {spec.background!r}: choose from {', '.join(BACKGROUNDS)}")
     first, second = np.array(spec.tones)
     return np.rint(first + (second - first) * weight[..., None]).astype(np.uint8)
