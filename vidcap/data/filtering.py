@@ -125,9 +125,9 @@ def choose_kept(
         best = set(sorted(range(len(pairs)), key=lambda index: -scores[index])[:count])
         kept = [index in best for index in range(len(pairs))]
     if not any(kept):
-        limit, change = f"keep_share={keep_share:g}", "raise it"
+        limit, change = f"keep_share={keep_share}", "raise it"
         if min_score is not None:
-            limit, change = f"min_score={min_score:g}", "lower it"
+            limit, change = f"min_score={min_score}", "lower it"
         raise ValueError(
             f"{limit} keeps none of the {len(pairs)} captions, which score {min(scores):.3f} to {max(scores):.3f}; "
             f"{change}"

@@ -141,17 +141,17 @@ def test_a_share_counts_captions_and_a_score_is_a_bound():
     assert choose_kept(pairs, keep_share=0.75) == [True, True, True, False]  # of equal ones the first
     assert choose_kept(pairs, keep_share=1) == [True] * 4
     assert choose_kept(pairs, min_score=0.3) == [True, False, True, False]
-    with pytest.raises(ValueError, match="a score of 0.6 or more keeps none of the 4 captions, which score 0.100 to"):
+    with pytest.raises(ValueError, match="min_score=0.6 keeps none of the 4 captions, which score 0.100 to"):
         choose_kept(pairs, min_score=0.6)
-    with pytest.raises(ValueError, match="a share of 0.1 keeps none"):
+    with pytest.raises(ValueError, match="keep_share=0.1 keeps none"):
         choose_kept(pairs, keep_share=0.1)
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="give exactly one of them"):
         choose_kept(pairs, keep_share=0.1, min_score=0.1)
 
 
 def test_nothing_kept_is_an_error_that_leaves_nothing_behind(folder, model, tmp_path, capsys):
     assert main(command(folder, model, tmp_path / "kept", "--min_score", "1")) == 1
-    assert "ask for less" in capsys.readouterr().err
+    assert "lower it" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [] and not has_split(tmp_path / "kept", "train")
 
 
@@ -169,7 +169,7 @@ def test_a_model_that_gives_no_numbers_is_refused(folder, tmp_path, capsys):
     model.save_pretrained(tmp_path / "model")
     tiny_processor().save_pretrained(tmp_path / "model")
     assert main(command(folder, str(tmp_path / "model"), tmp_path / "kept")) == 1
-    assert "did its training diverge?" in capsys.readouterr().err
+    assert "diverged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

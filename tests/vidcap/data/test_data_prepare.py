@@ -158,7 +158,7 @@ def test_published_lists_say_which_split(server: ClipServer, tmp_path: Path) -> 
     assert "/4.gif" not in server.asked
 
     lists[1].write_text(f"{server.url}/2.gif\n{server.url}/1.gif\n")
-    with pytest.raises(ValueError, match=r"val.txt, line 2: .*/1.gif is in the split train too"):
+    with pytest.raises(ValueError, match=r"val.txt, line 2: .*/1.gif is in the list of train too"):
         prepare(annotations, tmp_path / "data", PrepareOptions("tgif", split_lists=lists, fetch=FAST))
 
 
@@ -244,6 +244,6 @@ def test_wrong_combinations_are_refused_first(options: str, message: str, capsys
 
 def test_a_folder_of_other_things_is_left_alone(server: ClipServer, tmp_path: Path) -> None:
     annotations = write_tgif(tmp_path / "tgif.tsv", server, range(2))
-    with pytest.raises(PrepareError, match="holds other things than a data set made here"):
+    with pytest.raises(PrepareError, match="contains files of something else"):
         prepare(annotations, tmp_path, PrepareOptions("tgif", fetch=FAST))
     assert [path.name for path in tmp_path.iterdir()] == ["tgif.tsv"] and not server.asked

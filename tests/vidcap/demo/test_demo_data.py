@@ -216,7 +216,7 @@ def test_finished_folder_is_reused_and_any_other_refused(tmp_path, folder):
     generate_demo_data(target, train=2, validation=0, test=1)
     assert (target / "demo_data.json").stat().st_mtime_ns == before
     for other in ({"train": 3}, {"train": 2, "seed": 1}, {"train": 2, "size": 96}, {"train": 2, "hard": True}):
-        with pytest.raises(FileExistsError, match="clips holds other files"):
+        with pytest.raises(FileExistsError, match="clips contains other files"):
             generate_demo_data(target, validation=0, test=1, **other)
     with pytest.raises(FileExistsError, match="metadata.jsonl is a file"):
         generate_demo_data(target / "train" / "metadata.jsonl", train=2)

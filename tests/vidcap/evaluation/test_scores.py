@@ -70,7 +70,7 @@ def test_facts():
     assert "meteor" not in facts and scoring_facts(REFERENCES, "whitespace")["tokenizer"].startswith("whitespace: ")
     with pytest.raises(ValueError, match="'moses'"):
         scoring_facts(REFERENCES, "moses")
-    with pytest.raises(ValueError, match="no clips"):
+    with pytest.raises(ValueError, match="references is empty"):
         scoring_facts([])
 
 

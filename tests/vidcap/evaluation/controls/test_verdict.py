@@ -71,7 +71,7 @@ def test_motion_and_order_need_every_control_and_the_smallest_fall_is_told():
     assert answers(undirected)["sees motion"] == "yes" and answers(undirected)["sees order"] == "no"
     part = report_of(**looks, shuffled=(60, 50, 70))
     assert answers(part)["sees order"] == answers(part)["sees motion"] == "not measured"
-    assert "no result of the control reversed" in judge(part)[2]["sentence"]
+    assert "no result for the control reversed" in judge(part)[2]["sentence"]
 
 
 def test_the_worst_answer_counts_and_a_handful_of_clips_gives_none():
@@ -84,7 +84,7 @@ def test_the_worst_answer_counts_and_a_handful_of_clips_gives_none():
     few = report_of(**looks, one_frame=(90, 80, 100), shuffled=(60, 50, 70), reversed=(80, 70, 90))
     few["controls"]["reversed"]["clips"] = 19
     assert answers(few)["sees motion"] == "yes" and answers(few)["sees order"] == "not measured"
-    assert "only 19 clips had the control reversed, 20 are needed" in judge(few)[2]["sentence"]
+    assert "the control reversed has 19 clips, at least 20 are needed" in judge(few)[2]["sentence"]
 
 
 def test_a_fall_is_a_share_of_the_score_of_the_clips_that_it_was_measured_on():
@@ -105,11 +105,11 @@ def test_a_no_says_what_it_can_mean():
         report = report_of(other_clip=(150, 140, 160), shuffled=(90, 80, 100), **gaps)
         return judge(report)[2]["sentence"]
 
-    assert "these captions do not need it: they stay exactly right" in sentence(reversed=(0, -1, 1, 0.98))
+    assert "these captions do not need it: they remain exactly right" in sentence(reversed=(0, -1, 1, 0.98))
     assert "either these captions do not need it, or the captioner" in sentence(reversed=(0, -1, 1, 0.5))
     report = report_of(other_clip=(150, 140, 160), shuffled=(1, -1, 3, 0.2), reversed=(4, -1, 7, 0.2))
     report["controls"]["reversed"] |= {"exact_reversed": 0.0, "clips": 40, "clips_with_reversed": 10}
-    assert "the captions need it, since clips played backwards have others" in judge(report)[2]["sentence"]
+    assert "these captions need it" in judge(report)[2]["sentence"]
     report["controls"]["reversed"]["clips_with_reversed"] = 9  # too few to speak for all
     assert "either these captions do not need it" in judge(report)[2]["sentence"]
 
@@ -118,7 +118,7 @@ def test_a_captioner_that_does_not_look_sees_neither_motion_nor_order():
     # Chance at a low score: each interval holds 0, or is just above it, and no share of next to nothing can be told.
     report = report_of(12, other_clip=(0.5, -6, 7), one_frame=(3, 1, 5), shuffled=(2, 0.5, 4), reversed=(1, -5, 7))
     assert set(answers(report).values()) == {"no", "not measured"}
-    assert "it does not look at the clip" in judge(report)[1]["sentence"]
+    assert "ignores the clip" in judge(report)[1]["sentence"]
 
 
 @pytest.mark.parametrize(

@@ -175,11 +175,11 @@ def test_what_the_report_holds_is_told(tmp_path):
         "shuffled frames +112.3 [+99.5, +120.0] 400.0",
         "nearest neighbour +412.3 [+400.0, +420.3] 100.0",
         "shuffled frames The frames in another order.",
-        "10 asked, 9 scored; tokens ptb; references per clip 1 to 3 (median 2); document frequencies from the",
+        "Clips: 10 asked, 9 scored; tokenizer ptb; 1 to 3 references per clip (median 2); document frequencies",
         "duration CIDEr exact clips 1 to 2 s 99.5 50.0 % 4",
         "colours: 2 of 8 wrong truth caption times red blue 2",
         "dog 3 75.0 % 25.0 % 50.0 %",
-        "captions that are training captions 25.0 %",
+        "captions copied from training 25.0 %",
     ):
         assert row in page, row
 
@@ -237,7 +237,7 @@ def test_nan_is_refused_and_no_bad_picture_takes_the_scores_away(tmp_path, numbe
         write_report(tmp_path / "out", {"scores": {"cider": number}}, examples=[])
     assert not (tmp_path / "out").exists()
     bad = ReportExample("bad.mp4", np.zeros((4, 3, 8, 8), np.uint8), "a", ["a"], True)
-    with pytest.raises(ValueError, match=r"bad.mp4: frames are uint8 of shape \(4, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"bad.mp4: frames of type uint8 and shape \(4, 3, 8, 8\)"):
         write_report(tmp_path / "out", REPORT, examples=[bad])
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["report.json"]
 
@@ -253,10 +253,10 @@ def test_clips_of_any_proportions_have_their_picture(tmp_path, shape):
 
 def test_missing_parts_are_called_missing(tmp_path):
     page = text_of(write(tmp_path, {"scores": {"cider": 100.0}}))
-    assert "No control was run" in page and "No training history" in page and "no pictures of clips" in page
+    assert "No control was run" in page and "no training history" in page and "no pictures of clips" in page
     empty = example(hypothesis="", exact=False)
     page = text_of(write(tmp_path, {"scores": {}}, examples=[empty], history=[{"train_runtime": 1.0, "step": 1}]))
-    assert "No score was computed" in page and "No training history" in page and "caption (empty)" in page
+    assert "No score was computed" in page and "no training history" in page and "caption (empty)" in page
 
 
 @pytest.mark.parametrize("control", ["other_clip", "most_frequent"])
