@@ -295,7 +295,7 @@ def test_what_a_data_set_tells_of_itself(tmp_path: Path, caplog: pytest.LogCaptu
     assert origin(str(tmp_path)) == {"annotated": 5, "kept": 4}
     assert origin("nobody/no-clips") == {}  # offline
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
-    assert "nobody/no-clips: its card cannot be read" in caplog.text
+    assert "nobody/no-clips: the data set card cannot be read" in caplog.text
 
 
 def msrvtt(folder: Path) -> Path:
@@ -332,7 +332,7 @@ def test_the_card_of_a_prepared_data_set(
     cells = [blocks[index + 1].content for index, token in enumerate(blocks) if token.type == "td_open"]
     assert cells[:8] == ["train", "1", "3", "33.3%", "validation", "1", "1", "100.0%"]
     assert {"still", "missing", "no\\_caption"} <= set(cells)
-    assert "2 of 5 captions are left" in card.text
+    assert "2 of 5 captions were kept" in card.text
 
     rows = load_dataset(str(output))
     assert {split: len(each) for split, each in rows.items()} == {"train": 1, "validation": 1}
@@ -349,4 +349,4 @@ def test_the_card_of_a_prepared_data_set(
     assert main(command) == 0 and DatasetCard.load(output / "README.md").data.license is None
     (output / "README.md").write_text("# Mine\n")
     assert main(command) == 0 and (output / "README.md").read_text() == "# Mine\n"
-    assert "README.md: not written by this command, and left as it is" in caplog.text
+    assert "README.md was not written by vidcap data prepare" in caplog.text

@@ -39,7 +39,11 @@ def test_scores_of_each_clip_are_those_of_the_corpus():
 def test_plain_cider_is_the_cosine_of_n_gram_vectors():
     hypotheses = [["a", "a", "b", "c"], ["d", "e"]]
     references = [[["a", "b", "b", "c"], ["a"]], [["d", "f"]]]
-    corpus, clips = metrics.cider_plain(hypotheses, references)
+    captions = [" ".join(tokens) for tokens in hypotheses]
+    truths = [[" ".join(tokens) for tokens in alternatives] for alternatives in references]
+    options = {"tokenizer": "whitespace", "metrics": ["cider_plain"]}
+    corpus = score_captions(captions, truths, **options)["cider_plain"] / 100
+    clips = score_each(captions, truths, **options)["cider_plain"] / 100
     # Each n-gram is in one of the two clips, so all weigh the same. Counts of a, b, c: 2 1 1; 1 2 1 and 1 0 0.
     words = ((2 + 2 + 1) / 6 + 2 / 6**0.5) / 2
     bigrams = 2 / 3 / 2  # "a a", "a b", "b c" and "a b", "b b", "b c"; the second reference has none

@@ -98,30 +98,16 @@ def cider_d(
         `ValueError`: if there are no clips, the two lengths differ, or a clip has no reference.
     """
     check_pairs(hypotheses, references)
-    return _cider(NGramPairs(hypotheses, references), document_frequencies, plain=False)
-
-
-def cider_plain(
-    hypotheses: Sequence[Tokens],
-    references: Sequence[Sequence[Tokens]],
-    *,
-    document_frequencies: DocumentFrequencies | None = None,
-) -> tuple[float, np.ndarray]:
-    """
-    The original CIDEr (equations 2 and 3 of Vedantam et al., 2015): the cosine of the n-gram vectors, without clipping
-    and length penalty, times 10 as in [`cider_d`]; words are not stemmed.
-
-    Papers that print "CIDEr" mean [`cider_d`]. Repeating rare words raises this one.
-
-    Args, returns and errors are those of [`cider_d`].
-    """
-    check_pairs(hypotheses, references)
-    return _cider(NGramPairs(hypotheses, references), document_frequencies, plain=True)
+    return _cider(NGramPairs(hypotheses, references), document_frequencies)
 
 
 def _cider(
-    pairs: NGramPairs, document_frequencies: DocumentFrequencies | None, *, plain: bool
+    pairs: NGramPairs, document_frequencies: DocumentFrequencies | None, *, plain: bool = False
 ) -> tuple[float, np.ndarray]:
+    """CIDEr-D or, with `plain`, the original CIDEr (equations 2 and 3), without clipping and length penalty.
+
+    Papers that print "CIDEr" mean CIDEr-D. Repeating rare words raises the original score; words are not stemmed.
+    """
     table = pairs.table
     if document_frequencies is None:
         clips, frequencies = pairs.clips, pairs.document_frequencies()  # (G,)
@@ -151,18 +137,11 @@ def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
     BLEU-1 to BLEU-4 (Papineni et al., 2002, https://aclanthology.org/P02-1040) as in `pycocoevalcap.bleu`: counts
     summed over the corpus, the length of the closest reference (the shorter of two equally close), no smoothing.
 
-    Args:
-        hypotheses (`Sequence[Sequence[str]]`):
-            One tokenised caption per clip.
-        references (`Sequence[Sequence[Sequence[str]]]`):
-            One or more tokenised true captions per clip.
+    Args and errors are those of [`cider_d`].
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: BLEU-1 ... BLEU-4 of the corpus, (4,), and of each clip, (N, 4), from 0 to 1.
         The corpus score is not the mean of the clips' scores.
-
-    Raises:
-        `ValueError`: if there are no clips, the two lengths differ, or a clip has no reference.
     """
     check_pairs(hypotheses, references)
     return _bleu(NGramPairs(hypotheses, references))
@@ -195,17 +174,10 @@ def rouge_l(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
     ROUGE-L (Lin, 2004, https://aclanthology.org/W04-1013) as in `pycocoevalcap.rouge`: an F score with beta = 1.2 of
     the best precision and the best recall over a clip's references, which may come from two references.
 
-    Args:
-        hypotheses (`Sequence[Sequence[str]]`):
-            One tokenised caption per clip.
-        references (`Sequence[Sequence[Sequence[str]]]`):
-            One or more tokenised true captions per clip.
+    Args and errors are those of [`cider_d`].
 
     Returns:
         `tuple[float, np.ndarray]`: the mean over clips and the score of each clip, (N,), from 0 to 1.
-
-    Raises:
-        `ValueError`: if there are no clips, the two lengths differ, or a clip has no reference.
     """
     check_pairs(hypotheses, references)
     scores = np.zeros(len(hypotheses))  # (N,)
@@ -346,7 +318,7 @@ def _score(
     ngrams = NGramPairs(pairs.split_hypotheses, pairs.split_references)
     scores: dict[str, tuple[float, np.ndarray]] = {}
     if "cider" in metrics:
-        scores["cider"] = _cider(ngrams, document_frequencies, plain=False)
+        scores["cider"] = _cider(ngrams, document_frequencies)
     if "cider_plain" in metrics:
         scores["cider_plain"] = _cider(ngrams, document_frequencies, plain=True)
     if "bleu" in metrics:

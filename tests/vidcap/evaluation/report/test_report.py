@@ -77,7 +77,6 @@ def test_every_number_is_on_the_page_and_the_json_is_the_report(tmp_path):
         "torch 2.14.1",
         "dataset clips & more",
         "broken.gif no <frames> at all",
-        "The captions follow the video: CIDEr 512, 95.4 % of the captions exact; CIDEr 32 without",
     ):
         assert row in page, row
 
@@ -253,17 +252,10 @@ def test_clips_of_any_proportions_have_their_picture(tmp_path, shape):
 
 def test_missing_parts_are_called_missing(tmp_path):
     page = text_of(write(tmp_path, {"scores": {"cider": 100.0}}))
-    assert "No control was run" in page and "no training history" in page and "no pictures of clips" in page
+    assert "no training history" in page and "no pictures of clips" in page
     empty = example(hypothesis="", exact=False)
     page = text_of(write(tmp_path, {"scores": {}}, examples=[empty], history=[{"train_runtime": 1.0, "step": 1}]))
-    assert "No score was computed" in page and "no training history" in page and "caption (empty)" in page
-
-
-@pytest.mark.parametrize("control", ["other_clip", "most_frequent"])
-def test_blind_captions_that_score_well_are_a_warning(tmp_path, control):
-    controls = {**REPORT["controls"], control: {"cider": 300.0}}
-    page = text_of(write(tmp_path, {**REPORT, "controls": controls}))
-    assert "! The captions hardly depend on the video" in page and "✓ The captions" not in page
+    assert "no training history" in page and "caption (empty)" in page
 
 
 def test_curves(tmp_path, monkeypatch):
