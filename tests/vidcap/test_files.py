@@ -48,9 +48,9 @@ def test_no_file_is_written_over_one_that_is_read(tmp_path):
     (tmp_path / "soft.mp4").symlink_to(clip)
     for name in ("clip.mp4", "hard.mp4", "soft.mp4", "../" + tmp_path.name + "/clip.mp4"):
         mistake = output_mistake({"--output": tmp_path / name}, {"a clip": ["http://127.0.0.1/x.mp4", str(clip)]})
-        assert mistake == f"--output {tmp_path / name} would replace the file of a clip: name another"
+        assert mistake == f"--output {tmp_path / name} would replace the file of a clip; give another name"
     assert output_mistake({"--output": other, "--predictions": None}, {"a clip": [clip]}) is None
     twice = output_mistake({"--output": other, "--predictions": other}, {})
-    assert twice == f"--predictions {other} would replace the file of --output: name another"
+    assert twice == f"--predictions {other} would replace the file of --output; give another name"
     assert "no such folder" in str(output_mistake({"--output": tmp_path / "no" / "x"}, {}))
-    assert "is a folder; name a file" in str(output_mistake({"--output": tmp_path}, {}))
+    assert "is a folder; give the name of a file" in str(output_mistake({"--output": tmp_path}, {}))

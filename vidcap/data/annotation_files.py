@@ -79,6 +79,6 @@ def get_value(path: Path, place: str, entry: object, key: str, kind: type | tupl
     if not isinstance(entry, dict) or key not in entry:
         raise AnnotationError(path, place, f'no "{key}"')
     if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
-        kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        kinds = " or ".join(option.__name__ for option in (kind if isinstance(kind, tuple) else (kind,)))
         raise AnnotationError(path, place, f'"{key}" is {str(entry[key])[:80]!r}, but must be of type {kinds}')
     return entry[key]

@@ -3,9 +3,8 @@
 Limitations: characters missing in Pillow's default font are drawn as boxes.
 """
 
-import os
+import io
 import random
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from processing import decode_video
+
+from ..files import write_bytes_atomically
 
 CLIPS, COLUMNS = 24, 3
 SEED = 0
@@ -61,10 +62,9 @@ def save_contact_sheet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         draw.multiline_text(
             (left, top + height), "\n".join(lines), font=font, fill="black", spacing=LINE - LETTER_SIZE
         )
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        unfinished = Path(scratch) / path.name
-        sheet.save(unfinished)
-        os.replace(unfinished, path)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_bytes_atomically(path, buffer.getvalue())
 
 
 def _lines(captions: Sequence[str], letters: int) -> list[str]:

@@ -21,20 +21,12 @@ Paraphrases = dict[str, dict[str, int]]  # phrase -> its paraphrases, each with 
 
 _NO_SYNSETS: frozenset[str] = frozenset()
 # Endings and their replacements in a base form: nouns, verbs, adjectives, in the order in which METEOR tries them.
-_ENDINGS = (
-    *(
-        ("s", ""),
-        ("ses", "s"),
-        ("xes", "x"),
-        ("zes", "z"),
-        ("ches", "ch"),
-        ("shes", "sh"),
-        ("men", "man"),
-        ("ies", "y"),
-    ),
-    *(("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
-    *(("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
-)
+_ENDINGS = [
+    rule.split(">")
+    for rule in (
+        "s> ses>s xes>x zes>z ches>ch shes>sh men>man ies>y s> ies>y es>e es> ed>e ed> ing>e ing> er> est> er>e est>e"
+    ).split()
+]
 
 
 class MeteorData:
@@ -100,6 +92,5 @@ def load_meteor_data() -> MeteorData:
         if (Path(folder) / "meteor" / JAR).is_file():
             return MeteorData(Path(folder) / "meteor")
     raise ImportError(
-        "METEOR needs the synonyms and paraphrases that the package pycocoevalcap holds (104 MB): "
-        "pip install 'vidcap[meteor]'"
+        "METEOR needs the synonyms and paraphrases of the package pycocoevalcap (104 MB): pip install 'vidcap[meteor]'"
     )

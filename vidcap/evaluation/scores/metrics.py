@@ -112,8 +112,8 @@ def _cider(
     if document_frequencies is None:
         clips, frequencies = pairs.clips, pairs.document_frequencies()  # (G,)
     else:
-        counts = document_frequencies.counts
-        clips, frequencies = document_frequencies.clips, np.array([counts.get(each, 0) for each in table.spellings()])
+        counts, clips, _ = document_frequencies
+        frequencies = np.array([counts.get(ngram, 0) for ngram in table.spellings()])
     idf = np.log(clips / np.maximum(frequencies, 1))  # (G,), exactly 0 where an n-gram is everywhere
     weights = table.counts * idf[table.ngram]  # (R,)
     norms = np.sqrt(table.sums(slice(None), table.text, weights**2))  # (texts, 4)
