@@ -2,7 +2,7 @@
 
 import re
 
-# Parameters that messages of `processing` and `modeling_vidcap` name, and that are options of the same name.
+# Parameters that messages of the library name, and that are options of the same name.
 OPTIONS = (
     "backbone",
     "caption_column",
@@ -11,7 +11,9 @@ OPTIONS = (
     "feature_cache_limit",
     "force",
     "frame_dropout",
+    "keep_share",
     "max_vocab_size",
+    "min_score",
     "near_misses",
     "private",
     "skip_broken_clips",
