@@ -70,7 +70,7 @@ def test_clips_are_pooled_over_their_real_frames():
     clips = ClipDataset(rows, Cache())
     assert pool_features(clips).tolist() == [[4, 5, 6, 7, 8, 9, 10, 11]]  # means of 0..7 and 8..15
     Cache.encode = None
-    with pytest.raises(ValueError, match="kept as frames"):
+    with pytest.raises(ValueError, match="contains frames"):
         pool_features(clips)
 
 
@@ -90,7 +90,7 @@ def test_gaps_are_ours_minus_theirs_on_the_same_clips():
         report["theirs"]["gap"]["cider"][0] == pytest.approx(own.mean() - other.mean()) and own.mean() > other.mean()
     )
     assert report["ours"]["gap"] == {"cider": [0, 0, 0], "exact": [0, 0, 0]}
-    with pytest.raises(ValueError, match="theirs: 3 captions of 4 clips"):
+    with pytest.raises(ValueError, match="theirs: 3 captions for 4 clips"):
         score_baselines(ours, references, {"theirs": theirs[:3]})
 
 
@@ -273,7 +273,7 @@ def test_the_benchmark_repeats_nothing_and_its_figures_are_right(tmp_path, monke
     monkeypatch.setattr(sys, "argv", [*command, "--preset", "1m"])
     with pytest.raises(SystemExit, match="2"):
         run(Worker())
-    assert "name another --folder" in capsys.readouterr().err
+    assert "give another --folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -147,9 +147,10 @@ def _basis(report: Mapping[str, Any]) -> str:
         counts = scoring["references_per_clip"]
         span = f"{counts['min']}" if counts["min"] == counts["max"] else f"{counts['min']} to {counts['max']}"
         parts.append(f"tokenizer {scoring['tokenizer']}")
-        parts.append(f"{span} references per clip (median {counts['median']:g})")
+        parts.append(f"{span} reference{'s' if counts['max'] > 1 else ''} per clip (median {counts['median']:g})")
         parts.append(f"document frequencies from {scoring['document_frequencies']}")
-    return "; ".join(parts)
+    basis = "; ".join(parts)
+    return basis[:1].upper() + basis[1:]
 
 
 def _grounded(grounding: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
