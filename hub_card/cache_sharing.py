@@ -32,7 +32,7 @@ TENSORS = {"video_features", "pixel_values_videos", "video_mask", "video_times"}
 CLIPS_FILE = re.compile(r"clips/\d{5}\.safetensors")
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def folder_facts(folder: Path) -> dict[str, Any]:
     """The content and use of a folder of the cache."""
     path = folder / SETTINGS
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -219,9 +219,9 @@ def verify_export(
         if run.returncode:
             reason = run.stderr.strip().splitlines()[-1:] or [f"exit status {run.returncode}"]
             raise ExportError(f"{directory} does not load without this package: {reason[0]}")
-        found = json.loads(result.read_text(encoding="utf-8"))
-    if found["missing"]:
-        raise ExportError(f"{directory}: the weights do not fit the model: {', '.join(found['missing'][:5])}")
+        actual = json.loads(result.read_text(encoding="utf-8"))
+    if actual["missing"]:
+        raise ExportError(f"{directory}: the weights do not fit the model: {', '.join(actual['missing'][:5])}")
     if model is None and processor is None:
         with _no_progress_bars():
             expected, origin = probe(str(directory), trust_remote_code=False, parts=parts), "with it"
@@ -229,12 +229,12 @@ def verify_export(
         with _without_autocast(model):
             expected, origin = measure(model, processor), "in memory"
     for key in ("classes", "tokens", "captions"):
-        if key in expected and found.get(key) != expected[key]:
-            raise ExportError(f"{directory}: {key} without this package {found.get(key)}, {origin} {expected[key]}")
+        if key in expected and actual.get(key) != expected[key]:
+            raise ExportError(f"{directory}: {key} without this package {actual.get(key)}, {origin} {expected[key]}")
     # Rounding differs between devices, and in 16 bits.
     tolerance = 1e-3 if model is None or model.dtype.itemsize > 2 else 5e-2
     for key in ("pixels", "logits"):
-        pairs = list(zip(found.get(key, []), expected.get(key, []), strict=True))
+        pairs = list(zip(actual.get(key, []), expected.get(key, []), strict=True))
         if not all(math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) for a, b in pairs):
             gap = max(abs(a - b) for a, b in pairs)
             raise ExportError(f"{directory}: {key} without this package differ by up to {gap:g} from those {origin}")
@@ -367,11 +367,11 @@ def _references(path: Path) -> list[str]:
 
 def _check_code(directory: Path, parts: list[str]) -> None:
     """Raises ExportError if a folder's code is not that of this package."""
-    own = {path.name: path for path in code_files()}
+    package_code = {path.name: path for path in code_files()}
     needed = {path.name for part in parts for path in code_files(PART_CLASSES[part])}
     for name in sorted(needed | {path.name for path in directory.glob(f"*{CODE_SUFFIX}")}):
         path = directory / name
-        if not path.is_file() or name not in own or own[name].read_bytes() != path.read_bytes():
+        if not path.is_file() or name not in package_code or package_code[name].read_bytes() != path.read_bytes():
             raise ExportError(
                 f"{path} is not the code of this version of vidcap; run export_model again, or pass "
                 "trust_remote_code=True to run it"

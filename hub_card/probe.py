@@ -65,12 +65,12 @@ def probe(
     """
     options: Any = {"trust_remote_code": trust_remote_code, **(hub or {})}
     loaded: list[Any] = []
-    found: dict[str, Any] = {"missing": []}
+    results: dict[str, Any] = {"missing": []}
     model = processor = None
     if "model" in parts:
         model, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
         wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-        found["missing"] = sorted(map(str, wrong))
+        results["missing"] = sorted(map(str, wrong))
         other = AutoModelForImageTextToText.from_pretrained(source, **options)
         loaded += [AutoConfig.from_pretrained(source, **options), model, other]
     if "processor" in parts:
@@ -82,13 +82,13 @@ def probe(
         together = {"pixels": _pixels(processor.video_processor), "tokens": _tokens(processor.tokenizer)}
         if alone != together:
             raise RuntimeError("AutoVideoProcessor and AutoTokenizer give other results than AutoProcessor")
-    found |= measure(model, processor)
+    results |= measure(model, processor)
     if model is not None and processor is not None:
         captioner = pipeline(TASK, model=source, **options)
         loaded.append(captioner)
         captions = captioner(synthetic_clips(), max_new_tokens=MAX_NEW_TOKENS)
-        found["captions"] = [outputs[0]["generated_text"] for outputs in captions]
-    return {**found, "classes": [type(part).__name__ for part in loaded]}
+        results["captions"] = [outputs[0]["generated_text"] for outputs in captions]
+    return {**results, "classes": [type(part).__name__ for part in loaded]}
 
 
 def measure(
@@ -102,11 +102,11 @@ def measure(
         features; with both, `captions`; from the processor `pixels`, a few sums over the clips, and `tokens` of a
         sentence.
     """
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     if processor is not None:
-        found |= {"pixels": _pixels(processor.video_processor), "tokens": _tokens(processor.tokenizer)}
+        results |= {"pixels": _pixels(processor.video_processor), "tokens": _tokens(processor.tokenizer)}
     if model is None:
-        return found
+        return results
     config, training = model.config, model.training
     if processor is None:
         shape = (2, config.num_frames // config.frame_stride, config.feature_grid**2, config.cell_features)
@@ -119,13 +119,13 @@ def measure(
     model.eval()
     with torch.inference_mode():
         start = torch.full((2, 1), config.decoder_start_token_id, device=model.device)
-        found["logits"] = model(**inputs, decoder_input_ids=start).logits[:, 0, :256].float().flatten().tolist()
+        results["logits"] = model(**inputs, decoder_input_ids=start).logits[:, 0, :256].float().flatten().tolist()
         if processor is not None:
-            found["captions"] = processor.post_process_generation(
+            results["captions"] = processor.post_process_generation(
                 model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
             )
     model.train(training)
-    return found
+    return results
 
 
 def _pixels(video_processor: BaseVideoProcessor) -> list[float]:

@@ -13,7 +13,10 @@ from collections.abc import Iterable, Iterator
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-import httpx2
+try:  # whichever huggingface_hub brings; exported code is to load with both
+    import httpx2
+except ImportError:
+    import httpx as httpx2  # type: ignore[no-redef]
 
 
 class DownloadError(Exception):

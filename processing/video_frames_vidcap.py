@@ -201,17 +201,10 @@ def uniform_time_indices(starts: Sequence[int], end: int, num_frames: int | None
     """
     Spreads `num_frames` moments over the time of a clip and takes the frame on screen at each.
 
-    Args:
-        starts (`Sequence[int]`): ascending presentation time of every frame, in any integer unit.
-        end (`int`): time at which the last frame leaves the screen, in the same unit.
-        num_frames (`int`, *optional*): frames to take; `None` takes all, 1 the frame at half time.
-
-    Returns:
-        `list[int]`: ascending indices into `starts`. A clip with at most `num_frames` frames gives every frame once; a
-        longer one gives exactly `num_frames`, where a frame that is held for long may be repeated.
-
-    Raises:
-        `ValueError`: if there is no frame or `num_frames` is less than 1.
+    The ascending times `starts` and the `end` of the last frame are in one integer unit. A clip with at most
+    `num_frames` frames gives every frame once; a longer one gives exactly `num_frames` ascending indices, where a
+    frame that is held for long may be repeated. `None` takes all frames. A `ValueError` if there is no frame or
+    `num_frames` is less than 1.
     """
     total = len(starts)
     if total < 1:
@@ -245,14 +238,8 @@ def snap_to_keys(indices: Sequence[int], starts: Sequence[int], keys: Sequence[i
     """
     Replaces frames by key frames near them, which decode without the frames before them.
 
-    Args:
-        indices (`Sequence[int]`): ascending indices into `starts`.
-        starts (`Sequence[int]`): ascending presentation time of every frame, in any integer unit.
-        keys (`Sequence[int]`): ascending presentation times of key frames, in the same unit.
-
-    Returns:
-        `list[int]`: as many indices, ascending. Each moves by less than half the time to its neighbour on that side,
-        so that no two meet; the first does not move backwards, nor the last forwards.
+    Each of the ascending `indices` into `starts` moves by less than half the time to its neighbour on that side, so
+    that no two meet; the first does not move backwards, nor the last forwards.
     """
     times = [starts[index] for index in indices]
     snapped = []
@@ -271,15 +258,8 @@ def segment_indices(total: int, num_frames: int, draws: Sequence[float]) -> list
     Cuts a clip into `num_frames` consecutive segments and takes a random frame of each
     (TSN, Wang et al. 2016, https://arxiv.org/abs/1608.00859).
 
-    Args:
-        total (`int`): number of frames in the clip, at least 1.
-        num_frames (`int`): frames to take, at least 1.
-        draws (`Sequence[float]`): `num_frames + 1` random numbers in [0, 1): the first shifts the rounding of the
-            cuts, the others choose the frame of each segment.
-
-    Returns:
-        `list[int]`: ascending indices without repeats; all of `range(total)` when the clip has at most `num_frames`
-        frames.
+    Of the `num_frames + 1` random numbers in [0, 1), the first shifts the rounding of the cuts, the others choose the
+    frame of each segment. Indices ascend without repeats; a clip with at most `num_frames` frames gives them all.
     """
     if total <= num_frames:
         return list(range(total))

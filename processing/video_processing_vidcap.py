@@ -29,6 +29,11 @@ from .video_io_vidcap import decode_video, is_frame, split_batch
 logger = logging.getLogger(__name__)
 
 INTERPOLATIONS = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
+# Options of `DecodeOptions` of the same name.
+SAME_OPTIONS = (
+    *("frame_rate", "skip_loop_filter", "snap_to_keyframes"),
+    *("max_frame_pixels", "max_clip_frames", "max_download_bytes"),
+)
 # Keys of a saved configuration beside the options.
 SERVICE_KEYS = {"auto_map", "image_processor_type", "processor_class", "video_processor_type"}
 
@@ -211,14 +216,9 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
             num_frames=options["num_frames"] if options["do_sample_frames"] else None,
             fit=(size.height, size.width) if options["do_resize"] else None,
             interpolation=INTERPOLATIONS[options["resample"]],
-            frame_rate=options["frame_rate"],
             channels_first=None if data_format is None else data_format == "channels_first",
             threads=options["decoding_threads"],
-            skip_loop_filter=options["skip_loop_filter"],
-            snap_to_keyframes=options["snap_to_keyframes"],
-            max_frame_pixels=options["max_frame_pixels"],
-            max_clip_frames=options["max_clip_frames"],
-            max_download_bytes=options["max_download_bytes"],
+            **{name: options[name] for name in SAME_OPTIONS},
         )
 
 

@@ -20,15 +20,7 @@ from .sources import HUB, DatasetError
 
 
 def resolve_name(name: str, where: str) -> str:
-    """Resolves a file name from a Hub data set.
-
-    Args:
-        name: Relative to the folder of the split.
-        where: Its place, for errors.
-
-    Raises:
-        DatasetError: If it leads out of that folder.
-    """
+    """Resolves a file name from a Hub data set; a [`DatasetError`] if it leads out of the folder of its split."""
     resolved = posixpath.normpath(name.replace("\\", "/"))
     absolute = posixpath.isabs(resolved) or os.path.isabs(name) or os.path.splitdrive(name)[0]
     if absolute or "://" in name or resolved.split("/")[0] in (".", ".."):

@@ -93,8 +93,8 @@ def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns,
             return _load_hub_folder(str(dataset), split, streaming=streaming, columns=columns)
         rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
         if captions_only and rows.info.builder_name == "parquet":
-            wanted = caption_columns(list(rows.column_names), columns, str(dataset))
-            rows = datasets.load_dataset(str(dataset), split=split, streaming=True, columns=wanted)
+            needed = caption_columns(list(rows.column_names), columns, str(dataset))
+            rows = datasets.load_dataset(str(dataset), split=split, streaming=True, columns=needed)
     except DatasetError:
         raise
     except Exception as error:

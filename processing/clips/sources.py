@@ -228,7 +228,7 @@ def _choose(
 ) -> str:
     """The column that was given, otherwise the first known one."""
     if given is not None and given not in names:
-        raise DatasetError(f"{name}: no column {parameter}={given}; the columns are {', '.join(names)}")
+        raise DatasetError(f"{name}: {parameter}={given} is not a column; the columns are {', '.join(names)}")
     if given is None and not known:
         columns = ", ".join(names)
         raise DatasetError(f"{name}: no column of {content} recognised; pass {parameter}=NAME, one of {columns}")

@@ -10,7 +10,7 @@ from vidcap.messages import as_options
     [
         ("or pass skip_broken_clips=True:\n  a.mp4", "or pass --skip_broken_clips:\n  a.mp4"),
         ("choose another folder by feature_cache=FOLDER;", "choose another folder by --feature_cache FOLDER;"),
-        ("no column video_column=film; the columns are a, b", "no column --video_column film; the columns are a, b"),
+        ("video_column=film is not a column", "--video_column film is not a column"),
         ("near_misses=words,order: name", "--near_misses words,order: name"),
         ("/data/streaming=True/a.mp4: no such file", "/data/streaming=True/a.mp4: no such file"),
         ("num_frames=0: pass at least 1", "num_frames=0: pass at least 1"),

@@ -69,10 +69,10 @@ def _root(arguments: argparse.Namespace) -> Path:
 def _list(arguments: argparse.Namespace) -> int:
     from datetime import datetime
 
-    from hub_card.cache_sharing import describe
+    from hub_card.cache_sharing import folder_facts
     from processing.cache.upkeep import folders
 
-    found = sorted(map(describe, folders(_root(arguments))), key=lambda each: -(each["last_used"] or 0))
+    found = sorted(map(folder_facts, folders(_root(arguments))), key=lambda each: -(each["last_used"] or 0))
     if arguments.format == "json":
         print(json.dumps(found, indent=1))
         return 0

@@ -160,7 +160,7 @@ def test_captions_alone_are_those_of_the_column_that_is_given(plain, tmp_path):
     for column, expected in ((None, [["a dog"]] * 3), ("says", [[f"a cat {i}"] for i in range(3)])):
         found = load_clips(tmp_path, "train", captions_only=True, columns=Columns(None, column))
         assert [row["captions"] for row in found] == expected
-    with pytest.raises(DatasetError, match="no column caption_column=x; .* video, text, says"):
+    with pytest.raises(DatasetError, match="caption_column=x is not .* video, text, says"):
         load_clips(tmp_path, "train", captions_only=True, columns=Columns(None, "x"))
 
 
@@ -185,7 +185,7 @@ def test_columns_can_be_given_and_what_is_missing_is_named(plain, tmp_path, caps
         DatasetError, match="no column of clips recognised; pass video_column=NAME, one of film, says, text"
     ):
         load_clips(tmp_path, "train")
-    with pytest.raises(DatasetError, match="no column caption_column=x; .* film, says, text"):
+    with pytest.raises(DatasetError, match="caption_column=x is not .* film, says, text"):
         load_clips(tmp_path, "train", columns=Columns("film", "x"))
     rows = load_clips(tmp_path, "train", columns=Columns("film", "says"))
     assert rows["captions"][:] == [["a cat"], ["a dog"], ["a cow"]] and rows[0]["video"]["path"] == clip

@@ -49,7 +49,7 @@ def test_animations_in_a_folder_are_no_frames(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     for name in ("a.gif", "b.gif"):
         media.write_animation(tmp_path / "clips" / name, media.shades(3), 100)
-    with pytest.raises(VideoDecodeError, match=r"a\.gif.*an animation among single frames: it is a clip of its own"):
+    with pytest.raises(VideoDecodeError, match=r"a\.gif.*an animation among single frames"):
         decode_video(tmp_path / "clips")
 
 
@@ -113,8 +113,8 @@ def test_a_hub_out_of_reach_is_named_as_such(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("processing.clips.rows.HfApi.file_exists", fail)
     for call in (lambda: has_split("nope", "train"), lambda: load_clips("nope", "train")):
         with pytest.raises(
-            DatasetError, match=r"nope: neither a local folder nor a Hub data set within reach \(name or"
+            DatasetError, match=r"nope: neither a local folder nor a Hub data set in reach \(name or"
         ):
             call()
-    with pytest.raises(ValueError, match="nope/nope: the Hub is not within reach"):
+    with pytest.raises(ValueError, match="nope/nope: the Hub cannot be reached"):
         pull_cache(tmp_path, "nope/nope")  # offline, as all tests are

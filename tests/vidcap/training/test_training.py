@@ -148,7 +148,7 @@ def test_every_part_can_be_asked_for_at_once(folder, tmp_path, capsys):
         (["--max_steps", "0"], "--max_steps 0 must be 1 or more"),
         (["--max_train_minutes", "nan"], "--max_train_minutes nan must be above 0"),
         (["--max_caption_length", "1"], "--max_caption_length 1 must be 2 or more"),
-        (["--max_vocab_size", "4"], "a vocabulary of 4 has no room for words beside <pad>"),
+        (["--max_vocab_size", "4"], "--max_vocab_size 4: there is no room for words beside <pad>"),
         (["--eval_strategy", "no"], "--eval_strategy no leaves no score to choose a checkpoint by"),
         (["--predict_with_generate", "False"], "--predict_with_generate False: checkpoints are chosen by their"),
         (["--prediction_loss_only", "True"], "--prediction_loss_only True: checkpoints are chosen by their captions"),
