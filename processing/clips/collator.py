@@ -1,13 +1,15 @@
 """The clips of a batch -> the inputs of the model."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..processing_vidcap import VideoCaptionProcessor
 from .epochs import draw_for_each
 from .near_misses import NearMisses
+
+if TYPE_CHECKING:  # captioning by torch alone needs this file, but not transformers
+    from ..processing_vidcap import VideoCaptionProcessor
 
 IGNORED = -100  # label that losses ignore
 MAX_KNOWN = 200_000  # captions whose tokens are kept; beyond that, all are dropped
@@ -28,7 +30,7 @@ class VideoCaptionCollator:
         near_misses: Makes captions that nearly fit, see `NearMisses`.
     """
 
-    processor: VideoCaptionProcessor
+    processor: "VideoCaptionProcessor"
     max_length: int = 64
     draw: bool = False
     references: bool = False
