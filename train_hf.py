@@ -7,20 +7,21 @@
     python train_hf.py --dataset user/name --output_dir DIR --streaming --max_steps 10000 --push_to_hub
     torchrun --nproc_per_node 2 train_hf.py --dataset FOLDER --output_dir DIR
 
-The same command, given again after a run was interrupted, goes on from its last checkpoint.
+The same command, given again after an interruption, resumes from the last checkpoint. A YAML file holds the same
+options. `--help` shows the options that people use, `--help all` every option.
 
 `DIR` then loads by `AutoModel.from_pretrained`, `pipeline("video-captioning")` and `vidcap caption --model DIR`;
-scores and controls on the test split are in `DIR/report.json` and `.html`. A YAML file gives the same arguments.
+scores and controls on the test split are in `DIR/report.json` and `DIR/report.html`.
 """
 
 import os
 import sys
 
-# Threads that wait for one another spin for a moment and then sleep. By default they go on spinning, and beside
-# another busy process a step takes many times as long (docs/log.md). torch reads this when it is imported.
+# Threads that wait for one another spin briefly, then sleep. By default they keep spinning, and beside another busy
+# process a step takes many times as long (docs/log.md). torch reads this when it is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
-from vidcap.training.run import main
+from vidcap.training.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

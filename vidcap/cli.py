@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         # read clips, and beside another busy process one clip would take seconds (docs/log.md).
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         if argv[:1] == ["train"]:
-            from .training.run import main as train
+            from .training.main import main as train
 
             return train(argv[1:], "vidcap train")
         arguments = build_parser().parse_args(argv)

@@ -55,9 +55,9 @@ def run(
     data: DataArguments,
     model_args: ModelArguments,
     args: VideoCaptionTrainingArguments,
-    given: set[str],
+    given: frozenset[str],
 ) -> None:
-    """Trains and captions; the arguments are those of `vidcap.training.run.train`."""
+    """Trains and captions; the arguments are the fields of `TrainOptions`."""
     assert args.output_dir is not None  # transformers sets a default
     set_seed(args.seed)
     args.muon, args.loss_warmup, args.word_dropout_warmup = False, 0.0, 0.0  # not for baselines
@@ -65,7 +65,7 @@ def run(
     if sources.test is None:
         raise ValueError(f"--test_split {data.test_split}: no clips to caption; give another split")
     captions = [caption for clip_captions in sources.captions() for caption in clip_captions]
-    processor, ours = build(model_args, captions, [], given)
+    ours, processor, model_args = build(model_args, captions, [], given)
     if data.streaming or not keeps_features(ours.config):
         raise ValueError(
             "baselines need the cached features of a frozen backbone: omit --streaming, and do not train the backbone"

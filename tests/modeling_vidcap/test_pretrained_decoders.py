@@ -217,4 +217,4 @@ def test_training_with_a_language_model(tmp_path: Path, capsys: pytest.CaptureFi
     assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 4
     assert str(tmp_path) not in (tmp_path / "model" / "report.json").read_text()
     assert train_hf.main([*arguments, *options, "--fusion", "joint", "--text_layers", "2"]) == 1
-    assert "--text_layers is not for a pretrained --decoder" in capsys.readouterr().err
+    assert "--text_layers is fixed by a pretrained --decoder" in capsys.readouterr().err

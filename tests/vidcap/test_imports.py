@@ -50,6 +50,7 @@ print("status", status)
         (["caption", "--help"], 0),
         (["evaluate", "--help"], 0),
         (["data", "prepare", "--help"], 0),
+        (["train", "--help"], 0),
         (["caption", "--model", "m"], 2),
         (["caption", "a.mp4", "b.mp4", "--model", "m", "--format", "srt"], 2),
         (["classify", "a.mp4", "--model", "m"], 2),

@@ -1,4 +1,4 @@
-"""The clips of a run as its Trainer takes them: decoded, augmented, kept or streamed."""
+"""Clips of a run: decoded, augmented, cached or streamed."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,6 +7,8 @@ from typing import Any
 
 import datasets
 
+from modeling_vidcap import VideoCaptionConfig
+from processing import VideoCaptionProcessor
 from processing.cache.feature_cache import ClipCache
 from processing.clips.augmentation import ClipAugmentation
 from processing.clips.clip_dataset import ClipDataset
@@ -20,29 +22,31 @@ from .data import TrainingData
 
 
 def read_augmentation(data: DataArguments) -> ClipAugmentation:
-    """What `--augment` and `--direction_words` ask for; a `ValueError` if they do not go together."""
+    """The augmentation of `--augment` and `--direction_words`; a `ValueError` if they do not go together."""
     words = data.direction_words.split(",") if data.direction_words else ()
     augmentation = ClipAugmentation.from_parts(data.augment, direction_words=words)
     if words and not augmentation.flip:
-        raise ValueError("--direction_words keep clips from being mirrored: add flip to --augment, or leave them out")
+        raise ValueError("--direction_words keeps clips from being mirrored; add flip to --augment, or leave it out")
     return augmentation
 
 
-def read_near_misses(data: DataArguments, config: Any, captions: Sequence[Sequence[str]]) -> NearMisses | None:
-    """What `--near_misses` asks for, of the captions of each clip; a `ValueError` if no loss would use it."""
+def read_near_misses(
+    data: DataArguments, config: VideoCaptionConfig, captions: Sequence[Sequence[str]]
+) -> NearMisses | None:
+    """The near misses of `--near_misses`; a `ValueError` if no loss uses them."""
     if data.near_misses is None:
         return None
     if not config.contrastive_weight:
-        raise ValueError("--near_misses are for the contrastive loss: set --contrastive_weight above 0")
+        raise ValueError("--near_misses needs the contrastive loss; set --contrastive_weight above 0")
     return NearMisses(captions, data.near_misses.split(","))
 
 
 @dataclass
 class FrameDraw:
-    """How the frames of a training clip are chosen and changed.
+    """Selection and augmentation of the frames of training clips.
 
     Args:
-        pool: Frames to keep of it.
+        pool: Frames to keep per clip.
         augmentation: Draws as many of them as the model sees, and changes them.
     """
 
@@ -51,26 +55,26 @@ class FrameDraw:
 
     @classmethod
     def for_model(
-        cls, data: DataArguments, augmentation: ClipAugmentation, config: Any, num_frames: int
+        cls, data: DataArguments, augmentation: ClipAugmentation, config: VideoCaptionConfig, num_frames: int
     ) -> "FrameDraw":
-        """What the arguments ask for, of a model that sees `num_frames` frames of a clip.
+        """Follow the options, for a model that sees `num_frames` frames per clip.
 
         Raises:
-            ValueError: If the pool is too small, or pixels are to be changed where features are kept.
+            ValueError: If the pool is too small, or pixels are to be changed although features are cached.
         """
         if data.feature_backend == "openvino" and not keeps_features(config):
-            why = "sees clips" if config.encodes_clips else "is trained"
+            reason = "sees whole clips" if config.encodes_clips else "is trained"
             raise ValueError(
-                f"--feature_backend {data.feature_backend} is for a frozen backbone that sees each frame alone, and "
-                f"this one {why}: leave it out"
+                f"--feature_backend {data.feature_backend} needs a frozen backbone that sees single frames, but this "
+                f"one {reason}; leave it out"
             )
         if keeps_features(config) and not data.streaming:
             augmentation.check_features()
         pool = data.frame_pool or num_frames
         if pool < num_frames:
             raise ValueError(
-                f"--frame_pool {pool}: {num_frames} frames are drawn of it; give as many or more, or lower "
-                "--num_frames"
+                f"--frame_pool {pool} must be at least the {num_frames} frames that are drawn from it; raise it, or "
+                "lower --num_frames"
             )
         if pool > num_frames:
             augmentation = dataclasses.replace(augmentation, num_frames=num_frames)
@@ -79,10 +83,10 @@ class FrameDraw:
 
 @dataclass
 class TrainingClips:
-    """Opens the splits of a run. Its processes, `world_size` of them, decode a share of the clips each.
+    """The splits of a run; each process decodes its share of the clips.
 
     Attributes:
-        skipped: File name and reason of each clip that could not be read and was left out (`--skip_broken_clips`).
+        skipped: File name and reason of each clip that was left out as unreadable (`--skip_broken_clips`).
     """
 
     data: DataArguments
@@ -92,9 +96,11 @@ class TrainingClips:
     world_size: int = 1
     skipped: list[dict[str, str]] = field(default_factory=list)
 
-    def training(self, processor: Any, frames: FrameDraw, *, seed: int) -> ClipDataset | StreamedClips:
-        """Those to train on; `seed` is that of what is drawn of a stream."""
-        if not self.data.streaming:
+    def training(
+        self, processor: VideoCaptionProcessor, frames: FrameDraw, *, seed: int
+    ) -> ClipDataset | StreamedClips:
+        """Clips to train on; `seed` is used for drawing from a stream."""
+        if isinstance(self.sources.train, datasets.Dataset):
             cache = self.cache.with_frames(frames.pool)
             clips = ClipDataset(
                 self.sources.train, cache, augmentation=frames.augmentation, mixture=self.sources.mixture
@@ -116,7 +122,7 @@ class TrainingClips:
         return clips.prepare("preparing validation clips", on_broken=self._on_broken, **self._together)
 
     def test(self, rows: datasets.Dataset) -> ClipDataset:
-        """Those of the test split, which one process alone may decode: it is scored when the others have gone."""
+        """Clips of the test split, decoded by one process alone."""
         return ClipDataset(rows, self.cache).prepare("preparing test clips", on_broken=self._on_broken)
 
     @property

@@ -1,10 +1,11 @@
-"""Batches of training clips that a resumed run finds again, each clip once an epoch over all ranks."""
+"""Loaders of training batches that a resumed run reproduces."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sized
+from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
+from torch.utils.data import Dataset
 from transformers.trainer_utils import has_length
 
 from processing.clips.clip_dataset import ClipDataset
@@ -16,29 +17,29 @@ from .arguments.training_arguments import VideoCaptionTrainingArguments
 
 
 def train_loader(
-    clips: Any, collate: Callable[..., Any], args: VideoCaptionTrainingArguments, *, batch_size: int
+    clips: Dataset, collate: Callable[..., dict[str, Any]], args: VideoCaptionTrainingArguments, *, batch_size: int
 ) -> DataLoaderShard:
-    """This rank's batches: of a stream as they come, with where each ends; else by [`EpochBatches`].
+    """This rank's batches, by [`EpochBatches`] or from a stream.
 
     Args:
-        clips: A `Dataset` of clips, or [`StreamedClips`].
-        collate: Makes a batch of them.
-        args: Tell rank, device, seed and workers.
-        batch_size: Of one rank.
+        clips: A data set of clips, or [`StreamedClips`].
+        collate: Collator of training batches.
+        args: Source of rank, device, seed and workers.
+        batch_size: Clips per batch and rank.
 
     Raises:
-        ValueError: If the clips have no length and are no [`StreamedClips`].
+        ValueError: If the clips have no length and are not [`StreamedClips`].
     """
     common: dict[str, Any] = {
         "device": args.device,
         "pin_memory": args.dataloader_pin_memory,
-        "generator": torch.Generator(),  # workers' seeds are to take nothing from the model's random numbers
+        "generator": torch.Generator(),  # workers' seeds must take nothing from the model's random numbers
     }
     if isinstance(clips, StreamedClips):
         clips.split(args.process_index, args.world_size)
         return DataLoaderShard(clips, batch_size=batch_size, collate_fn=StreamBatches(collate), **common)
     if not has_length(clips):
-        raise ValueError(f"{type(clips).__name__} has no length: give a Dataset, or StreamedClips for a stream")
+        raise ValueError(f"{type(clips).__name__} has no length: pass a Dataset, or StreamedClips for a stream")
     return DataLoaderShard(
         SeededClips(clips),
         batch_sampler=epoch_batches(clips, args, batch_size=batch_size),
@@ -51,8 +52,8 @@ def train_loader(
     )
 
 
-def epoch_batches(clips: Any, args: VideoCaptionTrainingArguments, *, batch_size: int) -> EpochBatches:
-    """Which clips make up this rank's batches; by the weights of a mixture that has some."""
+def epoch_batches(clips: Sized, args: VideoCaptionTrainingArguments, *, batch_size: int) -> EpochBatches:
+    """Indices of this rank's batches, drawn by weights if there are some."""
     options: dict[str, Any] = {
         "seed": args.draw_seed,
         "rank": args.process_index,
@@ -61,4 +62,4 @@ def epoch_batches(clips: Any, args: VideoCaptionTrainingArguments, *, batch_size
     }
     if isinstance(clips, ClipDataset) and clips.mixture is not None and clips.mixture.weights is not None:
         return MixedEpochBatches(clips.source_sizes(), clips.mixture.weights, batch_size, **options)
-    return EpochBatches(len(cast(Any, clips)), batch_size, **options)
+    return EpochBatches(len(clips), batch_size, **options)

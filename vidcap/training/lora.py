@@ -1,30 +1,37 @@
-"""LoRA for pretrained parts: low-rank matrices are trained beside the weights and added into them at the end.
+"""LoRA for pretrained parts, merged into the weights at the end.
 
-Promises: what is saved when training is over is the plain model, which loads without peft. Gives up: keeping the
-adapter apart, and starting from a checkpoint in the middle by anything but `--resume_from_checkpoint`.
+Guarantees: the finished model is saved plain, and loads without peft.
+
+Limitations: adapters are not kept apart, and checkpoints before the end serve `--resume_from_checkpoint` alone.
 """
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from modeling_vidcap import VideoCaptionForConditionalGeneration
 from modeling_vidcap.pretrained_decoder_vidcap import CROSS_ATTENTION, PretrainedDecoder
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraModel
 
 PARTS = ("backbone", "decoder")
 
 
-def add_lora(model: Any, parts: Sequence[str], *, rank: int, alpha: int | None = None) -> list[Any]:
-    """Puts low-rank matrices beside all linear layers of these parts (Hu et al. 2021,
-    https://arxiv.org/abs/2106.09685), and takes the gradient from what was there.
+def add_lora(
+    model: VideoCaptionForConditionalGeneration, parts: Sequence[str], *, rank: int, alpha: int | None = None
+) -> "list[LoraModel]":
+    """Put trainable low-rank matrices beside all linear layers of these parts.
+
+    See Hu et al. 2021, https://arxiv.org/abs/2106.09685.
 
     Args:
-        model: The captioner.
-        parts: Of `backbone` and `decoder`.
-        rank: Of the matrices.
-        alpha: Their sum counts alpha / rank; by default alpha is twice the rank.
+        parts: Some of `backbone` and `decoder`.
+        rank: Rank of the matrices.
+        alpha: Their product is scaled by alpha / rank; by default alpha is twice the rank.
 
     Returns:
-        One peft model a part, for [`merge_lora`].
+        One peft model per part, for [`merge_lora`].
 
     Raises:
         ImportError: If peft is missing.
@@ -33,26 +40,26 @@ def add_lora(model: Any, parts: Sequence[str], *, rank: int, alpha: int | None =
     if not parts:
         return []
     if find_spec("peft") is None:
-        raise ImportError("--lora needs peft: pip install 'vidcap[lora]'")
+        raise ImportError("--lora needs peft; run: pip install 'vidcap[lora]'")
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
     if unknown := [part for part in parts if part not in PARTS]:
-        raise ValueError(f"--lora {unknown[0]}: it is for {' and '.join(PARTS)}")
+        raise ValueError(f"--lora {unknown[0]} must be one of {', '.join(PARTS)}")
     if rank < 1:
         raise ValueError(f"--lora_rank {rank} must be at least 1")
     adapters = []
     for part in parts:
-        module = model.model.decoder if part == "decoder" else model.model.encoder.backbone
+        module: Any = model.model.decoder if part == "decoder" else model.model.encoder.backbone
         if part == "decoder" and not isinstance(module, PretrainedDecoder):
-            raise ValueError("--lora decoder is for a pretrained one: give --decoder, or leave it out")
+            raise ValueError("--lora decoder needs a pretrained decoder; add --decoder, or leave it out")
         if part == "decoder" and model.config.freeze_decoder:
-            raise ValueError("--lora decoder: --freeze_decoder keeps it as it is; leave one of them out")
+            raise ValueError("--lora decoder trains what --freeze_decoder keeps fixed; leave one of them out")
         if part == "backbone" and module.frozen:
-            raise ValueError("--lora backbone: features of a frozen one are kept; add --freeze_backbone False")
+            raise ValueError("--lora backbone needs a trained backbone; add --freeze_backbone False")
         if part == "backbone" and model.config.trained_backbone_stages is not None:
-            raise ValueError("--lora backbone adapts all of it: leave it or --trained_backbone_stages out")
-        new = [name for name, _ in module.net.named_modules() if any(each in name for each in CROSS_ATTENTION)]
+            raise ValueError("--lora backbone adapts every stage; leave out --lora or --trained_backbone_stages")
+        new = [name for name, _ in module.net.named_modules() if _is_cross_attention(name)]
         config = LoraConfig(
             r=rank,
             lora_alpha=2 * rank if alpha is None else alpha,
@@ -64,12 +71,16 @@ def add_lora(model: Any, parts: Sequence[str], *, rank: int, alpha: int | None =
         except ValueError as error:
             raise ValueError(f"--lora {part}: {type(module.net).__name__} has no linear layers ({error})") from error
         for name, parameter in module.net.named_parameters():
-            if any(each in name for each in CROSS_ATTENTION):  # new to the decoder, and to be trained as a whole
+            if _is_cross_attention(name):  # newly added to the decoder, and trained in full
                 parameter.requires_grad_(True)
     return adapters
 
 
-def merge_lora(adapters: Sequence[Any]) -> None:
-    """Adds the matrices into the weights, and leaves the plain model."""
+def _is_cross_attention(name: str) -> bool:
+    return any(part in name for part in CROSS_ATTENTION)
+
+
+def merge_lora(adapters: "Sequence[LoraModel]") -> None:
+    """Merge the matrices into the weights, which leaves the plain model."""
     for adapter in adapters:
         adapter.merge_and_unload()

@@ -1,85 +1,65 @@
-"""What the log of a training tells beside the loss: its parts, and the pace."""
+"""Parts of the loss and throughput, for the log of a training."""
 
-import math
 import time
 from collections import defaultdict
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from transformers import Trainer
+from accelerate import Accelerator
 
-PER_STEP = ("caption_loss", "masked_word_loss")  # of which each micro-batch of each rank holds its share
+PER_STEP = ("caption_loss", "masked_word_loss")  # each micro-batch of each rank holds its share of these
 
 
-class Pace:
-    """Counts clips and the time spent waiting for them, between two lines of the log.
-
-    Attributes:
-        waited: Seconds.
-        away: Seconds of evaluating and saving, which say nothing about the pace of training.
-    """
+class LossLog:
+    """Loss parts, clips and waiting times since the last logged line."""
 
     def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.waited = self.away = 0.0
-        self.clips = self.steps = 0
+        self.reset()
 
-    def line(self, ranks: int) -> dict[str, float]:
-        """What is logged."""
-        elapsed = max(time.perf_counter() - self.started - self.away, 1e-9)
-        return {"clips_per_second": ranks * self.clips / elapsed, "waiting": self.waited / elapsed}
+    def reset(self) -> None:
+        """Begin the next line."""
+        self._started = time.perf_counter()
+        self._waited = self._paused = 0.0
+        self._clips = self._steps = 0
+        self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
+    def __bool__(self) -> bool:
+        return bool(self._parts)
 
-class LossLogMixin(Trainer):
-    """Logs the means of what [`note_part`] was told since the line before; to be named ahead of a `Trainer`."""
+    def add_part(self, name: str, value: torch.Tensor) -> None:
+        """Take a micro-batch's value, a scalar, of a part of the loss."""
+        self._parts[name].append(value.detach())
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._pace = Pace()
-        self._loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+    def add_step(self, *, clips: int, waited: float) -> None:
+        """Take a step's number of clips, and the seconds spent waiting for them."""
+        self._clips += clips
+        self._waited += waited
+        self._steps += 1
 
-    def note_part(self, name: str, value: torch.Tensor) -> None:
-        """Takes one micro-batch's value of a part of the loss, a scalar."""
-        self._loss_parts[name].append(value.detach())
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave what runs inside, such as an evaluation, out of the throughput."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._paused += time.perf_counter() - started
 
-    def get_batch_samples(self, *args, **kwargs):
-        """The micro-batches of a step."""
-        began = time.perf_counter()
-        batches, items = super().get_batch_samples(*args, **kwargs)
-        self._pace.waited += time.perf_counter() - began
-        self._pace.clips += sum(len(batch["labels"]) for batch in batches)
-        self._pace.steps += 1
-        return batches, items
+    def line(self, accelerator: Accelerator, *, shared: bool) -> dict[str, float]:
+        """Finish a line: means of the parts over steps and ranks, and the throughput.
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
-        """What comes behind a step; its lines of the log are written first, so that the rest is of the next one."""
-        pace, began = self._pace, time.perf_counter()
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        if self._pace is pace:
-            self._pace.away += time.perf_counter() - began
-        else:
-            self._pace.started = time.perf_counter()
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Raises a `ValueError` where the loss is no finite number, since nothing will come of that run."""
-        if "loss" in logs and not math.isfinite(logs["loss"]):
-            raise ValueError(
-                f"the loss is {logs['loss']} at step {self.state.global_step}: lower --learning_rate "
-                f"({self.args.learning_rate:g}), and add --resume_from_checkpoint no"
-            )
-        if "loss" in logs and self._loss_parts:
-            logs |= self._means() | self._pace.line(self.args.world_size)
-            self._loss_parts.clear()
-            self._pace = Pace()
-        super().log(logs, *args, **kwargs)
-
-    def _means(self) -> dict[str, float]:
-        """Of each part, over steps and ranks."""
-        shared = self.args.average_tokens_across_devices  # between the ranks, as between micro-batches
-        means = {}
-        for name, values in sorted(self._loss_parts.items()):
-            own = torch.stack(values).float()
-            own = own.sum() / self._pace.steps if name in PER_STEP else own.mean()
-            how = "sum" if name in PER_STEP and shared else "mean"
-            means[name] = self.accelerator.reduce(own, how).item()
-        return means
+        Args:
+            shared: Whether each rank holds its share of the [`PER_STEP`] parts, as each micro-batch does.
+        """
+        elapsed = max(time.perf_counter() - self._started - self._paused, 1e-9)
+        values = {}
+        for name, parts in sorted(self._parts.items()):
+            stacked = torch.stack(parts).float()
+            local = stacked.sum() / self._steps if name in PER_STEP else stacked.mean()
+            reduction = "sum" if name in PER_STEP and shared else "mean"
+            values[name] = accelerator.reduce(local, reduction).item()
+        values["clips_per_second"] = accelerator.num_processes * self._clips / elapsed
+        values["waiting"] = self._waited / elapsed
+        self.reset()
+        return values

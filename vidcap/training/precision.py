@@ -1,4 +1,4 @@
-"""bf16 where it is faster, found by trying."""
+"""The precision of a training: bf16 where a trial shows that it is faster."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -7,27 +7,34 @@ from typing import Any
 
 import torch
 
+from modeling_vidcap import VideoCaptionForConditionalGeneration
+from processing.clips.clip_dataset import ClipDataset
+from processing.clips.collator import VideoCaptionCollator
+
 from ..precision import faster_in_bf16
+from .arguments.training_arguments import VideoCaptionTrainingArguments
 
 
 def choose_precision(
-    args: Any,
+    args: VideoCaptionTrainingArguments,
     given: Collection[str],
-    model: Any,
-    collator: Callable[..., Any],
-    clips: Any,
+    model: VideoCaptionForConditionalGeneration,
+    collator: VideoCaptionCollator,
+    clips: ClipDataset,
     *,
     manifest: Mapping[str, Any] | None = None,
 ) -> None:
-    """Turns on bf16 autocast where a training step is faster with it, unless a precision is among the options given
-    (`--bf16 False` is one) or set by accelerate. A run that is resumed keeps its own.
+    """Turn on bf16 autocast if it makes a training step faster.
+
+    A precision that was given (`--bf16 False` is one), or set by accelerate, stays. A resumed run keeps its own.
 
     Args:
-        args: The training arguments; `bf16` and `mixed_precision` are set.
+        args: Its `bf16` and `mixed_precision` are set.
         given: Names of the options that were given.
-        model: Is put on the device, and otherwise left as it was.
-        collator, clips: Make the batch that is tried.
-        manifest: What the checkpoint to resume from says of itself.
+        model: Is moved to the device, and otherwise left as it was.
+        collator: Makes the batch of the trial.
+        clips: Clips of that batch.
+        manifest: Manifest of the checkpoint to resume from.
     """
     if manifest and "bf16" in manifest:
         args.bf16 = manifest["bf16"]
@@ -37,16 +44,21 @@ def choose_precision(
         return
     with trial_step(args, model, collator, clips) as step:
         args.bf16 = faster_in_bf16(step, args.device)
-    args.mixed_precision = "bf16" if args.bf16 else "no"  # derived from `bf16` when the arguments were parsed
+    args.mixed_precision = "bf16" if args.bf16 else "no"  # was derived from `bf16` when the arguments were parsed
 
 
 @contextmanager
-def trial_step(args: Any, model: Any, collator: Callable[..., Any], clips: Any) -> Iterator[Callable[[], None]]:
-    """Forward and backward pass of one batch, to be timed; afterwards model and random numbers are what they were."""
+def trial_step(
+    args: VideoCaptionTrainingArguments,
+    model: VideoCaptionForConditionalGeneration,
+    collator: VideoCaptionCollator,
+    clips: ClipDataset,
+) -> Iterator[Callable[[], None]]:
+    """A pass over one batch that leaves model and random numbers unchanged."""
     batch = collator([clips[index % len(clips)] for index in range(args.per_device_train_batch_size)])
-    model.to(args.device).train()
+    model.to(args.device).train()  # type: ignore[arg-type]
     batch = {name: value.to(args.device) for name, value in batch.items()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # such as the running means of a batch norm
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # such as running means of a batch norm
     with torch.random.fork_rng(devices=[args.device] if args.device.type == "cuda" else []):
         yield lambda: model(**batch).loss.backward()
     model.zero_grad()
@@ -54,8 +66,8 @@ def trial_step(args: Any, model: Any, collator: Callable[..., Any], clips: Any) 
         buffer.copy_(before)
 
 
-def describe_training(args: Any) -> str:
-    """What a training computes with, in one line: device, precision, optimizer, batch size."""
+def describe_training(args: VideoCaptionTrainingArguments) -> str:
+    """Device, precision, optimizer and batch size of a training, in one line."""
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
     if args.device.type == "cpu":
         device = f"{torch.get_num_threads()} CPU threads ({torch.backends.cpu.get_cpu_capability()})"

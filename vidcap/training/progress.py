@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, a plain line at least every ten seconds elsewhere."""
+"""Progress of a training, as a bar or as plain lines."""
 
 from transformers import TrainerCallback
 
@@ -11,10 +11,10 @@ NAMES = {"clips_per_second": "clips/s", "waiting": "waiting for data", "learning
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows steps, loss and pace of a training and of its evaluations, in place of the Trainer's own callbacks.
+    """A callback that shows steps, loss and throughput.
 
     Args:
-        budget: Budget of a run that ends by the clock; it knows the number of steps after a tenth of the time.
+        budget: Budget of a run that ends by the clock, which knows the number of steps after a tenth of the time.
     """
 
     def __init__(self, budget: TimeBudget | None = None):

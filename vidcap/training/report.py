@@ -1,4 +1,4 @@
-"""What a run leaves behind beside its weights: how well it does, and what it was made of and how."""
+"""The report of a run: scores, and what the model was made of."""
 
 import dataclasses
 import json
@@ -12,83 +12,64 @@ from ..evaluation.report.clip_pictures import ReportExample
 from ..evaluation.report.curves import plot_history
 from ..evaluation.report.errors import word_facts
 from ..evaluation.report.report import write_report
-from .arguments.data_arguments import DataArguments
-from .arguments.model_arguments import ModelArguments
-from .arguments.training_arguments import VideoCaptionTrainingArguments, changed_arguments
-from .clips import TrainingClips
-from .data import public_name, public_names
+from ..files import public_name
+from .arguments.training_arguments import changed_arguments
+from .data import public_names
 from .run_facts import run_facts
+from .train_run import TrainRun
 
-logger = logging.getLogger("vidcap")
+logger = logging.getLogger(__name__)
 RUN_FILES = ("report.json", "report.html", "training_curve.png", "training_log.jsonl")
 SOURCES = ("backbone", "tokenizer", "text_embeddings", "decoder", "model_name_or_path")  # may name local folders
 
 
-def evaluate_on_test(model: Any, processor: Any, clips: TrainingClips, captions: Sequence[str]) -> Evaluation:
-    """Scores on the test split, with its coverage; an empty evaluation where there is no such split.
-
-    Args:
-        captions: Those of the training clips.
-    """
-    rows = clips.sources.test
+def evaluate_on_test(run: TrainRun) -> Evaluation:
+    """Scores on the test split; an empty evaluation without such a split."""
+    rows = run.clips.sources.test
     if rows is None:
-        logger.info(f"no {clips.data.test_split} split: the report holds no scores")
+        logger.info(f"no {run.data.test_split} split: the report holds no scores")
         return Evaluation({}, [], [])
-    test = clips.test(rows)
-    found = evaluate_model(model, processor, test, train_captions=captions)
-    return dataclasses.replace(found, report=found.report | {"coverage": coverage_of(rows, test)})
+    test = run.clips.test(rows)
+    evaluation = evaluate_model(run.model, run.processor, test, train_captions=run.train_captions)
+    return dataclasses.replace(evaluation, report=evaluation.report | {"coverage": coverage_of(rows, test)})
 
 
-def report_of_run(
-    data: DataArguments,
-    model_args: ModelArguments,
-    args: VideoCaptionTrainingArguments,
-    given: set[str],
-    *,
-    clips: TrainingClips,
-    captions: Sequence[str],
-    model: Any,
-    evaluation: Evaluation,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """`report.json`: the evaluation, and what the model was made of and how.
+def report_of_run(run: TrainRun, evaluation: Evaluation, facts: dict[str, Any]) -> dict[str, Any]:
+    """The content of `report.json`: the evaluation, and what the model was made of.
 
     Args:
-        given: Names of the options that were given.
-        captions: Those of the training clips.
-        facts: Further ones, such as the number of steps and the seconds it took.
+        facts: Further facts, such as the number of steps and the seconds that they took.
     """
-    arguments = shareable_arguments(data, model_args, args)
+    arguments = shareable_arguments(run)
+    words = word_facts(run.train_captions, evaluation.predictions, evaluation.report.get("grounding"))
     return {
         **evaluation.report,
         **facts,
         "peak_rss_mb": peak_rss_mb(),
-        "parameters": model.num_parameters(),
-        "skipped_clips": clips.skipped,
-        "data_sets": clips.sources.facts(),
-        "words": word_facts(captions, evaluation.predictions, evaluation.report.get("grounding")),
+        "parameters": run.model.num_parameters(),
+        "skipped_clips": run.clips.skipped,
+        "data_sets": run.clips.sources.facts(),
+        "words": words,
         "arguments": arguments,
-        **run_facts(given, arguments, processes=args.world_size),
+        **run_facts(run.given, arguments, processes=run.args.world_size),
     }
 
 
-def shareable_arguments(
-    data: DataArguments, model_args: ModelArguments, args: VideoCaptionTrainingArguments
-) -> dict[str, Any]:
-    """The arguments without secrets and without paths of the machine; those of training that are not the defaults."""
+def shareable_arguments(run: TrainRun) -> dict[str, Any]:
+    """Options without secrets and local paths; on training, only changed ones."""
     return {
-        **dataclasses.asdict(data),
-        "dataset": public_names(data.dataset),
+        **dataclasses.asdict(run.data),
+        "dataset": public_names(run.data.dataset),
         "feature_cache": None,
-        "text_corpus": public_name(data.text_corpus),
-        **dataclasses.asdict(model_args),
-        **{name: public_name(getattr(model_args, name)) for name in SOURCES},
-        **changed_arguments(args),
+        "text_corpus": public_name(run.data.text_corpus),
+        **dataclasses.asdict(run.model_arguments),
+        **{name: public_name(getattr(run.model_arguments, name)) for name in SOURCES},
+        **changed_arguments(run.args),
     }
 
 
 def remove_reports(directory: Path) -> None:
-    """Removes what [`write_run`] wrote of an earlier run, whose model has been replaced."""
+    """Remove the files that [`write_run`] wrote for an earlier model."""
     for name in RUN_FILES:
         (directory / name).unlink(missing_ok=True)
 
@@ -96,7 +77,7 @@ def remove_reports(directory: Path) -> None:
 def write_run(
     directory: Path, report: dict[str, Any], examples: Sequence[ReportExample], history: list[dict[str, Any]]
 ) -> None:
-    """Writes `report.json` and `.html`, the curve of the training and its log."""
+    """Write the report, the training curve and the log."""
     write_report(directory, report, examples=examples, history=history)
     _, _, curve, log = (directory / name for name in RUN_FILES)
     plot_history(history, curve)

@@ -1,103 +1,89 @@
-"""One training from its options to a checked folder, evaluated and, if wanted, pushed."""
+"""One training, from its options to a checked and evaluated folder."""
 
 import dataclasses
+import itertools
 import logging
-import os
-import sys
 import time
 from typing import Any
 
-import datasets
-from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
 from hub_card.exporter import export_model, push_to_hub
+from processing.clips.clip_dataset import ClipDataset
 from processing.clips.collator import VideoCaptionCollator
-from processing.support.progress import shows_bars
+from processing.clips.streams import StreamedClips
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.report.examples import sample_clips
 from vidcap.evaluation.scores.bootstrap import scores_per_clip
 from vidcap.inference.clip_cache import open_clip_cache
-from vidcap.messages import as_options
-from vidcap.training.arguments.command_line import Arguments, parse
-from vidcap.training.arguments.data_arguments import DataArguments
-from vidcap.training.arguments.model_arguments import ModelArguments
-from vidcap.training.arguments.training_arguments import VideoCaptionTrainingArguments
-from vidcap.training.checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
-from vidcap.training.clips import FrameDraw, TrainingClips, read_augmentation, read_near_misses
-from vidcap.training.data import load_training_data
-from vidcap.training.lora import add_lora, merge_lora
-from vidcap.training.model import make_captioner
-from vidcap.training.objectives.novelty_fitting import fit_novelty
-from vidcap.training.objectives.self_critical import CiderReward, SelfCriticalLoss
-from vidcap.training.objectives.text_warmup import read_corpus, warm_up_text
-from vidcap.training.optimization.parameter_groups import own_rates
-from vidcap.training.optimization.passes import check_passes
-from vidcap.training.precision import choose_precision, describe_training
-from vidcap.training.report import evaluate_on_test, remove_reports, report_of_run, write_run
-from vidcap.training.trainer import VideoCaptionTrainer
 
-logger = logging.getLogger("vidcap")
+from .arguments.command_line import TrainOptions
+from .checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
+from .clips import FrameDraw, TrainingClips, read_augmentation, read_near_misses
+from .data import load_training_data
+from .lora import add_lora, merge_lora
+from .model import make_captioner
+from .objectives.novelty_fitting import fit_novelty
+from .objectives.self_critical import CiderReward, SelfCriticalLoss
+from .objectives.text_warmup import read_corpus, warm_up_text
+from .optimization.parameter_groups import pretrained_groups
+from .optimization.passes import check_passes
+from .precision import choose_precision, describe_training
+from .report import evaluate_on_test, remove_reports, report_of_run, write_run
+from .train_run import TrainRun
+from .trainer import VideoCaptionTrainer
+
+logger = logging.getLogger(__name__)
 
 
-def main(argv: list[str] | None = None, program: str = "train_hf.py") -> int:
-    """Runs one training; errors of the user's making become one line, which begins with `program`, and status 1."""
-    started = time.perf_counter()
-    data, model_args, args, given = parse(sys.argv[1:] if argv is None else argv, program)
-    logging.basicConfig(format="%(message)s")
-    for name in ("hub_card", "modeling_vidcap", "processing", "vidcap"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    if not shows_bars():  # the libraries' own would fill a log file with carriage returns
-        datasets.disable_progress_bars()
-        disable_hub_bars()
-        transformers_logging.disable_progress_bar()
-    try:
-        train(data, model_args, args, given, started)
-    except (ValueError, ImportError, OSError) as error:
-        if os.environ.get("VIDCAP_DEBUG"):
-            raise
-        print(f"{program}: error: {as_options(str(error))}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def train(
-    data: DataArguments,
-    model_args: ModelArguments,
-    args: VideoCaptionTrainingArguments,
-    given: set[str],
-    started: float,
-) -> None:
-    """One run: model, clips, training, evaluation, export.
+def train(options: TrainOptions, started: float) -> None:
+    """Train, evaluate and export one captioner.
 
     Args:
-        given: Names of the options that were given; the others are defaults.
-        started: `time.perf_counter()` at its start.
+        started: `time.perf_counter()` at the start of the process.
+
+    Raises:
+        ValueError: If options, data and model do not go together, or training diverges.
     """
-    assert args.output_dir is not None  # transformers sets a default
+    run = prepare_run(options, started)
+    validation = run.clips.validation()
+    training = run.clips.training(run.processor, run.frames, seed=run.args.draw_seed)
+    collator = VideoCaptionCollator(run.processor, max_length=run.model.config.max_position_embeddings)
+    trainer = make_trainer(run, collator, training, validation)
+    logger.info(describe_training(run.args))
+    trainer.train(resume_from_checkpoint=run.resume)
+    facts = {"train_seconds": trainer.seconds, "steps": trainer.state.global_step}
+    model: Any = trainer.whole_model()
+    merge_lora(run.adapters)
+    if trainer.is_world_process_zero():
+        fit_novelty(model, collator, training, validation)
+        # As if an interrupted run had not paused.
+        run = dataclasses.replace(run, model=model, started=run.started - trainer.seconds_before)
+        finish_run(run, trainer.state.log_history, facts)
+
+
+def prepare_run(options: TrainOptions, started: float) -> TrainRun:
+    """Open the data, make the model, and find the checkpoint to resume from."""
+    data, model_arguments, args, given = options
     set_seed(args.seed)
     augmentation = read_augmentation(data)
     corpus = read_corpus(data.text_corpus) if data.text_corpus else []
     sources = load_training_data(data, args)
-    by_clip = sources.captions()
-    captions = [caption for of_clip in by_clip for caption in of_clip]
-
-    processor, model = make_captioner(model_args, captions, corpus, given)
-    adapters = add_lora(model, model_args.lora or (), rank=model_args.lora_rank, alpha=model_args.lora_alpha)
-    own_rates(model, args)  # refuses those of what is not trained
-    logger.info(
-        f"parameters: {model.num_parameters():,}, of them trained: {model.num_parameters(only_trainable=True):,}"
+    captions = sources.captions()
+    flat = list(itertools.chain(*captions))
+    model, processor, model_arguments = make_captioner(model_arguments, flat, corpus, given)
+    adapters = add_lora(
+        model, model_arguments.lora or (), rank=model_arguments.lora_rank, alpha=model_arguments.lora_alpha
     )
+    pretrained_groups(model, args)  # refuses learning rates of parts that are not trained
+    logger.info(f"parameters: {model.num_parameters():,}, trained: {model.num_parameters(only_trainable=True):,}")
     frames = FrameDraw.for_model(data, augmentation, model.config, processor.video_processor.num_frames)
-    near_misses = read_near_misses(data, model.config, by_clip)
-    model.to(args.device)
-
-    settings = run_settings(args, vars(data) | vars(model_args), captions)
-    resume = checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint, settings)
+    near_misses = read_near_misses(data, model.config, captions)
+    model.to(args.device)  # type: ignore[arg-type]
+    settings = run_settings(args, vars(data) | vars(model_arguments), flat)
+    resume = checkpoint_to_resume(str(args.output_dir), args.resume_from_checkpoint, settings)
     if corpus and resume is None:
         warm_up_text(model, processor, corpus, steps=args.text_warmup_steps)
-
     cache = open_clip_cache(
         model,
         processor,
@@ -106,89 +92,82 @@ def train(
         backend=data.feature_backend,
         limit=data.feature_cache_limit,
     )
-    clips = TrainingClips(data, sources, cache, rank=args.process_index, world_size=args.world_size)
-    validation = clips.validation()
-    training = clips.training(processor, frames, seed=args.draw_seed)
+    return TrainRun(
+        data=data,
+        model_arguments=model_arguments,
+        args=args,
+        given=given,
+        captions=captions,
+        model=model,
+        processor=processor,
+        adapters=adapters,
+        clips=TrainingClips(data, sources, cache, rank=args.process_index, world_size=args.world_size),
+        frames=frames,
+        near_misses=near_misses,
+        settings=settings,
+        resume=None if resume is None else str(resume),
+        started=started,
+    )
 
-    eval_collator = VideoCaptionCollator(processor, max_length=model.config.max_position_embeddings)
+
+def make_trainer(
+    run: TrainRun, collator: VideoCaptionCollator, training: ClipDataset | StreamedClips, validation: ClipDataset
+) -> VideoCaptionTrainer:
+    """Choose the precision, warn of too little time, and make the Trainer."""
+    args, model = run.args, run.model
     self_critical = None
     if args.self_critical_samples:
-        self_critical = SelfCriticalLoss(processor, CiderReward(by_clip), samples=args.self_critical_samples)
+        self_critical = SelfCriticalLoss(run.processor, CiderReward(run.captions), samples=args.self_critical_samples)
     if args.device.type == "cpu":
-        model.set_attn_implementation({"": "eager"})  # faster there for short sequences, whatever the precision
-    manifest = None if resume is None else read_manifest(resume)
-    choose_precision(args, given, model, eval_collator, validation, manifest=manifest)
-    if resume is None:
-        check_passes(args, model, eval_collator, training, validation)
-    trainer = VideoCaptionTrainer(
+        model.set_attn_implementation({"": "eager"})  # faster there for short sequences, in every precision
+    manifest = None if run.resume is None else read_manifest(run.resume)
+    choose_precision(args, run.given, model, collator, validation, manifest=manifest)
+    if run.resume is None:
+        check_passes(args, model, collator, training, validation)
+    return VideoCaptionTrainer(
         model=model,
         args=args,
         train_dataset=training,
         eval_dataset=validation,
         data_collator=dataclasses.replace(
-            eval_collator, draw=True, references=self_critical is not None, near_misses=near_misses
+            collator, draw=True, references=self_critical is not None, near_misses=run.near_misses
         ),
-        eval_collator=eval_collator,
-        processing_class=processor,
+        eval_collator=collator,
+        processing_class=run.processor,
         score=score_captions,
         score_clips=scores_per_clip,
         self_critical=self_critical,
-        settings=settings,
+        settings=run.settings,
     )
-    logger.info(describe_training(args))
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    facts = {"train_seconds": trainer.seconds, "steps": trainer.state.global_step}
-    model = trainer.whole_model()
-    merge_lora(adapters)
-    if trainer.is_world_process_zero():
-        fit_novelty(model, eval_collator, training, validation)
-        history = trainer.state.log_history
-        began = started - trainer.seconds_before
-        finish_run((data, model_args, args, given), model, processor, clips, captions, history, facts, began)
 
 
-def finish_run(
-    arguments: Arguments,
-    model: Any,
-    processor: Any,
-    clips: TrainingClips,
-    captions: list[str],
-    history: list[dict[str, Any]],
-    facts: dict[str, Any],
-    began: float,
-) -> None:
-    """What one process does with a trained model: export, evaluation on the test split, report, push.
+def finish_run(run: TrainRun, history: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Export, evaluate, report and push a trained model, on one process.
 
     Args:
-        captions: Those of the training clips.
-        history: The log of the training.
-        facts: What the report is to say of it.
-        began: `time.perf_counter()` at the start of the run; of an interrupted one as if there had been no pause.
+        history: Log of the training.
+        facts: Further facts for the report.
     """
-    args = arguments[2]
-    assert args.output_dir is not None
-    if broken := [name for name, each in model.named_parameters() if not each.isfinite().all()]:
+    args, model, processor = run.args, run.model, run.processor
+    if broken := [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]:
         raise ValueError(
-            f"training diverged: {broken[0]} and {len(broken) - 1} other tensors hold NaN or infinities, and "
-            "nothing was exported; lower --learning_rate, and add --resume_from_checkpoint no"
+            f"training diverged: {broken[0]} and {len(broken) - 1} other tensors hold NaN or infinities, so nothing "
+            "was exported; lower --learning_rate, and add --resume_from_checkpoint no"
         )
-    # Before the evaluation too, which may fail, or be cut off; scores of an earlier model do not belong to this one.
-    directory = export_model(model, processor, args.output_dir)
+    # Before the evaluation as well, which may fail or be cut off; an earlier model's scores do not belong to this one.
+    directory = export_model(model, processor, str(args.output_dir))
     remove_reports(directory)
-    evaluation = evaluate_on_test(model, processor, clips, captions)
-    facts = facts | {"total_seconds": time.perf_counter() - began}
-    report = report_of_run(*arguments, clips=clips, captions=captions, model=model, evaluation=evaluation, facts=facts)
+    evaluation = evaluate_on_test(run)
+    report = report_of_run(run, evaluation, facts | {"total_seconds": time.perf_counter() - run.started})
     samples, pictures = sample_clips(evaluation.examples)
     export_model(model, processor, directory, facts=report | {"samples": samples}, samples=pictures)
     write_run(directory, report, evaluation.examples, history)
-    if clips.skipped:
-        logger.warning(
-            f"{len(clips.skipped)} clips could not be read and were left out; they are listed in report.json"
-        )
-    if clips.cache.limit is not None:
-        clips.cache.limit.trim()
-    mark_finished(args.output_dir)
+    if skipped := len(run.clips.skipped):
+        logger.warning(f"{skipped} clips could not be read and were left out; report.json lists them")
+    if run.clips.cache.limit is not None:
+        run.clips.cache.limit.trim()
+    mark_finished(str(args.output_dir))
     logger.info(f"model and report: {directory}")
     if args.push_to_hub:
-        access: Any = {"private": args.hub_private_repo, "token": args.hub_token}
+        access: dict[str, Any] = {"private": args.hub_private_repo, "token": args.hub_token}
         logger.info(f"pushed: {push_to_hub(directory, args.repository, **access, model=model, processor=processor)}")

@@ -1,6 +1,6 @@
-"""Where and by what a model was made, for its report and card: code, recipe, hardware.
+"""Code, recipe and hardware of a training, for report and card.
 
-Promises: what cannot be found out is left out; nothing tells the machine's name, users or paths.
+Guarantees: unknown facts are left out; the machine's name, users and paths are never told.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 
 from ..versions import stack_versions
 
-# Of no use to whoever wants the same model again.
+# Options of no use for training the same model again.
 NOT_OF_THE_RECIPE = (
     *("recipe", "preset", "feature_cache", "feature_cache_limit", "push_to_hub"),
     *("report_to", "project", "disable_tqdm"),
@@ -24,16 +24,12 @@ NOT_OF_THE_RECIPE = (
 
 
 def run_facts(given: Collection[str], arguments: Mapping[str, Any], *, processes: int = 1) -> dict[str, Any]:
-    """
-    States what a training ran with.
+    """Recipe, versions, hardware and, if it is known, the commit of the code.
 
     Args:
         given: Names of the options that were given, in a recipe or on the command line.
-        arguments: The values of all options, fit to be shared.
-        processes: How many took part.
-
-    Returns:
-        `recipe` (the given options), `versions`, `hardware` and, where it is known, `commit` of the code.
+        arguments: Values of all options, without secrets and paths.
+        processes: Number of processes.
     """
     recipe = {
         name: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
@@ -50,8 +46,8 @@ def run_facts(given: Collection[str], arguments: Mapping[str, Any], *, processes
 
 
 def hardware(*, processes: int = 1) -> dict[str, Any]:
-    """`cpu` (its model), `cpu_count` (that this process may use), `threads` (of torch in each process), `processes`
-    and, where there are any, `gpus`."""
+    """`cpu` (its model), `cpu_count` (usable by this process), `threads` (of torch, per process), `processes`, and
+    `gpus` if there are any."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -64,7 +60,7 @@ def hardware(*, processes: int = 1) -> dict[str, Any]:
 
 
 def _cpu_name(cpuinfo: Path) -> str:
-    """The model as Linux tells it; elsewhere what Python knows, at least the architecture."""
+    """The CPU model on Linux; elsewhere what Python knows, at least the architecture."""
     if cpuinfo.is_file():
         fields = (line.partition(":") for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines())
         for name, _, value in fields:
@@ -74,18 +70,18 @@ def _cpu_name(cpuinfo: Path) -> str:
 
 
 def code_commit(package: Path = Path(__file__).parent, *, distribution: str = "vidcap") -> str | None:
-    """The commit of this package's code: of the git checkout that it lies in, or that pip installed it from.
+    """Commit of this package's code, from git or from pip.
 
     Returns:
-        The commit, with `, changed` behind it where files differ from it; None where there is none.
+        The commit, followed by `, changed` if files differ from it; `None` if there is none.
     """
     root = package.resolve().parent
-    if (root / ".git").exists():  # a file in a worktree
+    if (root / ".git").exists():  # in a worktree this is a file
         try:
             commit = _git(root, "rev-parse", "HEAD")
             return f"{commit}, changed" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
         except (OSError, subprocess.SubprocessError):
-            return None  # no git here, or a checkout of somebody else, which git does not trust
+            return None  # git is missing, or does not trust another user's checkout
     try:
         installed = metadata.distribution(distribution)
     except metadata.PackageNotFoundError:

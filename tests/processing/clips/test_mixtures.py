@@ -184,7 +184,7 @@ def test_an_interrupted_run_of_a_mixture_goes_on_to_the_same_weights(sources, ki
         patch.setattr(checkpoints, "seal", fails_at_last)
         assert train_hf.main(command(sources, tmp_path / "m", *options)) == 1
     assert train_hf.main(command(sources, tmp_path / "m", *options)) == 0
-    assert f"going on from {tmp_path / 'm' / written[-2].name} " in caplog.text
+    assert f"resuming from {tmp_path / 'm' / written[-2].name} " in caplog.text
     assert_equal(tmp_path / "m", load_file(tmp_path / "whole" / "model.safetensors"))
 
 
@@ -244,7 +244,7 @@ def test_a_recipe_names_several_and_without_validation_each_gives_up_a_share(sou
     recipe = tmp_path / "mixed.yaml"
     recipe.write_text(f"dataset: [{sources[0]}, {sources[2]}]\nvalidation_split: none\n")
     assert train_hf.main([str(recipe), *command([], tmp_path / "m", *SHORT)[1:]]) == 0
-    assert "no none split: 2 training clips serve" in caplog.text
+    assert "validating on 2 clips set aside from training" in caplog.text
     assert f"{sources[2]}: clips: 4 train, 1 validation, 0 test" in caplog.text
 
 
@@ -257,9 +257,9 @@ def test_card_of_hub_data_sets():
     ("options", "status", "message"),
     [
         (WEIGHTS[:3], 2, "--dataset_weights 2 1: 2 weights for 3 data sets"),
-        ([*WEIGHTS[:3], "0"], 2, "clips.csv is 0, not a number above 0; leave the data set out"),
+        ([*WEIGHTS[:3], "0"], 2, "clips.csv is 0, not a number above 0"),
         ([*WEIGHTS[:3], "nan"], 2, "clips.csv is nan, not a number above 0"),
-        (["--video_column", "a", "b"], 2, "--video_column a b: 2 for 3 data sets; give one for all of them"),
+        (["--video_column", "a", "b"], 2, "--video_column a b: 2 columns for 3 data sets; give one for all of them"),
         (
             ["--train_split", "validation"],
             1,

@@ -54,17 +54,17 @@ def test_only_low_rank_matrices_and_new_attention_are_trained_and_then_added(tmp
 def test_what_has_no_place_for_them_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     for parts, rank, message in (
-        (["encoder"], 8, "--lora encoder: it is for backbone and decoder"),
-        (["decoder"], 8, "--lora decoder is for a pretrained one"),
+        (["encoder"], 8, "--lora encoder must be one of backbone, decoder"),
+        (["decoder"], 8, "--lora decoder needs"),
         (["backbone"], 0, "--lora_rank 0 must be at least 1"),
         (["backbone"], 8, "--lora backbone: FrameCNN has no linear layers"),
     ):
         with pytest.raises(ValueError, match=message):
             add_lora(model, parts, rank=rank)
-    with pytest.raises(ValueError, match="--lora backbone: features of a frozen one are kept; add --freeze_backbone"):
+    with pytest.raises(ValueError, match="--lora backbone needs .* add --freeze_backbone False"):
         add_lora(tiny_model(freeze_backbone=True), ["backbone"], rank=8)
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"--lora needs peft: pip install 'vidcap\[lora\]'"):
+    with pytest.raises(ImportError, match=r"--lora needs peft; run: pip install 'vidcap\[lora\]'"):
         add_lora(model, ["backbone"], rank=8)
     assert add_lora(model, [], rank=8) == []  # peft is not asked for by those who do without
 

@@ -11,6 +11,7 @@ import train_hf
 from processing.clips.collator import VideoCaptionCollator
 from tests.tiny import tiny_model, tiny_processor
 from tests.trainers import Clips
+from vidcap import precision as of_device
 from vidcap.demo.demo_data import generate_demo_data
 from vidcap.precision import computes_in_bf16, faster_in_bf16
 from vidcap.training import precision
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("slower_in_bf16", [True, False])
 def test_the_faster_of_the_two_is_taken(monkeypatch, slower_in_bf16):
-    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
+    monkeypatch.setattr(of_device, "computes_in_bf16", lambda device: True)
     faster_in_bf16(lambda: None, CPU)  # what is loaded by the first use of autocast is not timed
     answer = faster_in_bf16(
         lambda: time.sleep(0.02 if torch.is_autocast_enabled("cpu") == slower_in_bf16 else 0.001), CPU
@@ -40,12 +41,12 @@ def test_a_cpu_without_instructions_for_bf16_is_not_made_to_try(monkeypatch):
 
 def _rank_answer(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    precision.computes_in_bf16 = lambda device: True
+    of_device.computes_in_bf16 = lambda device: True
     faster_on_this = rank == 1
     answer = faster_in_bf16(
         lambda: time.sleep(0.001 if torch.is_autocast_enabled("cpu") == faster_on_this else 0.02), CPU
     )
-    precision.computes_in_bf16 = lambda device: rank == 1
+    of_device.computes_in_bf16 = lambda device: rank == 1
     torch.save((answer, faster_in_bf16(lambda: None, CPU)), f"{folder}/rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -73,7 +74,7 @@ def test_a_precision_that_was_asked_for_is_not_tried(tmp_path, monkeypatch, capl
 
 def test_trying_leaves_the_model_as_it_was(monkeypatch):
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    monkeypatch.setattr(precision, "computes_in_bf16", lambda device: True)
+    monkeypatch.setattr(of_device, "computes_in_bf16", lambda device: True)
     processor, model = tiny_processor(), tiny_model()
     model.norm = torch.nn.BatchNorm1d(3)  # as those of a backbone
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -170,6 +170,6 @@ def test_a_run_that_loses_a_process_ends_and_goes_on(folder, tmp_path):
     max(ranks, key=lambda each: each.pid).kill()
     assert run.wait(timeout=120) != 0
     again = on_two_processes(*command(folder, tmp_path / "m", *options))
-    assert again.returncode == 0 and "going on from" in again.stderr, again.stderr
+    assert again.returncode == 0 and "resuming from" in again.stderr, again.stderr
     weights, others = (load_file(tmp_path / each / "model.safetensors") for each in ("whole", "m"))
     assert not [name for name in weights if not torch.equal(weights[name], others[name])]

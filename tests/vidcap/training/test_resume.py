@@ -16,7 +16,7 @@ import train_hf
 from tests.tiny import tiny_model
 from vidcap.demo.demo_data import generate_demo_data
 from vidcap.training import checkpoints
-from vidcap.training.checkpoints import check_fits, damage, find_last, find_unfinished, mark_finished, rotate, seal
+from vidcap.training.checkpoints import check_fits, find_damage, find_last, find_unfinished, mark_finished, prune, seal
 
 STEPS = 40
 SMALL = (
@@ -105,8 +105,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(uninterrupted, folder, tmp_pat
         model.write_bytes(model.read_bytes()[:-1] + b"?")
     assert train_hf.main(command) == 0
     if kind == "streaming":
-        assert f"{newest} is passed over: model.safetensors is damaged" in caplog.text
-    assert f"going on from {before if kind == 'streaming' else newest} " in caplog.text
+        assert f"skipping {newest}: model.safetensors is damaged" in caplog.text
+    assert f"resuming from {before if kind == 'streaming' else newest} " in caplog.text
     assert_equal(tmp_path / "m", weights)
     assert find_unfinished(tmp_path / "m", {}) is None  # it has come to its end: the same command begins a new one
 
@@ -134,10 +134,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(folder, tmp_path, capsys, monk
     monkeypatch.setattr(checkpoints, "seal", full)
     assert train_hf.main(arguments(folder, tmp_path / "m", "map-style")) == 1
     error = capsys.readouterr().err
-    assert f"checkpoint-{written[2]} could not be written: [Errno 28] No space left on device" in error
-    assert f"goes on from {tmp_path / 'm' / f'checkpoint-{written[1]}'}" in error
+    assert f"checkpoint-{written[2]}: [Errno 28] No space left on device" in error
+    assert f"resumes from {tmp_path / 'm' / f'checkpoint-{written[1]}'}" in error
     kept = checkpoints.checkpoints(tmp_path / "m")
-    assert [damage(path) for path in kept] == [None, None] and len(list((tmp_path / "m").iterdir())) == 2
+    assert [find_damage(path) for path in kept] == [None, None] and len(list((tmp_path / "m").iterdir())) == 2
 
 
 ON_A_SMALL_DISK = """
@@ -160,17 +160,17 @@ def test_a_disk_that_fills_up_loses_the_steps_since_the_last_checkpoint_alone(un
     if run.returncode == 77:
         pytest.skip(f"a file system cannot be mounted here: {run.stderr}")
     error = run.stderr.strip().splitlines()[-1]
-    assert run.returncode == 1 and "could not be written" in error and "the same command goes on from" in error
+    assert run.returncode == 1 and "cannot write" in error and "the same command resumes from" in error
     kept = checkpoints.checkpoints(tmp_path / "kept")
-    assert [damage(path) for path in kept] == [None, None] and len(list((tmp_path / "kept").iterdir())) == 2
+    assert [find_damage(path) for path in kept] == [None, None] and len(list((tmp_path / "kept").iterdir())) == 2
     assert train_hf.main(arguments(folder, tmp_path / "kept", kind, "--save_total_limit", "2")) == 0
     assert_equal(tmp_path / "kept", weights)
 
 
 def test_what_is_asked_for_and_not_there_is_one_line(folder, tmp_path, capsys):
     for wanted, message in (
-        ("last", "no whole checkpoint to resume from"),
-        (str(tmp_path / "no"), "no such folder; give a checkpoint-N, last, or no"),
+        ("last", "no intact checkpoint to resume from"),
+        (str(tmp_path / "no"), "no such folder"),
     ):
         command = arguments(folder, tmp_path / "m", "map-style", "--resume_from_checkpoint", wanted)
         assert train_hf.main(command) == 1
@@ -198,9 +198,9 @@ def test_a_run_of_other_settings_or_a_finished_one_is_not_gone_on_from(tmp_path,
     newest = sealed(tmp_path, 10, seed=1, learning_rate=0.1)
     assert find_unfinished(tmp_path, {"seed": 1, "learning_rate": 0.1}) == find_last(tmp_path) == newest
     assert find_unfinished(tmp_path, {"seed": 1, "learning_rate": 0.5}) is None
-    assert "is of a run with another learning_rate (0.1, now 0.5)" in caplog.text
+    assert "another learning_rate (0.1, now 0.5)" in caplog.text
     mark_finished(tmp_path)
-    assert find_unfinished(tmp_path, {"seed": 1, "learning_rate": 0.1}) is None and damage(newest) is None
+    assert find_unfinished(tmp_path, {"seed": 1, "learning_rate": 0.1}) is None and find_damage(newest) is None
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_run_of_other_settings_or_a_finished_one_is_not_gone_on_from(tmp_path,
 def test_neither_the_newest_nor_the_best_checkpoint_is_removed(tmp_path, limit, best, kept):
     for step in (10, 20, 30, 40):
         sealed(tmp_path, step)
-    rotate(tmp_path, limit, str(tmp_path / f"checkpoint-{best}"))
+    prune(tmp_path, limit, str(tmp_path / f"checkpoint-{best}"))
     assert [path.name for path in checkpoints.checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in kept]
     assert len(list(tmp_path.iterdir())) == len(kept)
 

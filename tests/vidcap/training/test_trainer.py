@@ -1,5 +1,6 @@
 """The trainer: overfitting, schedules, accumulation, resume, ranks, and which checkpoint is kept."""
 
+import inspect
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
+from transformers import Seq2SeqTrainer, Trainer
 
 from modeling_vidcap import modeling_vidcap
 from modeling_vidcap.losses_vidcap import MAX_LOGIT_SCALE, contrastive_loss
@@ -14,6 +16,8 @@ from tests.tiny import tiny_model, tiny_processor
 from tests.trainers import CAPTIONS, Clips, make_trainer
 from vidcap.inference.captioning import caption_clips
 from vidcap.training.arguments.training_arguments import VideoCaptionTrainingArguments
+from vidcap.training.caption_evaluation import CaptionEvaluationTrainer
+from vidcap.training.trainer import PRIVATE_OVERRIDES, VideoCaptionTrainer
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ def test_a_schedule_over_time_is_the_one_asked_for(tmp_path, processor, clips, k
     ("options", "message"),
     [
         ({"lr_scheduler_type": "polynomial"}, "--lr_scheduler_type polynomial needs the number of steps"),
-        ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "--lr_scheduler_kwargs {'num_cycles': 2} are not heeded"),
+        ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "--lr_scheduler_kwargs {'num_cycles': 2} has no effect"),
     ],
 )
 def test_a_schedule_that_needs_the_number_of_steps_is_refused_beside_a_time(options, message):
@@ -309,3 +313,30 @@ def test_what_has_no_captions_or_no_end_is_not_scored(tmp_path, processor, clips
 def test_negative_tolerance_is_refused():
     with pytest.raises(ValueError, match="--best_model_tolerance -1.0 must be 0 or more"):
         VideoCaptionTrainingArguments(best_model_tolerance=-1.0)
+
+
+def test_split_and_whole_weights_are_not_mixed(tmp_path, processor, clips):
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path, processor, clips, **options).train()
+    (tmp_path / "checkpoint-1" / "pytorch_model_fsdp.bin").touch()
+    with pytest.raises(ValueError, match="checkpoint-1: it was trained with FSDP"):
+        make_trainer(tmp_path, processor, clips, **options).train(str(tmp_path / "checkpoint-1"))
+
+
+# Where a new version of transformers differs, read its method before changing this.
+SIGNATURES = {
+    "_save_checkpoint": "(self, model: torch.nn.modules.module.Module, trial: 'optuna.Trial | dict[str, Any] | None')"
+    " -> None",
+    "_determine_best_metric": "(self, metrics: dict[str, float], trial: 'optuna.Trial | dict[str, Any] | None')"
+    " -> bool",
+    "_run_epoch": "(self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
+    "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch)",
+}
+
+
+def test_private_methods_of_transformers_are_few_known_and_unchanged():
+    ours = {**vars(CaptionEvaluationTrainer), **vars(VideoCaptionTrainer)}
+    overridden = {name for name in ours if name.startswith("_") and name[:2] != "__" and hasattr(Seq2SeqTrainer, name)}
+    assert overridden == PRIVATE_OVERRIDES.keys() == SIGNATURES.keys()
+    for name, signature in SIGNATURES.items():
+        assert str(inspect.signature(getattr(Trainer, name))) == signature, name

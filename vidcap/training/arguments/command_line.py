@@ -1,31 +1,22 @@
-"""The command line of a training, and YAML files of the same names: what wins, and what is refused."""
+"""Parsing of a training's command line, preset and recipe."""
 
 import sysconfig
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 
 from .data_arguments import DataArguments
-from .model_arguments import ModelArguments
-from .presets import PRESETS
+from .model_arguments import PRESETS, ModelArguments
+from .short_help import DESCRIPTION, USAGE, asks_for_help
 from .training_arguments import VideoCaptionTrainingArguments
 
 CLONED = Path(__file__).resolve().parents[3] / "recipes"
 RECIPES = CLONED if CLONED.is_dir() else Path(sysconfig.get_path("data"), "share", "vidcap", "recipes")
 
-
-class _Parser(HfArgumentParser):
-    """Errors on one line: argparse would print two hundred lines of usage first."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
-
-
-# Options that do nothing unless one of others is above 0 or given: a run that ignored them would surprise at its end.
-# Set to 0 they ask for nothing.
+# Options without effect unless one of others is given and not 0: a run that ignored them would surprise at its end.
 _NEEDS = {
     "self_critical_anchor": ("self_critical_samples",),
     "text_warmup_steps": ("text_corpus",),
@@ -41,22 +32,67 @@ _NEEDS = {
     "lora_rank": ("lora",),
     "lora_alpha": ("lora",),
 }
-
-# Options that do nothing beside others.
+# Options without effect beside others.
 _EXCLUDES = {"max_vocab_size": ("tokenizer", "text_embeddings", "decoder")}
 
-Arguments = tuple[DataArguments, ModelArguments, VideoCaptionTrainingArguments, set[str]]
+
+class TrainOptions(NamedTuple):
+    """Options of a training, by subject.
+
+    Args:
+        data: Where clips come from.
+        model: Shape of the model.
+        training: How it is trained.
+        given: Names of the options that were given; the others have their defaults.
+    """
+
+    data: DataArguments
+    model: ModelArguments
+    training: VideoCaptionTrainingArguments
+    given: frozenset[str]
 
 
-def parse(argv: list[str], program: str = "train_hf.py") -> Arguments:
-    """Command line, on top of a preset, on top of a YAML file given first or by --recipe; and the names that were
-    given in any of these. `program` is what errors call the command."""
+class _Parser(HfArgumentParser):
+    """A parser with one-line errors, without two hundred lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def parse(argv: list[str], program: str = "train_hf.py") -> TrainOptions:
+    """Parse a command line, on top of a preset, on top of a recipe.
+
+    Args:
+        program: Name of the command in errors.
+
+    Raises:
+        SystemExit: With status 2 on wrong usage, 0 after `--help all`.
+    """
     parser = _Parser(
         [DataArguments, ModelArguments, VideoCaptionTrainingArguments],  # type: ignore[list-item]
         prog=program,
+        usage=USAGE,
+        description=DESCRIPTION,
         allow_abbrev=False,
     )
+    if asks_for_help(argv):
+        parser.print_help()
+        parser.exit()
+    argv = _with_recipe_and_preset(parser, argv)
+    try:
+        data, model, training, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except ValueError as error:
+        parser.error(str(error))
+    if unknown:
+        parser.error(f"unknown option: {' '.join(unknown)}")
+    options = TrainOptions(data, model, training, frozenset(_given(parser, argv)))
+    if mistake := _contradiction(options):
+        parser.error(mistake)
+    return options
 
+
+def _with_recipe_and_preset(parser: HfArgumentParser, argv: list[str]) -> list[str]:
+    """The command line behind the options that its recipe and preset stand for."""
     recipe, from_recipe = None, []
     if argv and argv[0].endswith((".yaml", ".yml")):
         recipe, argv = Path(argv[0]), argv[1:]
@@ -65,40 +101,38 @@ def parse(argv: list[str], program: str = "train_hf.py") -> Arguments:
     if recipe is not None:
         if not recipe.is_file():
             names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-            parser.error(f"{recipe}: no such recipe; there are {names}")
+            parser.error(f"{recipe}: no such recipe; --recipe takes {names}")
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             parser.error(f"{recipe}: not a list of `name: value` lines")
         from_recipe = _options(settings)
     if preset := _given(parser, from_recipe + argv).get("preset"):
         if preset not in PRESETS:
-            parser.error(f"--preset {preset}: there are {', '.join(PRESETS)}")
+            parser.error(f"--preset {preset} must be one of {', '.join(PRESETS)}")
         sizes = _options(PRESETS[preset])
-        # A preset of the recipe is what the recipe starts from; one of the command line replaces its sizes.
+        # A recipe changes the sizes of its own preset; a preset on the command line replaces the recipe's sizes.
         from_recipe = from_recipe + sizes if "preset" in _given(parser, argv) else sizes + from_recipe
-    argv = from_recipe + argv
-    try:
-        *arguments, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    except ValueError as error:
-        parser.error(" ".join(str(error).split()))
-    if unknown:
-        parser.error(f"unknown option: {' '.join(unknown)}")
-    given = set(_given(parser, argv))
-    if "do_train" in given and not arguments[2].do_train:
-        parser.error("--do_train False: this command trains; vidcap evaluate scores a model that there is")
-    values = {name: value for each in arguments for name, value in vars(each).items()}
+    return from_recipe + argv
+
+
+def _contradiction(options: TrainOptions) -> str | None:
+    """The first pair of options that do not go together, in a sentence."""
+    given = options.given
+    if "do_train" in given and not options.training.do_train:
+        return "--do_train False: this command trains; to score a model, run vidcap evaluate"
+    values = {name: value for part in options[:3] for name, value in vars(part).items()}
     for name, needed in _NEEDS.items():
-        if name in given and values[name] and not any(values[each] for each in needed):
-            others = " or ".join(f"--{each}" for each in needed)
-            parser.error(f"--{name} {values[name]} does nothing without {others}: set it, or leave --{name} out")
+        if name in given and values[name] and not any(values[other] for other in needed):
+            others = " or ".join(f"--{other}" for other in needed)
+            return f"--{name} {values[name]} has no effect without {others}: add it, or leave --{name} out"
     for name, excluded in _EXCLUDES.items():
-        if name in given and (other := next((each for each in excluded if values[each]), None)):
-            parser.error(f"--{name} {values[name]} does nothing beside --{other}: leave one of them out")
-    return (*arguments, given)  # type: ignore[return-value]
+        if name in given and (other := next((other for other in excluded if values[other]), None)):
+            return f"--{name} {values[name]} has no effect beside --{other}: leave one of them out"
+    return None
 
 
 def _given(parser: HfArgumentParser, argv: list[str]) -> dict[str, Any]:
-    """The values of the options that stand in `argv`, without any default."""
+    """Values of the options in `argv`, without defaults."""
     absent = object()
     names = Namespace(**{action.dest: absent for action in parser._actions})
     required = [action for action in parser._actions if action.required]

@@ -1,168 +1,154 @@
-"""Options of `vidcap train` that shape the model."""
+"""Options of a training that shape the model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from .bounds import check_least
-from .presets import PRESETS
+from .options import check_least, option
+
+_NAMES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "encoder_layers",
+    "text_layers",
+    "multimodal_layers",
+)
+# Named by their trained parameters, counted with 5,000 words and the features of EfficientNet-Lite0, whose own 3.4
+# million are frozen. `8m` is what a bare `VideoCaptionConfig` has, `71m` the captioner that this project began with.
+_SIZES = {
+    "1m": (80, 320, 2, 1, 1, 1),
+    "8m": (256, 1024, 4, 2, 1, 2),
+    "25m": (384, 1536, 6, 3, 2, 4),
+    "71m": (576, 2304, 9, 4, 3, 6),
+    "150m": (768, 3072, 12, 6, 3, 7),
+}
+PRESETS: dict[str, dict[str, int]] = {name: dict(zip(_NAMES, sizes, strict=True)) for name, sizes in _SIZES.items()}
+_DEFAULT = PRESETS["1m"]
 
 
 @dataclass
 class ModelArguments:
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder or Hub id of a captioner to go on training, with its tokenizer and its way of reading "
-            "clips; the sizes below are then its own, rates and weights of the loss can be changed."
-        },
+    _argument_group_name = "model"  # read by HfArgumentParser
+
+    model_name_or_path: str | None = option(
+        None,
+        "Captioner to continue from: a folder or Hub id. Its tokenizer, sizes and way of reading clips stay; learning "
+        "rates and loss weights can be changed",
     )
-    preset: str | None = field(
-        default=None, metadata={"help": f"Sizes that go together: {', '.join(PRESETS)} parameters; 1m by default."}
+    preset: str | None = option(None, f"Sizes that go together: {', '.join(PRESETS)} parameters [1m]")
+    backbone: str = option(
+        "efficientnet_lite0",
+        "Backbone that reads frames: efficientnet_lite0, 1 or 2, cnn, s3d, or the folder or Hub id of an image model "
+        "or clip encoder, such as timm/resnet18.a1_in1k or MCG-NJU/videomae-base",
     )
-    backbone: str = field(
-        default="efficientnet_lite0",
-        metadata={
-            "help": "efficientnet_lite0 (or 1, 2), cnn, s3d, or folder or Hub id of an image model or clip encoder, "
-            "such as timm/resnet18.a1_in1k or MCG-NJU/videomae-base."
-        },
+    backbone_stages: list[int] | None = option(
+        None,
+        "Backbone stages to read [EfficientNet-Lite: 2 3 4, of 0 (stride 2) to 4 (stride 32); others: the last "
+        "output, or hidden states counted from 0]",
     )
-    backbone_stages: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Stages of the backbone to read [EfficientNet-Lite: 2 3 4, of 0 (stride 2) to 4 (stride 32); "
-            "others: their last output, or hidden states counted from 0]."
-        },
+    freeze_backbone: bool | None = option(None, "Keep the backbone's weights fixed [if they are pretrained]")
+    trained_backbone_stages: int | None = option(
+        None, "Number of backbone stages to train, counted from the last; earlier stages stay fixed"
     )
-    freeze_backbone: bool | None = field(
-        default=None, metadata={"help": "Keep the backbone as it is [if its weights are trained ones]."}
+    grayscale_backbone: bool = option(
+        False, "Show the backbone frames without colour; the colour histogram still carries it"
     )
-    trained_backbone_stages: int | None = field(
-        default=None, metadata={"help": "Train the backbone's last stages, so many of them, and keep the others."}
+    decoder: str | None = option(
+        None,
+        "Language model that writes the captions, with its own tokenizer: the folder or Hub id of a GPT-2, or with "
+        "--fusion joint of a SmolLM2, Llama or Qwen",
     )
-    grayscale_backbone: bool = field(
-        default=False, metadata={"help": "Show the backbone frames without colour; the histogram still tells it."}
+    freeze_decoder: bool = option(
+        False, "Keep the pretrained --decoder fixed, except for its newly added attention to the clip"
     )
-    decoder: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder or Hub id of a language model that writes the captions, with its own tokenizer: GPT-2, or "
-            "with --fusion joint SmolLM2, Llama and Qwen, too."
-        },
+    lora: list[str] | None = option(
+        None,
+        "Pretrained parts to train by low-rank matrices (LoRA), backbone and/or decoder; the matrices are merged into "
+        "the weights at the end. Needs the extra lora",
     )
-    freeze_decoder: bool = field(
-        default=False, metadata={"help": "Keep this model as it is, but for attention to the clip that is new to it."}
+    lora_rank: int = option(8, "LoRA rank")
+    lora_alpha: int | None = option(None, "LoRA alpha; matrices are scaled by alpha / rank [twice the rank]")
+    tokenizer: str | None = option(None, "Tokenizer to use: a folder or Hub id [a new one, trained on the captions]")
+    text_embeddings: str | None = option(
+        None, "Text model whose tokenizer and word embeddings are used: a folder or Hub id"
     )
-    lora: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Train low-rank matrices beside the weights of these pretrained parts, of backbone and decoder; "
-            "they are added into the weights at the end. Needs the extra lora."
-        },
+    freeze_embeddings: bool = option(False, "Keep the pretrained word embeddings fixed")
+    max_vocab_size: int = option(10_000, "Vocabulary size of a tokenizer trained on the captions, at most")
+    max_caption_length: int = option(64, "Longest caption, in tokens")
+    image_size: int = option(160, "Side in pixels of the square that each frame is fitted into")
+    num_frames: int = option(16, "Frames per clip, spread evenly over it")
+    feature_grid: int = option(3, "Cells per side that a frame's features are averaged into")
+    thumbnail_size: int = option(5, "Pixels per side that each cell keeps of the frame itself")
+    spatial_tokens: bool = option(False, "Make each cell a token, not each frame")
+    color_bins: int = option(5, "Levels per primary colour in the colour histogram; 0 omits the histogram")
+    color_dropout: float = option(0.0, "Share of training clips whose colour histogram is hidden")
+    time_positions: Literal["rotary", "learned", "sinusoidal"] = option(
+        "rotary", "Encoding of the time of tokens; rotary positions are in seconds"
     )
-    lora_rank: int = field(default=8, metadata={"help": "Of these matrices."})
-    lora_alpha: int | None = field(default=None, metadata={"help": "They count alpha / rank [twice the rank]."})
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id; by default made of the captions."}
+    space_positions: Literal["learned", "rotary", "sinusoidal"] = option(
+        "learned", "Encoding of the position of cells within the frame"
     )
-    text_embeddings: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a text model whose tokenizer and word embeddings are taken."},
+    encoder_attention: Literal["joint", "factorized"] = option(
+        "joint",
+        "Attention over all cells of all frames (joint), or alternating within frames and over time (factorized)",
     )
-    freeze_embeddings: bool = field(default=False, metadata={"help": "Keep these embeddings as they are."})
-    max_vocab_size: int = field(default=10_000, metadata={"help": "Words of a tokenizer made of the captions."})
-    max_caption_length: int = field(default=64, metadata={"help": "In tokens."})
-    image_size: int = field(default=160, metadata={"help": "Side of the square that whole frames are fitted into."})
-    num_frames: int = field(default=16, metadata={"help": "Frames of a clip that the model sees, spread over it."})
-    feature_grid: int = field(default=3, metadata={"help": "Cells a side that a frame's features are averaged to."})
-    thumbnail_size: int = field(
-        default=5, metadata={"help": "Pixels a side that each cell keeps of the frame itself."}
+    temporal_pyramid: int = option(0, "Levels of averages over 2, 4, ... frames to append as tokens")
+    fusion: Literal["cross_attention", "joint"] = option(
+        "cross_attention", "Path from video to decoder: cross-attention, or one transformer over both (joint)"
     )
-    spatial_tokens: bool = field(default=False, metadata={"help": "Each cell a token; by default each frame is one."})
-    color_bins: int = field(
-        default=5, metadata={"help": "Levels of each primary colour in a histogram of colours; 0 leaves it out."}
+    encoder_window: int | None = option(None, "Frames before and after its own that a video token attends to [all]")
+    caption_queries: int = option(0, "Queries that pool a clip for the decoder; 0 passes on every frame")
+    motion: bool = option(True, "Show each token its difference from the previous frame [True]")
+    motion_floor: float = option(
+        0.05, "Also show that difference scaled to unit size, unless it is well below this value; 0 omits this"
     )
-    color_dropout: float = field(
-        default=0.0, metadata={"help": "Share of the clips whose histogram of colours training hides."}
+    hidden_size: int = option(_DEFAULT["hidden_size"], "Width of encoder and decoder")
+    intermediate_size: int = option(_DEFAULT["intermediate_size"], "Width inside the feed-forward blocks")
+    num_attention_heads: int = option(
+        _DEFAULT["num_attention_heads"], "Attention heads per layer; must divide hidden_size"
     )
-    time_positions: Literal["rotary", "learned", "sinusoidal"] = field(
-        default="rotary", metadata={"help": "How tokens know when they are; rotary: in seconds."}
+    encoder_layers: int = option(_DEFAULT["encoder_layers"], "Encoder layers over the video tokens; 0 for none")
+    text_layers: int = option(_DEFAULT["text_layers"], "Decoder layers that read words alone")
+    multimodal_layers: int = option(
+        _DEFAULT["multimodal_layers"], "Decoder layers above these that also see the video"
     )
-    space_positions: Literal["learned", "rotary", "sinusoidal"] = field(
-        default="learned", metadata={"help": "How cells know where in the frame they are."}
+    dropout: float = option(0.0, "Dropout; larger presets and long trainings need 0.1 or more")
+    stochastic_depth: float = option(0.0, "Drop-path rate of the last layer; earlier layers have lower rates")
+    frame_dropout: float = option(0.0, "Share of frames hidden in training")
+    video_dropout: float = option(
+        0.0, "Share of training clips captioned without their video; --guidance_scale above 1 needs it"
     )
-    encoder_attention: Literal["joint", "factorized"] = field(
-        default="joint", metadata={"help": "Over all cells of all frames, or in turns in a frame and along time."}
+    word_dropout: float = option(
+        0.6, "Share of the decoder's input words hidden in training, so that it relies on the video"
     )
-    temporal_pyramid: int = field(default=0, metadata={"help": "Levels of averages over 2, 4 ... frames to append."})
-    fusion: Literal["cross_attention", "joint"] = field(
-        default="cross_attention", metadata={"help": "How the decoder sees the video; joint: one transformer of both."}
+    scheduled_sampling: float = option(
+        0.0, "Share of the decoder's input words replaced by its own predictions, before word dropout"
     )
-    encoder_window: int | None = field(
-        default=None, metadata={"help": "Frames before and behind its own that a video token attends to [all]."}
+    label_smoothing: float = option(0.1, "Label smoothing of the caption loss")
+    caption_weight: float = option(1.0, "Weight of the caption loss")
+    masked_word_weight: float = option(
+        0.0, "Weight of a loss on masked words, predicted from the words on both sides of them"
     )
-    caption_queries: int = field(
-        default=0, metadata={"help": "Queries that pool a clip for the decoder; 0 shows it every frame."}
+    contrastive_weight: float = option(
+        0.5, "Weight of the contrastive loss between clips and their captions; 0 for none"
     )
-    motion: bool = field(default=True, metadata={"help": "Show each token its difference from the frame before."})
-    motion_floor: float = field(
-        default=0.05, metadata={"help": "Show it scaled to one size, too, unless it is well below this; 0 does not."}
+    contrastive_type: Literal["softmax", "sigmoid"] = option(
+        "softmax", "Contrastive loss over the batch (softmax, CLIP) or per pair (sigmoid, SigLIP)"
     )
-    hidden_size: int = field(default=PRESETS["1m"]["hidden_size"], metadata={"help": "Width of encoder and decoder."})
-    intermediate_size: int = field(
-        default=PRESETS["1m"]["intermediate_size"], metadata={"help": "Width inside their feed-forward blocks."}
+    reversed_negatives: bool = option(
+        False, "Contrast each clip with itself played backwards, unless that has the same caption"
     )
-    num_attention_heads: int = field(
-        default=PRESETS["1m"]["num_attention_heads"], metadata={"help": "Of each layer; they share the width out."}
+    num_beams: int = option(4, "Beams of the caption search, saved with the model")
+    similarity_weight: float | None = option(
+        None,
+        "Weight of the similarity to the clip in ranking beams, saved with the model [0.1, or 0 without a contrastive "
+        "loss]",
     )
-    encoder_layers: int = field(
-        default=PRESETS["1m"]["encoder_layers"], metadata={"help": "Layers over the video's tokens; 0: none."}
-    )
-    text_layers: int = field(
-        default=PRESETS["1m"]["text_layers"], metadata={"help": "Layers of the decoder that read words alone."}
-    )
-    multimodal_layers: int = field(
-        default=PRESETS["1m"]["multimodal_layers"], metadata={"help": "Layers above them, which see the video, too."}
-    )
-    dropout: float = field(default=0.0, metadata={"help": "For larger presets and many epochs: 0.1 or more."})
-    stochastic_depth: float = field(default=0.0, metadata={"help": "Drop path, at the last layer."})
-    frame_dropout: float = field(default=0.0, metadata={"help": "Share of the frames that training hides."})
-    video_dropout: float = field(
-        default=0.0,
-        metadata={"help": "Share of clips captioned without video, for guidance when captions are written."},
-    )
-    word_dropout: float = field(
-        default=0.6, metadata={"help": "Share of the decoder's input words that training hides, so that it looks."}
-    )
-    scheduled_sampling: float = field(
-        default=0.0,
-        metadata={"help": "Share of input words that are the model's own predictions, ahead of word dropout."},
-    )
-    label_smoothing: float = field(default=0.1, metadata={"help": "Of the caption loss."})
-    caption_weight: float = field(default=1.0, metadata={"help": "Weight of the caption loss."})
-    masked_word_weight: float = field(
-        default=0.0, metadata={"help": "Weight of a loss on words that are hidden, which sees those behind them."}
-    )
-    contrastive_weight: float = field(
-        default=0.5, metadata={"help": "Weight of the loss that brings clips and their captions together; 0: none."}
-    )
-    contrastive_type: Literal["softmax", "sigmoid"] = field(
-        default="softmax", metadata={"help": "Over the batch (CLIP) or of each pair (SigLIP)."}
-    )
-    reversed_negatives: bool = field(
-        default=False, metadata={"help": "Contrast a clip with itself backwards; not where that has the same caption."}
-    )
-    num_beams: int = field(default=4, metadata={"help": "Beams of `generate`, saved with the model."})
-    similarity_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "Weight of the likeness to the clip when `generate` ranks beams, saved with the model [0.1, or 0 "
-            "without a contrastive loss]."
-        },
-    )
-    guidance_scale: float = field(
-        default=1.0, metadata={"help": "Guidance of `generate`, saved with the model; above 1 needs --video_dropout."}
+    guidance_scale: float = option(
+        1.0,
+        "Guidance away from captions written without the video, saved with the model; above 1 needs --video_dropout",
     )
 
     def __post_init__(self) -> None:
-        # A caption is a word and its end at least; sizes of the model are checked with its config.
+        # A caption is at least a word and its end. Sizes of the model are checked with its config.
         check_least(self, num_beams=1, max_caption_length=2, image_size=1, num_frames=1, lora_rank=1, lora_alpha=1)

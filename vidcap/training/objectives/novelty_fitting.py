@@ -1,4 +1,4 @@
-"""Which clips are usual is learnt from the training clips, once the weights are final."""
+"""Fitting of the novelty detector to the training clips, once the weights are final."""
 
 import copy
 import itertools
@@ -8,39 +8,43 @@ from typing import Any
 
 import torch
 
+from modeling_vidcap import VideoCaptionForConditionalGeneration
 from modeling_vidcap.scoring_vidcap import TooFewClipsError
 from processing.clips.clip_dataset import ClipDataset
 from processing.clips.collator import VideoCaptionCollator
 from processing.clips.streams import StreamedClips
 
 logger = logging.getLogger(__name__)
-SAMPLE = 5_000  # training clips that tell what is usual
+SAMPLE = 5_000  # training clips to fit to, at most
 
 
 @torch.inference_mode()
 def fit_novelty(
-    model: Any, collator: VideoCaptionCollator, training: ClipDataset | StreamedClips, validation: ClipDataset
+    model: VideoCaptionForConditionalGeneration,
+    collator: VideoCaptionCollator,
+    training: ClipDataset | StreamedClips,
+    validation: ClipDataset,
 ) -> None:
-    """Stores in the model which clips are usual, so that it can tell when one is not; see `VideoCaptionNovelty`.
+    """Fit the model's `VideoCaptionNovelty` to its clips, so that it recognises unusual ones.
 
     Args:
         model: Is left in evaluation mode.
-        collator: Makes batches of clips.
-        training: Of these at most [`SAMPLE`] are taken, without their augmentation.
-        validation: Say how far out a usual clip lies.
+        collator: Collator of clips without drawing.
+        training: At most [`SAMPLE`] of these clips are taken, without augmentation.
+        validation: Clips that set the usual distance.
     """
     model.eval()
     plain = copy.copy(training)
     plain.augmentation = None
 
     def summaries(clips: ClipDataset | StreamedClips) -> Iterator[torch.Tensor]:
-        few: Iterator[Any]
-        if isinstance(clips, ClipDataset):  # spread over them: those of one source may stand together
-            few = (clips[i] for i in range(0, len(clips), max(1, len(clips) // SAMPLE)))
+        sample: Iterator[Any]
+        if isinstance(clips, ClipDataset):  # evenly spread, since clips of one source may follow one another
+            sample = (clips[i] for i in range(0, len(clips), max(1, len(clips) // SAMPLE)))
         else:
-            few = clips.one_pass()
-        few = itertools.islice(few, SAMPLE)
-        while batch := list(itertools.islice(few, 64)):
+            sample = clips.one_pass()
+        sample = itertools.islice(sample, SAMPLE)
+        while batch := list(itertools.islice(sample, 64)):
             inputs = {name: value.to(model.device) for name, value in collator.videos(batch).items()}
             features = inputs.get("video_features")
             if features is None:
@@ -50,4 +54,4 @@ def fit_novelty(
     try:
         model.novelty.fit(summaries(plain), summaries(validation))
     except TooFewClipsError as error:
-        logger.warning(f"what clips are unlike those of training will not be told: {error}")
+        logger.warning(f"the model will not recognise clips unlike those of training: {error}")

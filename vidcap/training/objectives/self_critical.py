@@ -1,23 +1,26 @@
 """Self-critical training: captions drawn from the model are rewarded by a caption score.
 
-Cross-entropy asks for each word given true words; here whole captions count, by the score that they will be judged
-by (SCST, Rennie et al. 2017, https://arxiv.org/abs/1612.00563). The baseline of a caption is the mean reward of the
-others drawn for the same clip (Luo 2020, https://arxiv.org/abs/2003.09971). It starts from a model trained by
-cross-entropy.
+Cross-entropy predicts each word from true words; here whole captions count, by the score that they will be judged by
+(SCST, Rennie et al. 2017, https://arxiv.org/abs/1612.00563). The baseline of a caption is the mean reward of the
+others drawn for the same clip (Luo 2020, https://arxiv.org/abs/2003.09971).
+
+Limitations: the model must have been trained by cross-entropy before.
 """
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from vidcap.evaluation.scores.metrics import cider_d, count_document_frequencies
-from vidcap.evaluation.scores.ptb_tokenizer import ptb_tokenize
+from modeling_vidcap import VideoCaptionForConditionalGeneration
+from processing import VideoCaptionProcessor
 
-# What a model is set to generate by that counts for captions that are drawn, too; temperature, penalties and the like
-# would draw them from another distribution than the one that is trained.
+from ...evaluation.scores.metrics import cider_d, count_document_frequencies
+from ...evaluation.scores.ptb_tokenizer import ptb_tokenize
+
+# Generation settings that also apply to drawn captions; temperature, penalties and the like would draw them from
+# another distribution than the one that is trained.
 KEPT_IN_SAMPLING = (
     *("max_new_tokens", "max_length", "suppress_tokens"),
     *("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
@@ -30,25 +33,28 @@ class SelfCriticalLoss:
 
     Args:
         processor: Decodes captions.
-        reward: `(captions, references) -> rewards`, such as `vidcap.training.objectives.self_critical.CiderReward`.
-        samples: Captions drawn for each clip, at least 2.
+        reward: `(captions, references) -> rewards`, such as [`CiderReward`].
+        samples: Captions to draw per clip, at least 2.
 
     Attributes:
-        last_reward: The mean reward of the captions drawn last.
+        last_reward: Mean reward of the captions drawn last.
     """
 
-    def __init__(self, processor: Any, reward: Reward, *, samples: int):
+    def __init__(self, processor: VideoCaptionProcessor, reward: Reward, *, samples: int):
         if samples < 2:
-            raise ValueError(f"self-critical training needs at least 2 captions a clip to compare, got {samples}")
+            raise ValueError(f"samples {samples} must be at least 2 captions per clip to compare")
         self.processor = processor
         self.reward = reward
         self.samples = samples
         self.last_reward = 0.0
 
     def __call__(
-        self, model: Any, inputs: dict[str, torch.Tensor], references: Sequence[Sequence[str]]
+        self,
+        model: VideoCaptionForConditionalGeneration,
+        inputs: dict[str, torch.Tensor],
+        references: Sequence[Sequence[str]],
     ) -> torch.Tensor:
-        """The loss of a batch of clips; the model's mode is left as it was."""
+        """Loss of a batch of clips; the model's mode is left as it was."""
         training = model.training
         model.eval()
         video = {name: value for name, value in inputs.items() if name.startswith(("video_", "pixel_values"))}
@@ -65,26 +71,26 @@ class SelfCriticalLoss:
         model.train(training)
         return -(advantage[:, None] * log_probabilities * mask).sum() / mask.sum()
 
-    def _draw(self, model: Any, video: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Captions from the distribution that is trained, whatever the model is set to generate by."""
-        own = model.generation_config
-        kept = {name: getattr(own, name) for name in KEPT_IN_SAMPLING}
+    def _draw(self, model: VideoCaptionForConditionalGeneration, video: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Captions from the distribution that is trained, whatever the model's generation config."""
+        config = model.generation_config
+        kept = {name: getattr(config, name) for name in KEPT_IN_SAMPLING}
         try:
-            # In its place, since `generate` fills up from the model's own what is not set in one that is given.
+            # Replaced, not passed: `generate` completes a config that is passed from the model's own.
             model.generation_config = GenerationConfig(num_beams=1, top_k=0, **kept)
             return model.generate(**video, do_sample=True, num_return_sequences=self.samples)
         finally:
-            model.generation_config = own
+            model.generation_config = config
 
 
 def leave_one_out_advantage(rewards: torch.Tensor) -> torch.Tensor:
-    """`(B, K)` rewards, each less the mean of the K - 1 others of its clip."""
+    """Rewards `(B, K)` minus the mean of the clip's K - 1 others."""
     others = (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
     return rewards - others
 
 
 class CiderReward:
-    """CIDEr-D of each caption, from 0 to 10, with the document frequencies of the training captions.
+    """CIDEr-D per caption, 0 to 10, by training document frequencies.
 
     Args:
         references: All captions of each training clip.

@@ -1,53 +1,66 @@
-"""Whether the time of a training is enough for its clips, said before it starts."""
+"""A warning before training if its time is too short for its clips."""
 
 import logging
 import math
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from transformers.trainer_utils import has_length
 
+from modeling_vidcap import VideoCaptionForConditionalGeneration
+from processing.clips.clip_dataset import ClipDataset
+from processing.clips.collator import VideoCaptionCollator
+
+from ..arguments.training_arguments import VideoCaptionTrainingArguments
 from ..precision import trial_step
 
 logger = logging.getLogger(__name__)
 FEW_PASSES = 20  # over the clips; after 10 to 13 of them most captions of emoji clips were wrong (docs/log.md)
-OVERHEAD = 1.15  # times forward and backward pass that a step takes: the optimizer, the reading of clips
+OVERHEAD = 1.15  # duration of a step relative to its forward and backward pass: the optimizer, the reading of clips
 TRIALS = 3
 
 
-def check_passes(args: Any, model: Any, collator: Callable[..., Any], clips: Any, trial_clips: Any) -> None:
-    """Warns if `max_train_minutes` allows fewer than `FEW_PASSES` passes over the clips, with the number of minutes
-    that would be enough. Steps are timed for that, so that several processes, a stream, whose length is not known, and
-    a trained model, which needs fewer passes, are left out.
+def check_passes(
+    args: VideoCaptionTrainingArguments,
+    model: VideoCaptionForConditionalGeneration,
+    collator: VideoCaptionCollator,
+    clips: object,
+    trial_clips: ClipDataset,
+) -> None:
+    """Warn if `max_train_minutes` allows few passes over the clips.
+
+    This times a few steps. Several processes, streams (whose length is unknown) and continued trainings (which need
+    fewer passes) are not checked.
 
     Args:
-        args: The training arguments.
-        model, collator: What is trained, and what makes its batches.
-        clips: To train on; only their number counts.
-        trial_clips: Make the batch of the steps that are timed; nothing is drawn at random of them.
+        clips: Clips to train on, of which only the number counts.
+        trial_clips: Clips of the batch that is timed; nothing about them may be random.
     """
     if args.max_train_minutes is None or args.processor_time or args.world_size > 1:
         return
     if not has_length(clips) or model.name_or_path or args.self_critical_samples:
         return
+    count = len(clips)
     seconds = OVERHEAD * seconds_per_batch(args, model, collator, trial_clips)
-    batches = 60 * args.max_train_minutes / seconds
-    passes = batches * args.per_device_train_batch_size / len(clips)
+    passes = 60 * args.max_train_minutes / seconds * args.per_device_train_batch_size / count
     if passes >= FEW_PASSES:
         return
-    enough = FEW_PASSES * len(clips) / args.per_device_train_batch_size * seconds / 60
+    enough = FEW_PASSES * count / args.per_device_train_batch_size * seconds / 60
     logger.warning(
-        f"--max_train_minutes {args.max_train_minutes:g} allows about {passes:.2g} passes over {len(clips):,} clips, "
-        f"and fewer than {FEW_PASSES} are seldom enough: give --max_train_minutes {round_up(enough)}, or take a "
-        "smaller model (--preset 1m is the smallest)"
+        f"--max_train_minutes {args.max_train_minutes:g} allows about {passes:.2g} passes over {count:,} clips, and "
+        f"fewer than {FEW_PASSES} are rarely enough; give --max_train_minutes {round_up(enough)}, or take a smaller "
+        "model (--preset 1m is the smallest)"
     )
 
 
-def seconds_per_batch(args: Any, model: Any, collator: Callable[..., Any], clips: Any) -> float:
-    """Seconds of a forward and a backward pass, by trying."""
+def seconds_per_batch(
+    args: VideoCaptionTrainingArguments,
+    model: VideoCaptionForConditionalGeneration,
+    collator: VideoCaptionCollator,
+    clips: ClipDataset,
+) -> float:
+    """Measure the seconds of a forward and a backward pass."""
     seconds = []
     with trial_step(args, model, collator, clips) as step:
         for _ in range(1 + TRIALS):  # the first pays for allocations
@@ -61,5 +74,5 @@ def seconds_per_batch(args: Any, model: Any, collator: Callable[..., Any], clips
 
 
 def round_up(minutes: float) -> str:
-    """A number of minutes with one digit below ten, none above."""
+    """Minutes rounded up, with one decimal below ten."""
     return f"{math.ceil(10 * minutes) / 10:g}" if minutes < 10 else f"{math.ceil(minutes)}"

@@ -8,7 +8,12 @@ from transformers import Seq2SeqTrainingArguments
 
 from modeling_vidcap import VideoCaptionConfig
 from vidcap.training.arguments.command_line import RECIPES, parse
+from vidcap.training.arguments.data_arguments import DataArguments
+from vidcap.training.arguments.model_arguments import ModelArguments
+from vidcap.training.arguments.short_help import ALL_OPTIONS, GROUPS
 from vidcap.training.arguments.training_arguments import VideoCaptionTrainingArguments
+from vidcap.training.arguments.training_options import TrainingOptions
+from vidcap.training.main import main
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -56,3 +61,28 @@ def test_a_push_goes_to_the_name_of_the_folder_unless_it_is_told_another(tmp_pat
     for output in (".", "../" + tmp_path.name, str(tmp_path) + "/"):
         assert VideoCaptionTrainingArguments(output_dir=output).repository == tmp_path.name
     assert VideoCaptionTrainingArguments(output_dir=".", hub_model_id="user/name").repository == "user/name"
+
+
+def test_help_shows_the_options_people_use_and_help_all_the_rest(capsys):
+    assert main(["--help"], "vidcap train") == 0
+    short = capsys.readouterr().out
+    assert short.startswith("usage: vidcap train ") and ALL_OPTIONS in short
+    shown = [name for options in GROUPS.values() for name in options]
+    assert len(shown) == len(set(shown)) < 31
+    assert all(f"\n{title}:\n" in short for title in GROUPS) and all(f"  --{name} " in short for name in shown)
+    assert "--adam_beta2" not in short and "%" not in short.replace("5 %", "")
+    for words in (["--help", "all"], ["--help=all"], ["--dataset", "x", "-h", "all"]):
+        with pytest.raises(SystemExit) as end:
+            main(words, "vidcap train")
+        assert end.value.code == 0
+        everything = capsys.readouterr().out
+        assert all(f"--{each.name}" in everything for each in dataclasses.fields(VideoCaptionTrainingArguments))
+        assert all(f"--{name}" in everything for name in (*shown, "hidden_size", "frame_pool"))
+
+
+def test_help_texts_are_phrases_that_stand_alone():
+    for options in (DataArguments, ModelArguments, TrainingOptions):
+        for each in dataclasses.fields(options):
+            text = each.metadata["help"]
+            assert text[0].isupper() and not text.startswith(("Of ", "In ", "Its ", "They ", "With ")), each.name
+            assert " (default" not in text and text % {"default": 1}, each.name

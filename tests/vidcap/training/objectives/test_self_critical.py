@@ -64,7 +64,7 @@ def test_rewarded_words_become_frequent(processor, inputs):
 
 
 def test_one_sample_cannot_be_compared(processor):
-    with pytest.raises(ValueError, match="at least 2 captions"):
+    with pytest.raises(ValueError, match="samples 1 must be at least 2"):
         SelfCriticalLoss(processor, count_red, samples=1)
 
 

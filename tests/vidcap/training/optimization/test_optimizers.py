@@ -137,5 +137,5 @@ def test_the_trainer_gives_muon_the_matrices_inside_the_network(tmp_path, weight
     assert not isinstance(make_trainer(tmp_path, muon=False).create_optimizer(), MuonAdamW)
     assert isinstance(make_trainer(tmp_path).create_optimizer(), MuonAdamW)
     assert not isinstance(make_trainer(tmp_path, optim="sgd").create_optimizer(), MuonAdamW)
-    with pytest.raises(ValueError, match="--muon is for matrices beside AdamW, and --optim is sgd"):
+    with pytest.raises(ValueError, match="--muon .* --optim is sgd"):
         make_trainer(tmp_path, muon=True, optim="sgd")
