@@ -1,8 +1,8 @@
 """The command `vidcap`.
 
-Status 0 on success, 2 on wrong usage, 1 on a failure that is explained in one line, 130 when interrupted, 141 where
-nobody reads on. A traceback appears with `--debug` or `VIDCAP_DEBUG=1` only. Results go to the standard output, all
-else to the standard error.
+The status is 0 on success, 2 on wrong usage, 1 on a failure explained in one line, 130 when interrupted, and 141 when
+the reader of the output has gone. A traceback appears only with `--debug` or `VIDCAP_DEBUG=1`. Results go to the
+standard output, everything else to the standard error.
 """
 
 import argparse
@@ -17,19 +17,19 @@ from modeling_vidcap.registration import when_loaded
 from . import __version__
 from .commands.cache import add_cache_command
 from .commands.caption import add_caption_command
+from .commands.captioner_options import add_family_options
 from .commands.compare import add_compare_command
 from .commands.data_prepare import add_data_commands
 from .commands.evaluate import add_evaluate_command
-from .commands.family_options import add_family_options
 from .commands.match import add_match_commands
-from .commands.option_types import whole
+from .commands.options import add_batch_size_option, add_debug_option, add_device_option, add_model_option, whole
 from .commands.push import add_push_command
 from .files import ESCAPES
 from .messages import as_options
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors on one line, without the usage of thirty options above them; options are never abbreviated."""
+    """A parser with one-line errors and without abbreviated options."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -39,10 +39,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
-        argv: The arguments, by default those of the process.
+        argv: Arguments, by default those of the process.
 
     Returns:
         The exit status.
@@ -55,11 +55,11 @@ def main(argv: list[str] | None = None) -> int:
         print("vidcap: error: the standard output is closed", file=sys.stderr)
         return 1
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors=ESCAPES)  # a file's name need not be UTF-8, nor a terminal
+        sys.stdout.reconfigure(errors=ESCAPES)  # neither file names nor terminals need be UTF-8
     debug = bool(os.environ.get("VIDCAP_DEBUG"))
     try:
-        # Heeded as torch is imported. Threads that spin while they wait for one another take the cores from those that
-        # read clips, and beside another busy process one clip would take seconds (docs/log.md).
+        # Read when torch is imported. Threads that spin while they wait for one another take the cores from those that
+        # read clips; beside another busy process, one clip would take seconds (docs/log.md).
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         if argv[:1] == ["train"]:
             from .training.main import main as train
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # of `| head`: nobody reads on, also not what Python would write when it ends
+    except BrokenPipeError:  # as from `| head`; Python must not write to the pipe at its end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
@@ -88,28 +88,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The commands and their options; what needs a package of an extra is imported when it runs."""
-    parser = _Parser(prog="vidcap", description="Small video-captioning models: train, evaluate, share, run.")
+    """The commands and their options; a command imports packages of extras when it runs."""
+    parser: argparse.ArgumentParser = _Parser(
+        prog="vidcap", description="Small video-captioning models: train, evaluate, share, run."
+    )
     parser.add_argument("--version", action="version", version=f"vidcap {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     device = _Parser(add_help=False)
-    device.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is any"
-    )
+    add_device_option(device)
     device.add_argument(
         "--backend",
         choices=("auto", "torch", "openvino"),
         default="auto",
-        help="engine that runs the backbone; openvino is an extra [auto: openvino where it is installed and the CPU "
-        "has instructions for bf16, else torch]",
+        help="engine that runs the backbone; openvino needs its extra [auto: openvino if it is installed and the CPU "
+        "has bf16 instructions, otherwise torch]",
     )
-    device.add_argument("--batch_size", type=whole, default=16, metavar="N", help="clips taken at once [16]")
+    add_batch_size_option(device)
     reader = _Parser(add_help=False, parents=[device])
-    reader.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
+    add_model_option(reader)
     generation = _Parser(add_help=False)
-    generation.add_argument("--num_beams", type=whole, metavar="N", help="beams of the search [the model's own]")
-    generation.add_argument("--max_new_tokens", type=whole, metavar="N", help="longest caption [the model's own]")
+    generation.add_argument(
+        "--num_beams", type=whole, metavar="N", help="beams of the caption search [the model's own]"
+    )
+    generation.add_argument(
+        "--max_new_tokens", type=whole, metavar="N", help="tokens per caption, at most [the model's own]"
+    )
     add_family_options(generation)
 
     caption = add_caption_command(commands, [reader, generation], _Parser)
@@ -120,34 +124,48 @@ def build_parser() -> argparse.ArgumentParser:
     onnx = commands.add_parser(
         "export-onnx",
         help="write a model as ONNX graphs",
-        description="Write encoder and decoder as ONNX graphs, for places without torch, and compare them with the "
-        "model. Needs the extra onnx.",
+        description="Write encoder and decoder as ONNX graphs, for use without torch, and compare their outputs with "
+        "the model's. Needs the extra onnx.",
     )
-    onnx.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
+    add_model_option(onnx)
     onnx.add_argument(
         "--output",
         type=Path,
         required=True,
         dest="output_folder",
         metavar="DIR",
-        help="folder, created where needed",
+        help="folder to write to, created if needed",
     )
     onnx.set_defaults(run=_export_onnx)
 
-    commands.add_parser("train", help="train a model; see vidcap train --help")
+    commands.add_parser("train", help="train a model (options: vidcap train --help)")
 
-    doctor = commands.add_parser("doctor", help="what is installed, what decodes, what is missing")
-    doctor.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
+    doctor = commands.add_parser(
+        "doctor",
+        help="check the installation",
+        description="Check the installation: versions, which containers decode, devices, and what is missing. The "
+        "status is 1 if there is a problem.",
+    )
+    doctor.add_argument("--format", choices=("text", "json"), default="text", help="format of the output [text]")
     doctor.set_defaults(run=_doctor)
 
-    demo = commands.add_parser("demo-data", help="draw a captioned data set to try things on")
-    demo.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    demo = commands.add_parser(
+        "demo-data",
+        help="draw a captioned data set to try things on",
+        description="Draw a data set of short captioned clips whose figures perform actions.",
+    )
+    demo.add_argument("folder", type=Path, metavar="FOLDER", help="new folder for the data set")
     for split, count in (("train", 2000), ("validation", 100), ("test", 512)):
         default, harder = (None, "; 3000 with --hard") if split == "train" else (count, "")
-        demo.add_argument(f"--{split}", type=int, default=default, metavar="N", help=f"clips [{count}{harder}]")
-    demo.add_argument("--seed", type=int, default=0, help="[0]")
-    demo.add_argument("--size", type=int, default=64, metavar="PX", help="side of the frames [64]")
-    demo.add_argument("--hard", action="store_true", help="12 actions, three in a row; 30%% of the orders in training")
+        text = f"clips of the {split} split [{count}{harder}]"
+        demo.add_argument(f"--{split}", type=int, default=default, metavar="N", help=text)
+    demo.add_argument("--seed", type=int, default=0, help="random seed [0]")
+    demo.add_argument("--size", type=int, default=64, metavar="PX", help="side of the frames in pixels [64]")
+    demo.add_argument(
+        "--hard",
+        action="store_true",
+        help="draw from 12 actions, three per clip, with 30 %% of their orders in the train split",
+    )
     demo.set_defaults(run=_demo_data)
 
     push = add_push_command(commands)
@@ -156,12 +174,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_cache_command(commands, _Parser)
 
     for command in (caption, evaluate, classify, search, doctor, demo, push, onnx, prepare):
-        command.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+        add_debug_option(command)
     return parser
 
 
 def _quieten() -> None:
-    """The libraries' progress bars and warnings are not for people who only want captions."""
+    """Silence the libraries' warnings and progress bars."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -169,8 +187,8 @@ def _quieten() -> None:
 
 
 def _explain(error: Exception) -> str:
-    """One line for the user; several where the error is a list of files."""
-    # Its error exists only where the module was imported; to import it here would need packages of an extra.
+    """The error in one line; several for a list of files."""
+    # A DatasetError exists only if its module was imported; importing it here would need packages of an extra.
     data = sys.modules.get("processing.clips.sources")
     if data is not None and isinstance(error, data.DatasetError):
         return str(error)
@@ -181,7 +199,7 @@ def _explain(error: Exception) -> str:
         return f"{message}; run: pip install 'vidcap[train,evaluate]'"
     if isinstance(error, (ValueError, OSError, ImportError, RuntimeError)) and message:
         return message
-    return f"unexpected {type(error).__name__}: {message} (VIDCAP_DEBUG=1 shows where)"
+    return f"unexpected {type(error).__name__}: {message} (for a traceback, set VIDCAP_DEBUG=1)"
 
 
 def _export_onnx(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Versions of what vidcap builds on, found by the requirements that the installed package declares (setup.cfg)."""
+"""Versions of the packages that the installed vidcap requires (setup.cfg)."""
 
 import platform
 import re
@@ -10,10 +10,10 @@ from modeling_vidcap.settings_vidcap import VERSION
 
 
 def requirements(distribution: str = "vidcap") -> dict[str, list[str]]:
-    """Names of the packages that each extra needs; those that vidcap always needs are under `""`.
+    """Names of required packages per extra, and under `""` those that vidcap always requires.
 
     Returns:
-        An empty dictionary if vidcap runs from a folder that was never installed.
+        An empty dictionary if vidcap is not installed, but imported from a folder.
     """
     try:
         lines = metadata.requires(distribution) or []
@@ -27,14 +27,14 @@ def requirements(distribution: str = "vidcap") -> dict[str, list[str]]:
 
 
 def stack_versions() -> dict[str, str]:
-    """Versions of Python, vidcap and every installed package that it builds on."""
+    """Versions of Python, vidcap and every installed package that it depends on."""
     names = dict.fromkeys(name for extra, names in requirements().items() if extra != "dev" for name in names)
     installed = {name: version for name in names if (version := package_version(name)) is not None}
     return {"python": platform.python_version(), "vidcap": VERSION, **installed}
 
 
 def package_version(package: str) -> str | None:
-    """The installed version of a package; `None` if it is missing."""
+    """Installed version of a package; `None` if it is missing."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,39 +1,45 @@
-"""`vidcap cache`: what is kept of clips that were decoded once; less of it, and to and from the Hub."""
+"""`vidcap cache`: decoded clips and features, listed, pruned, and exchanged with the Hub."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .option_types import at_least_zero
+from .options import add_debug_option, at_least_zero
+
+if TYPE_CHECKING:
+    from .options import Subcommands
 
 
-def add_cache_command(commands: Any, parser_class: type[argparse.ArgumentParser]) -> None:
-    """Adds `cache` with its subcommands to those of `vidcap`."""
-    cache = commands.add_parser("cache", help="features and decoded clips: list, prune, push, pull")
+def add_cache_command(commands: "Subcommands", parser_class: type[argparse.ArgumentParser]) -> None:
+    """Add `cache` with its subcommands to the commands of `vidcap`."""
+    cache = commands.add_parser("cache", help="list, prune, push or pull cached clips and features")
     subcommands = cache.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=parser_class)
     common = parser_class(add_help=False)
     common.add_argument(
-        "--feature_cache", type=Path, metavar="DIR", help="the cache [$VIDCAP_CACHE or ~/.cache/vidcap]"
+        "--feature_cache", type=Path, metavar="DIR", help="folder of the cache [$VIDCAP_CACHE or ~/.cache/vidcap]"
     )
-    common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    add_debug_option(common)
 
     listing = subcommands.add_parser(
-        "list", parents=[common], help="a line for each backbone and way of reading clips, the last used first"
+        "list", parents=[common], help="list the folders of the cache, one per backbone and way of reading clips"
     )
-    listing.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
+    listing.add_argument("--format", choices=("text", "json"), default="text", help="format of the output [text]")
     listing.set_defaults(run=_list)
 
     pruning = subcommands.add_parser(
         "prune",
         parents=[common],
-        help="remove what was used least recently",
-        description="Remove clips until the cache takes --limit GB, those first that no run has used for longest. "
-        "Those of running processes stay.",
+        help="remove the clips that were used least recently",
+        description="Remove the least recently used clips until the cache is no larger than --limit GB. Clips that "
+        "running processes use stay.",
     )
     pruning.add_argument(
-        "--limit", type=at_least_zero, metavar="GB", help="0 removes all that is in no use [$VIDCAP_CACHE_LIMIT]"
+        "--limit",
+        type=at_least_zero,
+        metavar="GB",
+        help="size to keep; 0 removes everything that is not in use [$VIDCAP_CACHE_LIMIT]",
     )
     pruning.set_defaults(run=_prune)
 
@@ -41,22 +47,24 @@ def add_cache_command(commands: Any, parser_class: type[argparse.ArgumentParser]
         "push",
         parents=[common],
         help="upload a folder of the cache as a data set",
-        description="Upload the clips of one backbone and way of reading clips. File names (with that of the folder) "
-        "go along, captions as hashes only. Decoded frames are the clips themselves: see that you may share them.",
+        description="Upload the clips of one backbone and way of reading clips. File names and the folder's name are "
+        "included, captions only as hashes. Decoded frames are the clips themselves: make sure you may share them.",
     )
-    push.add_argument("repo_id", metavar="USER/NAME", help="created if need be")
-    push.add_argument("--folder", metavar="NAME", help="which one, or how its name begins; see vidcap cache list")
+    push.add_argument("repo_id", metavar="USER/NAME", help="data set repository, created if needed")
+    push.add_argument(
+        "--folder", metavar="NAME", help="folder to upload, or the beginning of its name; see vidcap cache list"
+    )
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.set_defaults(run=_push)
 
     pull = subcommands.add_parser(
         "pull",
         parents=[common],
-        help="fetch what was pushed",
-        description="Fetch the clips that the cache lacks. Training and evaluation with the same backbone and way of "
-        "reading clips then need the captions and file names of the data set, but none of its videos.",
+        help="download a pushed folder into the cache",
+        description="Download the clips that the cache lacks. Training and evaluation with the same backbone and way "
+        "of reading clips then need the data set's captions and file names, but not its videos.",
     )
-    pull.add_argument("repo_id", metavar="USER/NAME", help="a data set made by vidcap cache push")
+    pull.add_argument("repo_id", metavar="USER/NAME", help="data set made by vidcap cache push")
     pull.set_defaults(run=_pull)
 
 
@@ -72,18 +80,18 @@ def _list(arguments: argparse.Namespace) -> int:
     from hub_card.cache_sharing import folder_facts
     from processing.cache.upkeep import folders
 
-    found = sorted(map(folder_facts, folders(_root(arguments))), key=lambda each: -(each["last_used"] or 0))
+    rows = sorted(map(folder_facts, folders(_root(arguments))), key=lambda row: -(row["last_used"] or 0))
     if arguments.format == "json":
-        print(json.dumps(found, indent=1))
+        print(json.dumps(rows, indent=1))
         return 0
-    for each in found:
-        what = "decoded frames" if each.get("content") == "frames" else f"features of {each['backbone']}"
-        what += ", mirrored" if each.get("mirrored") else ""
-        frames = f", {each['num_frames']} frames of {each['frame_size']}" if "num_frames" in each else ""
-        last = f"{datetime.fromtimestamp(each['last_used']):%Y-%m-%d %H:%M}" if each["last_used"] else "never"
-        used = "in use" if each["in_use"] else f"last used {last}"
-        print(f"{each['folder']}  {each['clips']:,} clips, {each['gigabytes']:.3g} GB, {what}{frames}, {used}")
-    print(f"{_root(arguments)}: {sum(each['gigabytes'] for each in found):.3g} GB", file=sys.stderr)
+    for row in rows:
+        content = "decoded frames" if row.get("content") == "frames" else f"features of {row['backbone']}"
+        content += ", mirrored" if row.get("mirrored") else ""
+        frames = f", {row['num_frames']} frames of {row['frame_size']}" if "num_frames" in row else ""
+        last = f"{datetime.fromtimestamp(row['last_used']):%Y-%m-%d %H:%M}" if row["last_used"] else "never"
+        used = "in use" if row["in_use"] else f"last used {last}"
+        print(f"{row['folder']}  {row['clips']:,} clips, {row['gigabytes']:.3g} GB, {content}{frames}, {used}")
+    print(f"{_root(arguments)}: {sum(row['gigabytes'] for row in rows):.3g} GB", file=sys.stderr)
     return 0
 
 
@@ -96,14 +104,14 @@ def _prune(arguments: argparse.Namespace) -> int:
     root = _root(arguments)
     limit = cache_limit() if arguments.limit is None else int(arguments.limit * GB)
     if limit is None:
-        raise ValueError("how much may be left? give --limit GB, or set VIDCAP_CACHE_LIMIT")
+        raise ValueError("no size to prune to; give --limit GB, or set VIDCAP_CACHE_LIMIT")
     removed, left = prune(root, limit)
-    tidy_names(root, {Path(each.path).stem for folder in folders(root) for each in entries(folder)})
+    tidy_names(root, {Path(entry.path).stem for folder in folders(root) for entry in entries(folder)})
     for folder, count in sorted(removed.items()):
         print(f"{folder}: {count} clips removed")
     print(f"{root}: {removed.total()} clips removed, {left / GB:.3g} GB left")
     if left > limit:
-        print("vidcap: the rest is in use by running processes", file=sys.stderr)
+        print("vidcap: running processes use the rest", file=sys.stderr)
     return 0
 
 

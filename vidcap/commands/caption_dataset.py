@@ -1,10 +1,12 @@
-"""`vidcap caption --dataset`: every clip of a split -> a data set of captions, in shards, by any number of processes.
+"""`vidcap caption --dataset`: a split -> captions in shards, by several processes.
 
-A shard holds the captions of clips that follow one another in the data set, appears when it is complete, and is made
-by one process: with `torchrun` they deal the shards out among them. So each clip is captioned exactly once, also where
-the command was interrupted and given again, with as many processes or others. Clips on disk are named by their path
-relative to the shards; clips that come as bytes are stored with their captions, as Parquet. What the captions are of
-and how they were made is written down, so that those of another run are not mixed in.
+A shard holds the captions of consecutive clips. Processes started by `torchrun` divide the shards among themselves.
+Clips on disk are named by their path relative to the shards; clips that come as bytes are stored with their captions,
+as Parquet.
+
+Guarantees: a shard appears when it is complete, so that each clip is captioned exactly once, even if the command is
+interrupted and given again with another number of processes. Captions of another data set, model or search are not
+mixed in, since a file records what the captions were made from.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import datasets
 
 from modeling_vidcap.saving_vidcap import sha256_of
 from processing.clips.rows import load_clips
@@ -27,8 +31,8 @@ from ..inference.subtitles import CaptionedClip
 from .captioner_options import open_captioner
 
 FACTS = "captions.json"
-UNREADABLE, WORDLESS = "unreadable", "wordless"  # folders of lists of clips that have no caption
-OPTIONS = (  # what decides on the captions beside data set and model, or on which file they are in
+UNREADABLE, WORDLESS = "unreadable", "wordless"  # folders with lists of clips without a caption
+OPTIONS = (  # those that influence the captions, or the file that they are in
     *("split", "shard_size", "video_column", "caption_column", "num_frames", "max_frame_pixels", "max_clip_frames"),
     *("snap_to_keyframes", "skip_loop_filter"),
     *("captions", "num_beams", "max_new_tokens", "sample", "temperature", "top_p", "length_penalty"),
@@ -37,14 +41,14 @@ OPTIONS = (  # what decides on the captions beside data set and model, or on whi
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Captions what is missing of the split; the status is 1 if a clip could not be read."""
+    """Caption the missing shards; status 1 if a clip is unreadable."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     columns = Columns(arguments.video_column, arguments.caption_column)
     rows = load_clips(arguments.dataset, arguments.split, columns=columns)
     model, processor, options = open_captioner(arguments)
     folder, size = arguments.output, arguments.shard_size
     folder.mkdir(exist_ok=True)
-    check_facts(folder, run_facts(arguments, rows))
+    check_facts(folder, caption_facts(arguments, rows))
 
     shards = range((len(rows) + size - 1) // size)
     mine = [shard for shard in shards if shard % world_size == rank]
@@ -56,23 +60,26 @@ def run(arguments: argparse.Namespace) -> int:
         results = [CaptionedClip(row["file_name"], source=row["video"]) for row in part]
         clips = readable_clips(results, processor.video_processor, names[shard], batch_size=arguments.batch_size)
         captions = caption_clips_with_scores(model, processor, clips, batch_size=arguments.batch_size, **options)
-        for result, found in zip([each for each in results if each.error is None], captions, strict=True):
-            result.captions = [each for each in found if each.text]
+        readable = [result for result in results if result.error is None]
+        for result, candidates in zip(readable, captions, strict=True):
+            result.captions = [candidate for candidate in candidates if candidate.text]
         write_shard(folder, names[shard], results)
     unreadable, wordless = (
         sum(len(path.read_text().splitlines()) for path in (folder / kind).glob("*.jsonl"))
         for kind in (UNREADABLE, WORDLESS)
     )
     if rank == 0 and unreadable:
-        print(f"vidcap: {unreadable} clips could not be read; see {folder / UNREADABLE}", file=sys.stderr)
+        print(f"vidcap: {unreadable} clips cannot be read; {folder / UNREADABLE} lists them", file=sys.stderr)
     if rank == 0 and wordless:
-        print(f"vidcap: for {wordless} clips the model wrote no word; see {folder / WORDLESS}", file=sys.stderr)
+        print(f"vidcap: {wordless} clips got an empty caption; {folder / WORDLESS} lists them", file=sys.stderr)
     return 1 if unreadable else 0
 
 
-def run_facts(arguments: argparse.Namespace, rows: Any) -> dict[str, Any]:
-    """What the shards are of, without a path of this machine: data set and model are told by names and hashes, so
-    that they may be moved but not changed."""
+def caption_facts(arguments: argparse.Namespace, rows: datasets.Dataset) -> dict[str, Any]:
+    """Data set, model and options of the captions.
+
+    Names and hashes stand for data set and model, so that these may be moved but not changed.
+    """
     return {
         "clips": len(rows),
         "dataset": _hash_of_rows(rows),
@@ -82,8 +89,8 @@ def run_facts(arguments: argparse.Namespace, rows: Any) -> dict[str, Any]:
     }
 
 
-def _hash_of_rows(rows: Any) -> str:
-    """Of names and captions: names alone, such as `0001.mp4`, are those of many data sets."""
+def _hash_of_rows(rows: datasets.Dataset) -> str:
+    """Hash of names and captions; names such as `0001.mp4` recur."""
     digest = hashlib.sha256()
     for row in rows.select_columns(["file_name", "captions"]):
         digest.update(json.dumps([Path(row["file_name"]).name, row["captions"]]).encode())
@@ -91,27 +98,27 @@ def _hash_of_rows(rows: Any) -> str:
 
 
 def _hash_of_model(model: str) -> str | None:
-    """Of the weights and configs in a folder; a Hub id says what it means."""
+    """Hash of the weights and configs in a folder; a Hub id needs none."""
     if not os.path.isdir(model):
         return None
     digest = hashlib.sha256()
-    for path in sorted(each for each in Path(model).iterdir() if each.suffix in (".json", ".safetensors")):
+    for path in sorted(file for file in Path(model).iterdir() if file.suffix in (".json", ".safetensors")):
         if path.name.endswith(("config.json", ".safetensors")):
             digest.update(f"{path.name} {sha256_of(path)}".encode())
     return digest.hexdigest()[:16]
 
 
 def check_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes what the shards are of, or makes sure that those that are there are of the same.
+    """Record what the captions are made from, or check existing captions.
 
     Raises:
-        DatasetError: If they are of something else, or other files are there.
+        DatasetError: If they were not, or the folder holds other files.
     """
     path = folder / FACTS
     if not path.exists():
-        # What begins with a dot may be another process that writes them just now.
-        if foreign := next((each for each in folder.iterdir() if not each.name.startswith(".")), None):
-            raise DatasetError(f"{folder} holds other files than captions ({foreign.name}); name another --output")
+        # A name with a dot may be that of a file which another process is writing.
+        if foreign := next((path for path in folder.iterdir() if not path.name.startswith(".")), None):
+            raise DatasetError(f"{folder} holds {foreign.name}, which is no file of captions; name another --output")
         write_atomically(path, json.dumps(facts, indent=1))
         return
     before = json.loads(path.read_text())
@@ -124,17 +131,15 @@ def check_facts(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def write_shard(folder: Path, name: str, results: Sequence[CaptionedClip]) -> None:
-    """The captions of a shard, the clips that have none, and at last the mark that it is done."""
+    """Write the captions of a shard, and mark it as done."""
     rows = [_row(result, folder) for result in results if result.captions]
-    broken = [{"file_name": each.file, "reason": each.error} for each in results if each.error is not None]
-    silent = [{"file_name": each.file} for each in results if each.error is None and not each.captions]
-    for kind, without in ((UNREADABLE, broken), (WORDLESS, silent)):
+    broken = [{"file_name": clip.file, "reason": clip.error} for clip in results if clip.error is not None]
+    wordless = [{"file_name": clip.file} for clip in results if clip.error is None and not clip.captions]
+    for kind, without in ((UNREADABLE, broken), (WORDLESS, wordless)):
         if without:
             (folder / kind).mkdir(exist_ok=True)
             write_atomically(folder / kind / f"{name}.jsonl", json_lines(without))
     if rows and "video" in rows[0]:
-        import datasets
-
         partial = folder / f".{name}.parquet"
         datasets.Dataset.from_list(rows).to_parquet(partial)
         os.replace(partial, folder / f"{name}.parquet")
@@ -147,7 +152,7 @@ def _row(result: CaptionedClip, folder: Path) -> dict[str, Any]:
     best = result.captions[0]
     row: dict[str, Any] = {
         "file_name": result.file,
-        "captions": [each.text for each in result.captions],
+        "captions": [caption.text for caption in result.captions],
         "mean_log_probability": best.mean_log_probability,
         "novelty": best.novelty,
     }

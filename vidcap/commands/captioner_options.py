@@ -1,21 +1,69 @@
-"""Options of the command line -> a captioner that is set to them; for every command that captions."""
+"""A captioner set up by the options of a command line."""
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeling_vidcap.settings_vidcap import check_guidance, check_phrases, check_similarity
 
 from ..light.loading import open_light
-from .family_options import load_for_command
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from modeling_vidcap import VideoCaptionForConditionalGeneration
+
+    from ..adapters import CaptionAdapter
+    from ..light.model import LightCaptioner
+    from ..light.processor import LightTokenizer
+
+    AnyCaptioner = VideoCaptionForConditionalGeneration | CaptionAdapter | LightCaptioner
+    AnyTokenizer = PreTrainedTokenizerBase | LightTokenizer
 
 
-def open_captioner(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """The captioner and its processor, set to what the command line says, and the options of the search.
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+def add_family_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `vidcap caption` and `vidcap evaluate` for models of other families."""
+    group = parser.add_argument_group("models of other families", "GIT, VisionEncoderDecoder and chat models")
+    group.add_argument("--prompt", metavar="TEXT", help="prompt for a chat model [one that asks for a sentence]")
+    group.add_argument("--dtype", choices=DTYPES, default="auto", help="precision of the weights [the checkpoint's]")
+
+
+def load_for_command(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Load `arguments.model`, with frames and prompt set by the command line.
+
+    Returns:
+        A model of this package and its processor, or an adapter in place of both.
 
     Raises:
         ModelError: If it cannot be used.
-        ValueError: For what cannot work with this model, before any clip is read.
+        ValueError: For an option that the model does not have, before any clip is read.
+    """
+    from ..adapters.base import CaptionAdapter
+    from ..inference.loading import load_any_captioner
+
+    model, processor = load_any_captioner(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    if isinstance(model, CaptionAdapter):
+        model.check_options(vars(arguments), prefix="--")
+        if arguments.backend == "openvino":
+            raise ValueError(f"--backend {arguments.backend} needs a model of `vidcap train`; leave it out")
+        model.configure(num_frames=arguments.num_frames, prompt=arguments.prompt)
+    elif arguments.prompt is not None:
+        raise ValueError("--prompt needs a chat model, and this model is of `vidcap train`; leave it out")
+    return model, processor
+
+
+def open_captioner(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    """Load a captioner and its processor, and set them up.
+
+    Returns:
+        Captioner, processor and options of the caption search.
+
+    Raises:
+        ModelError: If the model cannot be used.
+        ValueError: For options that do not suit the model, before any clip is read.
     """
     from ..inference.backends import use_fast_backbone
     from ..inference.captioning import is_adapter
@@ -27,24 +75,24 @@ def open_captioner(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, A
     return model, processor, generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
 
 
-def apply_reading_options(video_processor: Any, arguments: argparse.Namespace) -> None:
-    """Has the video processor read clips as the command line says."""
+def apply_reading_options(video_processor: object, arguments: argparse.Namespace) -> None:
+    """Set a video processor to the command line's options of reading."""
     for name in ("num_frames", "max_frame_pixels", "max_clip_frames", "snap_to_keyframes", "skip_loop_filter"):
         if (value := getattr(arguments, name)) is not None:
             setattr(video_processor, name, value)
 
 
 def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says about `generate`; the rest is the model's own generation config."""
+    """The command line's options for `generate`; the model's own generation config supplies the rest."""
     options = {name: getattr(arguments, name) for name in ("num_beams", "max_new_tokens")}
     return {name: value for name, value in options.items() if value is not None}
 
 
-def caption_options(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> dict[str, Any]:
-    """What `vidcap caption` alone says about the search.
+def caption_options(arguments: argparse.Namespace, model: "AnyCaptioner", tokenizer: "AnyTokenizer") -> dict[str, Any]:
+    """Options of the caption search that `vidcap caption` alone has.
 
     Raises:
-        ValueError: For what cannot work with this model, before any clip is read.
+        ValueError: For options that do not suit the model, before any clip is read.
     """
     from ..inference.captioning import token_forms
 
@@ -60,14 +108,16 @@ def caption_options(arguments: argparse.Namespace, model: Any, tokenizer: Any) -
         options["num_beams"] = beams
         for name in ("length_penalty", "similarity_weight"):
             if (value := getattr(arguments, name)) is not None and beams == 1:
-                raise ValueError(f"--{name} {value} weighs beams, and this model searches without: add --num_beams 4")
+                raise ValueError(
+                    f"--{name} {value} ranks beams, and this model searches without beams; add --num_beams 4"
+                )
     options["num_return_sequences"] = arguments.captions
     banned: list[list[int]] = []
     for word in arguments.ban:
         try:
             banned += token_forms(tokenizer, word)
         except ValueError as error:
-            print(f"vidcap: warning: --ban {word!r}: {error}, so nothing has to be banned", file=sys.stderr)
+            print(f"vidcap: warning: --ban {word!r}: {error}, so nothing needs to be banned", file=sys.stderr)
     if banned:
         options["bad_words_ids"] = banned
     phrases: list[list[list[int]]] = []

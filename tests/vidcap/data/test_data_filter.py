@@ -65,7 +65,7 @@ def test_scores_are_the_cosines_of_each_pair_worst_first(folder, model, tmp_path
     before = content(folder)
     assert main(command(folder, model, tmp_path / "kept", "--keep_share", "0.5", "--batch_size", "3")) == 0
     output = capsys.readouterr().out
-    assert f"{PAIRS // 2} of {PAIRS} captions kept" in output and "median" in output
+    assert f"kept {PAIRS // 2} of {PAIRS} captions" in output and "median" in output
     scores = scores_of(tmp_path / "kept")
     assert [each["score"] for each in scores] == sorted(each["score"] for each in scores)
     assert [each["kept"] for each in scores] == [False] * 3 + [True] * 3
@@ -126,7 +126,7 @@ def test_unreadable_clips_are_left_out_and_listed(folder, model, tmp_path, capsy
     lines = [json.dumps({"file_name": name, "caption": f"a {word}"}) for name, word in zip(names, "xyz", strict=True)]
     (broken / "metadata.jsonl").write_text("\n".join(lines))
     assert main(command(broken.parent, model, tmp_path / "kept", "--keep_share", "1")) == 1
-    assert "1 of 3 clips cannot be read; see" in capsys.readouterr().err
+    assert "1 of 3 clips cannot be read" in capsys.readouterr().err
     (listed,) = (tmp_path / "kept" / "unreadable.jsonl").read_text().splitlines()
     assert json.loads(listed)["file_name"] == "bad.mp4"
     rows = load_clips(tmp_path / "kept", "train")
@@ -179,7 +179,7 @@ def test_a_model_that_gives_no_numbers_is_refused(folder, tmp_path, capsys):
         (["--keep_share", "0"], "'0' is not a share above 0, up to 1"),
         (["--min_score", "2"], "'2' is not a number from -1 to 1"),
         (["--output", "{folder}/new"], "lies within the data set"),
-        (["--output", "{folder}"], "is there already; name a new folder"),
+        (["--output", "{folder}"], "exists already; name a new folder"),
         (["--output", "{folder}/no/such"], "no such folder: "),
     ],
 )

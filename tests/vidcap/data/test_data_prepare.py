@@ -61,7 +61,7 @@ def test_500_lines_of_tgif_from_an_unreliable_server(
     expected = {"gone": 50, "still": 25, "not_fetched": 15}
     assert {reason: count for reason, count in manifest["refused"].items() if count} == expected
     assert (manifest["annotated"], manifest["found"], manifest["kept"]) == (500, 435, 410)
-    assert manifest["coverage"] == 0.82 and "410 of 500 clips kept (82.0%)" in capsys.readouterr().out
+    assert manifest["coverage"] == 0.82 and "kept 410 of 500 clips (82.0%)" in capsys.readouterr().out
     assert sum(server.asked.values()) == 500 + 15 + 2  # one new attempt for what broke off or was busy
     assert manifest["captions"]["annotated"] == 500 and manifest["captions"]["kept"] == 410
     assert manifest["cleaning"]["markup"] == {"before": 500, "after": 500, "changed": 500}
@@ -215,18 +215,18 @@ def test_what_is_not_fetched(server: ClipServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--format msvd", "--format msvd names no files to fetch: say by --clips where the clips are"),
-        ("--format tgif --no_fetch", "--no_fetch: say by --clips where the clips are"),
-        ("--format tgif --no_fetch --clips . --rate 2", "--rate is for fetching, and --no_fetch fetches nothing"),
-        ("--format msvd --clips . --retry_gone", "--retry_gone is for fetching, and --format msvd fetches nothing"),
-        ("--format msrvtt --clips . --test 0.1", "--format msrvtt and --test both say in which split a clip is"),
-        ("--format tgif --split train --validation 0.1", "--split train and --validation both say in which split"),
+        ("--format msvd", "--format msvd names no files to fetch: name the folder of the clips by --clips"),
+        ("--format tgif --no_fetch", "--no_fetch: name the folder of the clips by --clips"),
+        ("--format tgif --no_fetch --clips . --rate 2", "--rate has no effect, since --no_fetch"),
+        ("--format msvd --clips . --retry_gone", "--retry_gone has no effect, since --format msvd"),
+        ("--format msrvtt --clips . --test 0.1", "--format msrvtt and --test both"),
+        ("--format tgif --split train --validation 0.1", "--split train and --validation both"),
         (
             "--format tgif --split test --split_lists x",
-            "--split test and --split_lists both say in which split a clip",
+            "--split test and --split_lists both",
         ),
         ("--format tgif --validation 0.5 --test 0.5", "--validation and --test leave nothing to train on"),
-        ("--format tgif --shards folder --shard_mb 3", "--shards folder writes no shards: leave --shard_mb out"),
+        ("--format tgif --shards folder --shard_mb 3", "--shard_mb has no effect, since --shards folder"),
         ("--format tgif --clips nowhere", "--clips nowhere: no such folder"),
         ("--format tgif", "captions.tsv: no such file"),
         ("--format tgif --rate 0", "argument --rate: '0' is not a number above 0"),

@@ -150,7 +150,7 @@ def test_a_data_set_gives_references_columns_and_pictures(tmp_path, capsys, capl
     assert evaluate(tmp_path, file, "--dataset", data, "--limit", "2")["coverage"]["asked"] == 2
     (tmp_path / "report.json").unlink()
     capsys.readouterr()
-    assert "no clip of test has a 'colour'" in refused(capsys, tmp_path, file, "--dataset", data, "--by", "colour")
+    assert "a value of 'colour'" in refused(capsys, tmp_path, file, "--dataset", data, "--by", "colour")
 
 
 def test_missing_and_unknown_clips_are_scored_with_leave_only(tmp_path, references, capsys) -> None:
@@ -246,9 +246,9 @@ def test_any_text_is_scored(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num_beams", "3"], "--num_beams is for a --model"),
-        (["--skip_broken_clips"], "--skip_broken_clips is for a --model"),
-        (["--backend", "openvino"], "--backend is for a --model"),
+        (["--num_beams", "3"], "--num_beams needs a --model"),
+        (["--skip_broken_clips"], "--skip_broken_clips needs a --model"),
+        (["--backend", "openvino"], "--backend needs a --model"),
         (["--by", "kind"], "--by names a column of a --dataset"),
         (["--model", "x"], "not allowed with"),
         (["--dataset", "x"], "not allowed with"),

@@ -110,10 +110,10 @@ def test_all_ways_to_a_caption_take_it(model, inputs, tmp_path, capsys):
     command = ["caption", clip, "--model", str(tmp_path / "model"), "--max_new_tokens", "7"]
     assert main([*command, "--num_beams", "4", "--similarity_weight", "1"]) == 0
     assert main([*command, "--similarity_weight", "1"]) == 1
-    assert "--similarity_weight 1.0 weighs beams, and this model searches without" in capsys.readouterr().err
+    assert "--similarity_weight 1.0 ranks beams, and this model" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, "--sample", "--similarity_weight", "1"])
-    assert "--similarity_weight 1.0 weighs beams: leave it or --sample out" in capsys.readouterr().err
+    assert "--similarity_weight 1.0 ranks beams, but --sample" in capsys.readouterr().err
 
 
 def test_embeddings_that_were_never_trained_are_refused(inputs):
