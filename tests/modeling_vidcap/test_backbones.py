@@ -67,7 +67,7 @@ def captioner(source: str, **options: Any) -> VideoCaptionForConditionalGenerati
     frames = {"num_frames": 8, "initializer_range": 0.05} if source == "s3d" else {}
     torch.manual_seed(1)
     model = VideoCaptionForConditionalGeneration(tiny_config(**(backbone.settings | frames)))
-    backbone.fill(model.model.encoder.backbone)
+    backbone.fill(model.backbone)
     return model.eval()
 
 
@@ -78,7 +78,7 @@ def inputs_of(model: VideoCaptionForConditionalGeneration) -> dict[str, torch.Te
 
 def train_two_steps(model: VideoCaptionForConditionalGeneration) -> set[str]:
     """Names of the backbone's tensors that training changed."""
-    before = {name: value.clone() for name, value in model.model.encoder.backbone.state_dict().items()}
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
     model.train()
     for _ in range(2):
@@ -87,7 +87,7 @@ def train_two_steps(model: VideoCaptionForConditionalGeneration) -> set[str]:
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
-    after = model.model.encoder.backbone.state_dict()
+    after = model.backbone.state_dict()
     return {name for name, value in before.items() if not torch.equal(value, after[name])}
 
 
@@ -98,7 +98,7 @@ def test_a_family_trains_is_saved_and_captions(family: str, tmp_path: Path) -> N
     inputs = inputs_of(model)
     if family != "s3d":
         own = AutoModel.from_pretrained(source).state_dict()
-        filled = model.model.encoder.backbone.net.state_dict()
+        filled = model.backbone.net.state_dict()
         assert filled and all(torch.equal(value, own[name]) for name, value in filled.items())
     assert train_two_steps(model)
 
@@ -126,12 +126,12 @@ def without_pixels(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def test_the_last_stages_are_trained_alone(family: str, tmp_path: Path) -> None:
     source = family if family == "s3d" else save_backbone(family, tmp_path)
     model = captioner(source, trained_stages=1)
-    names = {name for name, value in model.model.encoder.backbone.named_parameters() if value.requires_grad}
-    everything = {name for name, _ in model.model.encoder.backbone.named_parameters()}
+    names = {name for name, value in model.backbone.named_parameters() if value.requires_grad}
+    everything = {name for name, _ in model.backbone.named_parameters()}
     assert names and names < everything
     frozen = everything - names
     assert not frozen & train_two_steps(model)
-    backbone = model.train().model.encoder.backbone
+    backbone = model.train().backbone
     assert 0 < sum(each.training for each in backbone.modules()) < len(list(backbone.modules()))
     with pytest.raises(ValueError, match="`trained_backbone_stages` 99: this backbone has"):
         captioner(source, trained_stages=99)
@@ -202,7 +202,7 @@ def test_colours_are_counted_alike_whatever_the_backbone_wants(tmp_path: Path) -
 @pytest.mark.parametrize("name, channels", [("lite0", 40 + 112 + 320), ("lite1", 40 + 112 + 320), ("lite2", 520)])
 def test_weights_of_an_efficientnet_are_in_their_places(name: str, channels: int) -> None:
     model = captioner(f"efficientnet_{name}")
-    backbone = model.model.encoder.backbone
+    backbone = model.backbone
     assert not any(each.requires_grad for each in backbone.parameters())
     # Trained norms know the means of what reaches them; with tensors exchanged among layers they would not.
     deviations: list[float] = []

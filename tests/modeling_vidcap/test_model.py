@@ -97,7 +97,7 @@ def test_order_and_times_of_frames_matter(model):
 
 def test_features_replace_pixels(model):
     inputs = clips()
-    features = model.get_encoder().backbone(inputs.pop("pixel_values_videos"))
+    features = model.backbone(inputs.pop("pixel_values_videos"))
     captions = model.generate(**clips(), max_new_tokens=8, min_new_tokens=8)
     assert torch.equal(model.generate(video_features=features, **inputs, max_new_tokens=8, min_new_tokens=8), captions)
     encoded = model.get_encoder()(**clips())
@@ -257,7 +257,7 @@ def test_novelty_tells_strange_clips_from_usual_ones(tmp_path):
 def test_frozen_backbone_takes_no_gradient_and_stays_in_evaluation():
     model = tiny_model(freeze_backbone=True).train()
     model(**clips(), labels=LABELS).loss.backward()
-    backbone = model.get_encoder().backbone
+    backbone = model.backbone
     assert not any(module.training for module in backbone.modules())
     assert all(parameter.grad is None for parameter in backbone.parameters())
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)

@@ -225,7 +225,7 @@ def test_a_grayscale_backbone_sees_no_color_and_the_histogram_does():
     frames = clips()["pixel_values_videos"]
     grey = rgb_to_grayscale(frames, 3)
     for grayscale in (True, False):
-        backbone = tiny_model(grayscale_backbone=grayscale, color_bins=3).model.encoder.backbone
+        backbone = tiny_model(grayscale_backbone=grayscale, color_bins=3).backbone
         first, second = backbone(frames), backbone(grey)
         assert torch.allclose(first[..., :16], second[..., :16], atol=1e-2) is grayscale
         assert not torch.allclose(first[..., 16:], second[..., 16:], atol=1e-2)

@@ -2,29 +2,31 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modeling_vidcap.settings_vidcap import check_guidance, check_phrases, check_similarity
 
 from ..light.loading import open_light
 from .family_options import load_for_command
 
+if TYPE_CHECKING:
+    from ..captioner import Captioner
 
-def open_captioner(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """The captioner and its processor, set to what the command line says, and the options of the search.
+
+def open_captioner(arguments: argparse.Namespace) -> "tuple[Captioner, dict[str, Any]]":
+    """The captioner, configured by the command line, and the options of the search.
 
     Raises:
         ModelError: If it cannot be used.
-        ValueError: For what cannot work with this model, before any clip is read.
+        ValueError: For an option that does not work with this model, before any clip is read.
     """
-    from ..inference.backends import use_fast_backbone
-    from ..inference.captioning import is_adapter
+    from ..inference.captioning import ModelCaptioner
 
-    model, processor = open_light(arguments) or load_for_command(arguments)
-    if not is_adapter(model):
-        use_fast_backbone(model, processor, arguments.backend)
-    apply_reading_options(processor.video_processor, arguments)
-    return model, processor, generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
+    light = open_light(arguments)
+    captioner = load_for_command(arguments) if light is None else ModelCaptioner(*light)
+    captioner.use_backend(arguments.backend)
+    apply_reading_options(captioner.video_processor, arguments)
+    return captioner, generation_options(arguments) | caption_options(arguments, captioner)
 
 
 def apply_reading_options(video_processor: Any, arguments: argparse.Namespace) -> None:
@@ -40,7 +42,7 @@ def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def caption_options(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> dict[str, Any]:
+def caption_options(arguments: argparse.Namespace, captioner: "Captioner") -> dict[str, Any]:
     """What `vidcap caption` alone says about the search.
 
     Raises:
@@ -50,9 +52,9 @@ def caption_options(arguments: argparse.Namespace, model: Any, tokenizer: Any) -
 
     names = ("guidance_scale", "length_penalty", "similarity_weight", "temperature", "top_p")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    check_guidance(model.config, arguments.guidance_scale)
-    check_similarity(model.config, arguments.similarity_weight)
-    beams = arguments.num_beams or max(model.generation_config.num_beams or 1, arguments.captions)
+    check_guidance(captioner.config, arguments.guidance_scale)
+    check_similarity(captioner.config, arguments.similarity_weight)
+    beams = arguments.num_beams or max(captioner.generation_config.num_beams or 1, arguments.captions)
     if arguments.sample:
         # transformers would sample from the 50 likeliest tokens; here `top_p` alone decides.
         options |= {"do_sample": True, "top_k": 0, "num_beams": 1}
@@ -65,16 +67,16 @@ def caption_options(arguments: argparse.Namespace, model: Any, tokenizer: Any) -
     banned: list[list[int]] = []
     for word in arguments.ban:
         try:
-            banned += token_forms(tokenizer, word)
+            banned += token_forms(captioner.tokenizer, word)
         except ValueError as error:
             print(f"vidcap: warning: --ban {word!r}: {error}, so nothing has to be banned", file=sys.stderr)
     if banned:
         options["bad_words_ids"] = banned
     phrases: list[list[list[int]]] = []
-    limit = arguments.max_new_tokens or model.generation_config.max_new_tokens
+    limit = arguments.max_new_tokens or captioner.generation_config.max_new_tokens
     for phrase in arguments.include:
         try:
-            phrases.append(token_forms(tokenizer, phrase))
+            phrases.append(token_forms(captioner.tokenizer, phrase))
             check_phrases(phrases, banned, limit)
         except ValueError as error:
             raise ValueError(f"--include {phrase!r}: {error}") from error

@@ -177,15 +177,10 @@ class _Data:
 
 
 def _evaluate_model(arguments: argparse.Namespace, data: _Data) -> "Evaluation":
-    from processing.cache.feature_cache import ClipCache
     from processing.clips.clip_dataset import ClipDataset
 
-    from ..adapters import CaptionAdapter
-    from ..adapters.clips import UncachedClips
     from ..evaluation.controls.controls import CONTROLS
     from ..evaluation.evaluate import CONTROL_CLIPS, coverage_of, evaluate_model
-    from ..inference.backends import use_fast_backbone
-    from ..inference.clip_cache import keeps_features, open_clip_cache
     from .captioner_options import generation_options
     from .family_options import load_for_command
 
@@ -193,33 +188,20 @@ def _evaluate_model(arguments: argparse.Namespace, data: _Data) -> "Evaluation":
     if arguments.limit is not None:
         rows = rows.select(range(min(arguments.limit, len(rows))))
     train_captions = data.train_captions  # ahead of the model: what is not there shows at once
-    model, processor = load_for_command(arguments)
-    if arguments.num_frames is not None:
-        processor.video_processor.num_frames = arguments.num_frames
+    captioner = load_for_command(arguments)
 
     skipped: list[dict[str, str]] = []
 
     def skip(file_name: str, reason: str) -> None:
         skipped.append({"file_name": file_name, "reason": reason})
 
-    if isinstance(model, CaptionAdapter):
-        cache: ClipCache = UncachedClips(model.video_processor)
-    elif keeps_features(model.config):
-        cache = open_clip_cache(
-            model,
-            processor,
-            folder=arguments.feature_cache,
-            backend=arguments.backend,
-            limit=arguments.feature_cache_limit,
-        )
-    else:  # pixels are kept, and the backbone runs anew for each control
-        use_fast_backbone(model, processor, arguments.backend)
-        cache = open_clip_cache(model, processor, folder=arguments.feature_cache, limit=arguments.feature_cache_limit)
+    cache = captioner.open_cache(
+        folder=arguments.feature_cache, backend=arguments.backend, limit=arguments.feature_cache_limit
+    )
     clips = ClipDataset(rows, cache)
     clips = clips.prepare("reading clips", on_broken=skip if arguments.skip_broken_clips else None)
     evaluation = evaluate_model(
-        model,
-        processor,
+        captioner,
         clips,
         train_captions=train_captions,
         by=arguments.by,

@@ -43,7 +43,7 @@ def add_lora(model: Any, parts: Sequence[str], *, rank: int, alpha: int | None =
         raise ValueError(f"--lora_rank {rank} must be at least 1")
     adapters = []
     for part in parts:
-        module = model.model.decoder if part == "decoder" else model.model.encoder.backbone
+        module = model.model.decoder if part == "decoder" else model.backbone
         if part == "decoder" and not isinstance(module, PretrainedDecoder):
             raise ValueError("--lora decoder is for a pretrained one: give --decoder, or leave it out")
         if part == "decoder" and model.config.freeze_decoder:

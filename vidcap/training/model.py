@@ -7,9 +7,9 @@ from typing import Any
 from transformers import GenerationConfig
 
 from modeling_vidcap import VideoCaptionConfig, VideoCaptionForConditionalGeneration
-from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
-from modeling_vidcap.pretrained.backbones import load_backbone, what_is_trained
+from modeling_vidcap.pretrained.backbones import load_backbone, trained_part
 from modeling_vidcap.pretrained.text import check_language_model, fill_embeddings, load_embeddings, load_language_model
+from modeling_vidcap.settings_vidcap import check_guidance, check_similarity
 from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
 from processing.clips.tokenizers import load_tokenizer, train_tokenizer
 
@@ -70,12 +70,12 @@ def continue_from(model_args: ModelArguments, captions: list[str], given: set[st
         model = _built_anew(model)
     VideoCaptionConfig.from_dict(model.config.to_dict())  # refuses what cannot work together
     if not model.config.contrastive_weight:
-        model.generation_config.similarity_weight = 0.0  # its embeddings will not keep up with the rest
+        model.generation_config.similarity_weight = 0.0  # type: ignore[attr-defined]  # its embeddings will not keep up with the rest
     for name in given.intersection(decoding):
         setattr(model.generation_config, name, getattr(model_args, name))
     check_guidance(model.config, model.generation_config.guidance_scale)
     check_similarity(model.config, getattr(model.generation_config, "similarity_weight", None))
-    logger.info(f"backbone: the captioner's own, {what_is_trained(model.model.encoder.backbone)}")
+    logger.info(f"backbone: the captioner's own, {trained_part(model.backbone)}")
     tokens = processor.tokenizer(captions)["input_ids"]
     unknown = sum(ids.count(model.config.unk_token_id) for ids in tokens) / sum(map(len, tokens))
     logger.info(
@@ -167,7 +167,7 @@ def build(model_args: ModelArguments, captions: list[str], corpus: list[str], gi
         model_args.similarity_weight = SIMILARITY_WEIGHT if config.contrastive_weight else 0.0
     check_similarity(config, model_args.similarity_weight)
     model = VideoCaptionForConditionalGeneration(config)
-    logger.info(backbone.fill(model.model.encoder.backbone))
+    logger.info(backbone.fill(model.backbone))
     if table is not None:
         logger.info(fill_embeddings(model, table))
     if language_model is not None:

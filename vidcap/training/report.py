@@ -12,6 +12,7 @@ from ..evaluation.report.clip_pictures import ReportExample
 from ..evaluation.report.curves import plot_history
 from ..evaluation.report.errors import word_facts
 from ..evaluation.report.report import write_report
+from ..inference.captioning import ModelCaptioner
 from .arguments.data_arguments import DataArguments
 from .arguments.model_arguments import ModelArguments
 from .arguments.training_arguments import VideoCaptionTrainingArguments, changed_arguments
@@ -35,7 +36,7 @@ def evaluate_on_test(model: Any, processor: Any, clips: TrainingClips, captions:
         logger.info(f"no {clips.data.test_split} split: the report holds no scores")
         return Evaluation({}, [], [])
     test = clips.test(rows)
-    found = evaluate_model(model, processor, test, train_captions=captions)
+    found = evaluate_model(ModelCaptioner(model, processor), test, train_captions=captions)
     return dataclasses.replace(found, report=found.report | {"coverage": coverage_of(rows, test)})
 
 

@@ -183,7 +183,7 @@ def test_what_is_frozen_can_be_changed_when_training_goes_on(tmp_path: Path, cap
     assert train_hf.main([*go_on, "--freeze_backbone", "False", "--output_dir", str(tmp_path / "m2")]) == 0
     after = AutoModel.from_pretrained(tmp_path / "m2")
     assert not after.config.freeze_backbone
-    pairs = zip(before.model.encoder.backbone.parameters(), after.model.encoder.backbone.parameters(), strict=True)
+    pairs = zip(before.backbone.parameters(), after.backbone.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
 
 
@@ -198,7 +198,7 @@ def test_whatever_stages_were_trained_all_or_nothing_can_be(tmp_path: Path, monk
     def trained(**freezing: Any) -> int:
         arguments = ModelArguments(model_name_or_path=str(tmp_path / "model"), **freezing)
         _, model = continue_from(arguments, ["a cat"], {"model_name_or_path", *freezing})
-        return sum(each.requires_grad for each in model.model.encoder.backbone.parameters())
+        return sum(each.requires_grad for each in model.backbone.parameters())
 
     assert trained(freeze_backbone=True) == 0 < trained() < trained(freeze_backbone=False)
     states = [line.split("own, ")[1] for line in said if line.startswith("backbone: ")]

@@ -29,7 +29,6 @@ from vidcap.adapters import FAMILIES, CaptionAdapter, UnsupportedModelError, fam
 from vidcap.cli import main
 from vidcap.demo.demo_data import generate_demo_data
 from vidcap.evaluation.controls.controls import CONTROLS
-from vidcap.inference.captioning import caption_clips, caption_clips_with_scores
 from vidcap.inference.reading import read_clip
 
 WORDS = {"max_new_tokens": 6}
@@ -115,11 +114,9 @@ def test_captions_are_what_the_model_says_of_its_processors_inputs(name: str) ->
 def test_probabilities_are_those_of_the_model(name: str) -> None:
     adapter = adapter_of(name)
     clips = read(adapter)
-    (best, second), *_ = caption_clips_with_scores(
-        adapter, adapter, clips, num_beams=2, num_return_sequences=2, **WORDS
-    )
+    (best, second), *_ = adapter.caption_with_scores(clips, num_beams=2, num_return_sequences=2, **WORDS)
     assert best.novelty is None and best.text != second.text
-    assert best.text == caption_clips(adapter, adapter, clips[:1], num_beams=2, **WORDS)[0]
+    assert best.text == adapter.caption(clips[:1], num_beams=2, **WORDS)[0]
     item = adapter.prepare(clips[0])
     for found in (best, second):
         ids = torch.tensor([adapter.tokenizer.convert_tokens_to_ids(found.tokens)])

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
+from modeling_vidcap.encoder_vidcap import VideoEncoderOutput
 from modeling_vidcap.losses_vidcap import caption_loss
-from modeling_vidcap.outputs_vidcap import VideoEncoderOutput
 from processing.support.progress import track
 
 logger = logging.getLogger(__name__)

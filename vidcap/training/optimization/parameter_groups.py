@@ -26,7 +26,7 @@ def own_rates(model: Any, args: VideoCaptionTrainingArguments) -> list[OwnRate]:
     Raises:
         ValueError: If a rate is given for a part of which nothing is trained.
     """
-    backbone, decoder = model.model.encoder.backbone, model.model.decoder
+    backbone, decoder = model.backbone, model.model.decoder
     brought = {"backbone": backbone.parameters(), "decoder": pretrained_parameters(decoder)}
     parts = {name: [each for each in found if each.requires_grad] for name, found in brought.items()}
     rates = {"backbone": args.backbone_learning_rate, "decoder": args.decoder_learning_rate}
