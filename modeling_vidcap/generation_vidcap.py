@@ -126,7 +126,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
                 clip_inputs["pixel_values_videos"], inputs = inputs, None
             recorded = {name: getattr(settings, name) for name in ("output_attentions", "output_hidden_states")}
             clips = self.get_encoder()(**clip_inputs, **recorded)  # type: ignore[attr-defined]
-            options["encoder_outputs"] = type(clips)(**clips)
+        options["encoder_outputs"] = type(clips)(**clips)
         count = settings.num_return_sequences or 1
         # All beams are ranked. More captions than beams are refused by transformers.
         returned = max(settings.num_beams, count)

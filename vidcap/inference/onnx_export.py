@@ -1,8 +1,8 @@
 """A captioner as two ONNX graphs, for use without torch.
 
 `encoder.onnx` takes the outputs of the processor and returns keys and values for the decoder; `decoder.onnx` takes the
-last word and the cache, and returns the scores of the next word and the cache. `captioner.json` has the special tokens.
-[`OnnxCaptioner`] runs both, and checks the export.
+last word and the cache, and returns the scores of the next word and the new cache. `captioner.json` names the special
+tokens. [`OnnxCaptioner`] runs both, and checks the export.
 
 Guarantees: any number of clips, frames and words; an export whose greedy captions differ from the model's is an error.
 Limitations: no beams (which are a loop around the same graph), joint fusion, pretrained decoders or novelty.
@@ -34,7 +34,7 @@ _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Encoder(nn.Module):
-    """Clips -> keys and values `(layers, B, heads, S, head_dim)` for cross-attention, and `(B, S)`, 1 for real tokens."""
+    """Clips -> keys and values `(layers, B, heads, S, head_dim)` for cross-attention, and their mask `(B, S)`."""
 
     def __init__(self, model: VideoCaptionForConditionalGeneration):
         super().__init__()
@@ -259,7 +259,7 @@ def check(model: VideoCaptionForConditionalGeneration, processor: VideoCaptionPr
     difference = (onnx_scores - torch.stack(expected.scores, dim=1))[allowed].abs().max().item()
     if not difference <= TOLERANCE:
         raise RuntimeError(
-            f"{folder}: the scores of ONNX Runtime differ from the model's by {difference:.2g}, more than {TOLERANCE}; "
-            "do not use this export"
+            f"{folder}: the scores of ONNX Runtime differ from the model's by {difference:.2g}, more than "
+            f"{TOLERANCE}; do not use this export"
         )
     logger.info(f"{folder}: the same words as the model's, scores within {difference:.1g}")

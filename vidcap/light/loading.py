@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-
 from typing import TYPE_CHECKING, Any
 
 from modeling_vidcap.settings_vidcap import VERSION, check_similarity
