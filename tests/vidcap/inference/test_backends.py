@@ -135,7 +135,7 @@ def test_openvino_is_taken_by_itself_where_it_gains(lite, monkeypatch: pytest.Mo
 
 def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = lite.backbone
-    with pytest.raises(ValueError, match="--backend tensorrt: there are auto, torch, openvino"):
+    with pytest.raises(ValueError, match="auto, torch, openvino, got 'tensorrt'"):
         fast_backbone(backbone, clip(1), "tensorrt")
     seeing_clips = tiny_model(own_backbone="s3d", feature_size=1024, num_frames=8)
     with pytest.raises(ValueError, match="is for backbones that see each frame alone, this one sees clips"):
@@ -146,7 +146,7 @@ def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) ->
             fast_backbone(backbone, clip(1), "openvino")
     with monkeypatch.context() as patch:
         patch.setattr(backends, "find_spec", lambda name: None)
-        with pytest.raises(ImportError, match=r"--backend openvino needs openvino: pip install 'vidcap\[openvino\]'"):
+        with pytest.raises(ImportError, match=r"openvino: pip install 'vidcap\[openvino\]'"):
             fast_backbone(backbone, clip(1), "openvino")
 
 
@@ -161,7 +161,7 @@ def test_a_captioner_keeps_its_captions(lite, tmp_path: Path) -> None:
     use_fast_backbone(model, tiny_processor(), "openvino")
     assert model.backbone is not original
     assert torch.equal(model.generate(**inputs, max_new_tokens=6), before)
-    with pytest.raises(ValueError, match="the backbone is a fast copy that can only run"):
+    with pytest.raises(ValueError, match="use_fast_backbone"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
     model.get_encoder().backbone = original
