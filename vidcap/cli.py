@@ -87,13 +87,17 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The commands and their options; what needs a package of an extra is imported when it runs."""
-    parser = _Parser(prog="vidcap", description="Small video-captioning models: train, evaluate, share, run.")
+def build_parser(parser_class: type[argparse.ArgumentParser] = _Parser) -> argparse.ArgumentParser:
+    """The commands and their options; packages of extras are imported when a command runs.
+
+    Args:
+        parser_class: Class of all parsers, whose `error` decides what becomes of wrong usage.
+    """
+    parser = parser_class(prog="vidcap", description="Small video-captioning models: train, evaluate, share, run.")
     parser.add_argument("--version", action="version", version=f"vidcap {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    device = _Parser(add_help=False)
+    device = parser_class(add_help=False)
     device.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is any"
     )
@@ -105,15 +109,15 @@ def build_parser() -> argparse.ArgumentParser:
         "has instructions for bf16, else torch]",
     )
     device.add_argument("--batch_size", type=whole, default=16, metavar="N", help="clips taken at once [16]")
-    reader = _Parser(add_help=False, parents=[device])
+    reader = parser_class(add_help=False, parents=[device])
     reader.add_argument("--model", required=True, metavar="DIR_OR_ID", help="model folder, or Hub id user/name")
-    generation = _Parser(add_help=False)
+    generation = parser_class(add_help=False)
     generation.add_argument("--num_beams", type=whole, metavar="N", help="beams of the search [the model's own]")
     generation.add_argument("--max_new_tokens", type=whole, metavar="N", help="longest caption [the model's own]")
     add_family_options(generation)
 
-    caption = add_caption_command(commands, [reader, generation], _Parser)
-    evaluate = add_evaluate_command(commands, [device, generation], _Parser)
+    caption = add_caption_command(commands, [reader, generation], parser_class)
+    evaluate = add_evaluate_command(commands, [device, generation], parser_class)
     add_compare_command(commands)
 
     classify, search = add_match_commands(commands, [reader])
@@ -152,8 +156,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     push = add_push_command(commands)
 
-    prepare = add_data_commands(commands, _Parser)
-    add_cache_command(commands, _Parser)
+    prepare = add_data_commands(commands, parser_class)
+    add_cache_command(commands, parser_class)
 
     for command in (caption, evaluate, classify, search, doctor, demo, push, onnx, prepare):
         command.add_argument("--debug", action="store_true", help="show the traceback of a failure")

@@ -198,7 +198,7 @@ class CaptionAdapter(ABC):
             )
 
     def use_backend(self, backend: str) -> None:
-        """Nothing: there is only one."""
+        return
 
     def clip_encoder(self) -> Change | None:
         return None

@@ -129,6 +129,14 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates `arguments.model` or scores `arguments.hypotheses`, and prints the main scores."""
     from ..evaluation.controls.verdict import verdict_text
+
+    report = write_evaluation(arguments)
+    sys.stdout.write(summary(report) + verdict_text(report.get("verdict", [])))
+    return 0
+
+
+def write_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates as the command line says, writes the report and its page, and returns the report."""
     from ..evaluation.report.report import write_report
     from ..files import write_atomically, write_bytes_atomically
 
@@ -147,8 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
         finally:  # what was measured outlives a page that cannot be drawn
             if (measured := Path(scratch, "report.json")).is_file():
                 write_bytes_atomically(arguments.output, measured.read_bytes())
-    sys.stdout.write(summary(report) + verdict_text(report.get("verdict", [])))
-    return 0
+    return report
 
 
 class _Data:

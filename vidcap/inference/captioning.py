@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
 import torch
 
@@ -216,7 +216,7 @@ def map_batches(
 ) -> list[Any]:
     """The results of `function` for all clips, given batches of them on the model's device."""
     model.eval()
-    collator = VideoCaptionCollator(processor)
+    collator = VideoCaptionCollator(cast("VideoCaptionProcessor", processor))
     results: list[Any] = []
     for batch in batches_of(clips, batch_size, progress):
         results += function({name: value.to(model.device) for name, value in collator.videos(list(batch)).items()})

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
     from modeling_vidcap import VideoCaptionConfig
     from modeling_vidcap.backbones_vidcap import VideoBackbone
+    from processing import VideoCaptionProcessor
 
-    from .captioning import Model, Processor
+    from .captioning import Model
 
 
 def open_clip_cache(
     model: "Model",
-    processor: "Processor",
+    processor: "VideoCaptionProcessor",
     *,
     folder: str | Path | None = None,
     workers: int | None = None,
@@ -104,7 +105,7 @@ def cache_limit(limit: float | None = None) -> int | None:
 
 
 def feature_extractor(
-    model: "Model", processor: "Processor", *, workers: int, backend: str = "auto"
+    model: "Model", processor: "VideoCaptionProcessor", *, workers: int, backend: str = "auto"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A fast function from a clip's pixels `(1, T, C, H, W)` to its features `(1, T, N, D)`.
 

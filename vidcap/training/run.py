@@ -43,8 +43,20 @@ logger = logging.getLogger("vidcap")
 
 def main(argv: list[str] | None = None, program: str = "train_hf.py") -> int:
     """Runs one training; errors of the user's making become one line, which begins with `program`, and status 1."""
+    try:
+        run(sys.argv[1:] if argv is None else argv, program)
+    except (ValueError, ImportError, OSError) as error:
+        if os.environ.get("VIDCAP_DEBUG"):
+            raise
+        print(f"{program}: error: {as_options(str(error))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(argv: list[str], program: str) -> None:
+    """Runs one training from its command line, and raises its errors; `program` names it in messages."""
     started = time.perf_counter()
-    data, model_args, args, given = parse(sys.argv[1:] if argv is None else argv, program)
+    data, model_args, args, given = parse(argv, program)
     logging.basicConfig(format="%(message)s")
     for name in ("hub_card", "modeling_vidcap", "processing", "vidcap"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -52,14 +64,7 @@ def main(argv: list[str] | None = None, program: str = "train_hf.py") -> int:
         datasets.disable_progress_bars()
         disable_hub_bars()
         transformers_logging.disable_progress_bar()
-    try:
-        train(data, model_args, args, given, started)
-    except (ValueError, ImportError, OSError) as error:
-        if os.environ.get("VIDCAP_DEBUG"):
-            raise
-        print(f"{program}: error: {as_options(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    train(data, model_args, args, given, started)
 
 
 def train(

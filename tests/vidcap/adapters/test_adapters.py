@@ -273,7 +273,7 @@ def test_own_models_still_come_as_they_did(tmp_path: Path, files: list[str], cap
     assert captioner(CLIPS[0], similarity_weight=0.0, **WORDS)[0]["generated_text"]
     for option, value in (("--prompt", "x"), ("--dtype", "bfloat16")):
         assert main(["caption", files[0], "--model", str(tmp_path), option, value]) == 1
-        assert f"{option} " in capsys.readouterr().err
+        assert option.removeprefix("--") in capsys.readouterr().err
     (tmp_path / "processor_config.json").unlink()
     with pytest.raises(Exception, match="rocess"):
         pipeline("video-captioning", model=str(tmp_path), device="cpu")
