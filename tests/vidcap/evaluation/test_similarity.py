@@ -118,9 +118,7 @@ def test_all_ways_to_a_caption_take_it(model, inputs, tmp_path, capsys):
 
 def test_embeddings_that_were_never_trained_are_refused(inputs):
     untrained = tiny_model(contrastive_weight=0.0)
-    with pytest.raises(
-        ValueError, match="`similarity_weight` 0.5.*contrastive_weight"
-    ):
+    with pytest.raises(ValueError, match="`similarity_weight` 0.5.*contrastive_weight"):
         untrained.generate(**inputs, **SEARCH, similarity_weight=0.5)
-    with pytest.raises(ValueError, match="`similarity_weight` is -1: 0 ranks by probability alone"):
+    with pytest.raises(ValueError, match="`similarity_weight`.*got -1"):
         tiny_model().generate(**inputs, **SEARCH, similarity_weight=-1)
