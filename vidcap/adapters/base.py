@@ -150,8 +150,7 @@ class CaptionAdapter(ABC):
         """A key that is equal for clips that can form a batch."""
         return [(name, tensor.shape[1:]) for name, tensor in sorted(item.items())]
 
-    # The rest is the same for all families.
-
+    # Common to all families.
     @property
     def left_out(self) -> Mapping[str, str]:
         """Parts of an evaluation that need a model of this package, each with the reason."""
@@ -200,8 +199,8 @@ class CaptionAdapter(ABC):
     def use_backend(self, backend: str) -> None:
         return
 
-    def clip_encoder(self) -> Change | None:
-        return None
+    def clip_encoder(self) -> None:
+        return
 
     def open_cache(
         self, *, folder: str | Path | None = None, backend: str = "auto", limit: float | None = None
@@ -229,7 +228,7 @@ class CaptionAdapter(ABC):
         self.check_options({"include": list(include)})
         generated = self._generate_all(clips, batch_size, scores=True, **generate_kwargs)
         groups = [[self._scored(caption) for caption in captions] for captions in generated]
-        return [best_first(group) for group in groups] if generate_kwargs.get("do_sample") else groups
+        return list(map(best_first, groups)) if generate_kwargs.get("do_sample") else groups
 
     def _scored(self, caption: GeneratedCaption) -> ScoredCaption:
         assert caption.log_probabilities is not None

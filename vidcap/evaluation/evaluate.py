@@ -209,7 +209,7 @@ def clip_seconds(clips: ClipDataset) -> list[float]:
 def _add_retrieval(
     report: dict[str, Any],
     model: "VideoCaptionForConditionalGeneration",
-    processor: "CaptionerProcessor",
+    processor: "VideoCaptionProcessor",
     clips: ClipDataset,
     batch_size: int,
 ) -> None:
