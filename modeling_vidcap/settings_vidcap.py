@@ -122,7 +122,7 @@ def check_guidance(config: AnyConfig, guidance_scale: float | None) -> None:
     if config.video_dropout == 0:
         raise ValueError(
             f"`guidance_scale` {guidance_scale} needs a model that was trained to write without video, and this one "
-            "has `video_dropout` 0: train with `video_dropout` 0.1, or leave guidance out"
+            "has `video_dropout` 0: train with video_dropout=0.1, or leave guidance out"
         )
 
 
@@ -139,7 +139,7 @@ def check_similarity(config: AnyConfig, similarity_weight: float | None) -> None
     if config.contrastive_weight == 0:
         raise ValueError(
             f"`similarity_weight` {similarity_weight} needs a model that was trained to compare clips with captions, "
-            "and this one has `contrastive_weight` 0: train with `contrastive_weight` 0.5, or leave it out"
+            "and this one has `contrastive_weight` 0: train with contrastive_weight=0.5, or leave it out"
         )
 
 

@@ -110,7 +110,7 @@ def check_language_model(source: str, *, fusion: str) -> Any:
         )
     if fusion == "cross_attention" and not DECODERS[config.model_type]:
         raise ValueError(
-            f"decoder {source}: a model of type {config.model_type} has no cross-attention; set `fusion` to 'joint'"
+            f"decoder {source}: a model of type {config.model_type} has no cross-attention; set fusion=joint"
         )
     return config
 

@@ -77,7 +77,7 @@ def load_any_captioner(name: str | os.PathLike[str], *, device: str = "auto", dt
         model_type = _load("configuration", name, AutoConfig.from_pretrained).model_type
     if model_type == VideoCaptionConfig.model_type:
         if dtype != "auto":
-            raise ModelError(f"`dtype` {dtype} is for models of other families: leave it out")
+            raise ModelError(f"dtype={dtype} is for models of other families: leave it out")
         return ModelCaptioner(*load_captioner(name, device=device))
     try:
         family = family_of(model_type, name)
@@ -98,7 +98,7 @@ def _find_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("`device` cuda: no GPU is usable; set `device` to cpu")
+        raise ModelError("device=cuda: no GPU is usable; set device=cpu")
     return device
 
 
@@ -162,7 +162,7 @@ def check_compares(model: VideoCaptionForConditionalGeneration, name: str) -> No
     """Raises a `ModelError` if a captioner cannot compare clips and texts."""
     if model.config.contrastive_weight == 0:
         raise ModelError(
-            f"{name} cannot compare clips and texts, since it was trained with `contrastive_weight` 0; train with a "
+            f"{name} cannot compare clips and texts, since it was trained with contrastive_weight=0; train with a "
             "weight above 0"
         )
 

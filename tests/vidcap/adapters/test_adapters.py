@@ -251,11 +251,11 @@ def test_what_needs_embeddings_and_models_of_other_kinds_is_refused(
     for model, error in refusals:
         with pytest.raises(error, match=f"a model of type bert: .*{families}"):
             pipeline("video-captioning", model=model)
-    with pytest.raises(ValueError, match="GIT model of still images .*git-base-vatex"):
+    with pytest.raises(ValueError, match="GIT model .*git-base-vatex"):
         vidcap.adapters.GitAdapter(*reversed(tiny_git(num_frames=None)))
     processor, model = tiny_vision_encoder_decoder("vivit")
     model.config.encoder = ViTConfig(hidden_size=16)
-    with pytest.raises(ValueError, match="its encoder, of type vit, sees single images"):
+    with pytest.raises(ValueError, match="encoder of type vit"):
         vidcap.adapters.FAMILIES["vision-encoder-decoder"](model, processor)
     processor, model = tiny_qwen("2")
     processor.chat_template = None
