@@ -81,7 +81,7 @@ def main() -> None:
                 features = "-"
                 if model is not None and not moved:
                     one, other = (
-                        model.model.encoder.backbone(processor(videos=[path], **each)["pixel_values_videos"])
+                        model.backbone(processor(videos=[path], **each)["pixel_values_videos"])
                         for each in ({}, SETTINGS[name])
                     )
                     features = f"{((one - other).abs().mean() / one.abs().mean()).item():.1%}"

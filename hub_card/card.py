@@ -10,7 +10,7 @@ benchmarks only.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         title=repo_id.rpartition("/")[2] if repo_id else "Video captioner",
         model=repo_id or UNNAMED,
         requirements=_requirements(str(facts.get("backbone"))),
+        transformers=version("transformers"),
         score_table=_score_table(facts) if facts.get("scores") else "",
         data_table=_data_table(facts, names),
         cost=_cost(facts),

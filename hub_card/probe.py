@@ -121,9 +121,8 @@ def measure(
         start = torch.full((2, 1), config.decoder_start_token_id, device=model.device)
         results["logits"] = model(**inputs, decoder_input_ids=start).logits[:, 0, :256].float().flatten().tolist()
         if processor is not None:
-            results["captions"] = processor.post_process_generation(
-                model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
-            )
+            options: dict[str, Any] = {**inputs, "max_new_tokens": MAX_NEW_TOKENS}
+            results["captions"] = processor.post_process_generation(model.generate(**options))
     model.train(training)
     return results
 

@@ -1,7 +1,7 @@
-"""Video features -> caption: the public names of this room, each imported when it is first asked for.
+"""The model, from video features to captions: public names, imported lazily.
 
-Importing it makes the model known to transformers, as soon as transformers is there: the Auto classes load it without
-`trust_remote_code`, and `pipeline("video-captioning", model=...)` works.
+Importing this package registers the model with transformers, as soon as transformers is loaded: the Auto classes load
+it without `trust_remote_code`, and `pipeline("video-captioning", model=...)` works.
 """
 
 from typing import TYPE_CHECKING

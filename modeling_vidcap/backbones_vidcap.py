@@ -1,12 +1,13 @@
-"""Frames -> features: one small adapter around an image backbone or a clip encoder.
+"""Frames -> features, by an image backbone or a clip encoder.
 
-`(B, T, C, H, W)` pixels become `(B, T', N, D)` features: every output stage's map is averaged to a grid of N cells,
-and the stages' channels are concatenated, perhaps with a thumbnail of the cell itself and a histogram of its colours.
+`(B, T, C, H, W)` pixels become `(B, T', N, D)` features: the map of each output stage is averaged to a grid of N
+cells, and the stages' channels are concatenated, optionally with a thumbnail and a colour histogram of the cell.
 
 An image backbone sees each frame alone (T' = T), so that features of a frozen one can be stored per clip and played
 backwards. A clip encoder sees all frames, and joins `frame_stride` of them into one (T' = T / `frame_stride`).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks_vidcap import Freezes
+from .blocks_vidcap import FreezableModule
 from .fused_vidcap import FusedBackbone
 
 if TYPE_CHECKING:
     from .configuration_vidcap import VideoCaptionConfig
 
 
-FINE_LEVELS = 16  # of each primary colour, in which pixels are counted for a histogram
+FINE_LEVELS = 16  # per primary colour, in which pixels are counted for a histogram
 
 
 class FrameCNN(nn.Module):
-    """A small CNN to train from scratch: patches of 4 x 4 pixels, then stages of one residual convolution each, which
-    halve height and width between them.
+    """A small CNN to train from scratch: 4 x 4 patches, then stages of one residual convolution at half the size.
 
-    Group norm has no running statistics, so a frame's features depend on that frame alone, in training too.
+    Group norm has no running statistics, so that a frame's features depend on that frame alone, in training too.
     """
 
     def __init__(self, hidden_sizes: list[int] | tuple[int, ...], num_channels: int = 3):
@@ -51,12 +51,12 @@ class FrameCNN(nn.Module):
         return (maps,)
 
 
-class VideoBackbone(Freezes, nn.Module):
-    """The configured backbone. What is frozen of it stays in evaluation mode and takes no gradient.
+class VideoBackbone(FreezableModule, nn.Module):
+    """The configured backbone, whose frozen parts stay in evaluation mode and take no gradient.
 
     Args:
-        config: Of the captioner.
-        network: Stands inside in the place of the network that the config names.
+        config: Config of the captioner.
+        network: Replaces the network that the config names.
     """
 
     def __init__(self, config: "VideoCaptionConfig", network: nn.Module | None = None):
@@ -69,7 +69,7 @@ class VideoBackbone(Freezes, nn.Module):
         self._trained = self.freeze()
 
     def freeze(self) -> list[nn.Module]:
-        """Takes the gradient from what is not to be trained, and returns the modules that are."""
+        """Stops the gradient of the frozen parts, and returns the trained modules."""
         if self.frozen:
             self.requires_grad_(False)
             return []
@@ -88,32 +88,34 @@ class VideoBackbone(Freezes, nn.Module):
         batch = pixel_values_videos.shape[0]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             frames = pixel_values_videos.flatten(0, 1)
-            shown = in_shades_of_grey(frames) if self.config.grayscale_backbone else frames
-            # Channels last: twice as fast on CPU, and what GPUs want.
-            shown = shown.contiguous(memory_format=torch.channels_last)
-            maps = self.maps(shown.unflatten(0, (batch, -1)) if self.config.encodes_clips else shown)
-            parts = [F.adaptive_avg_pool2d(each, self.grid) for each in maps]  # each (B*T', D_i, g, g)
-            parts += [self._per_step(each) for each in self._of_pixels(self._unnormalised(frames))]
+            inputs = to_grayscale(frames) if self.config.grayscale_backbone else frames
+            # Channels last is twice as fast on CPUs, and also suits GPUs.
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            maps = self.maps(inputs.unflatten(0, (batch, -1)) if self.config.encodes_clips else inputs)
+            parts = [F.adaptive_avg_pool2d(map_, self.grid) for map_ in maps]  # each (B*T', D_i, g, g)
+            parts += [self._per_step(part) for part in self._pixel_features(self._unnormalised(frames))]
             cells = torch.cat(parts, dim=1)
         return cells.flatten(2).transpose(1, 2).unflatten(0, (batch, -1))  # (B, T', N, D)
 
     def maps(self, frames: torch.Tensor) -> list[torch.Tensor]:
-        """The network's maps `(B*T', D_i, h_i, w_i)` of frames `(B*T, 3, H, W)`, or `(B, T, 3, H, W)` where it sees
-        clips."""
+        """The network's maps `(B*T', D_i, h_i, w_i)` of frames `(B*T, 3, H, W)`, or of clips `(B, T, 3, H, W)`."""
         if self.config.encodes_clips:
             return clip_maps(self.net, frames, self.config)
         return self._fused.maps(self.net, frames, partial(frame_maps, config=self.config))
 
     def _unnormalised(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames `(B*T, 3, H, W)` from -1 (black) to 1 (white), whatever the backbone wants."""
+        """Frames `(B*T, 3, H, W)` from -1 (black) to 1 (white), whatever the backbone's normalisation."""
         mean, std = self.config.image_mean, self.config.image_std
         if set(mean) | set(std) == {0.5}:
             return frames
         return (frames * frames.new_tensor(std).view(3, 1, 1) + frames.new_tensor(mean).view(3, 1, 1)) * 2 - 1
 
-    def _of_pixels(self, frames: torch.Tensor) -> list[torch.Tensor]:
-        """Of frames from -1 to 1 thumbnail `(B*T, 3 k k, g, g)` and histogram `(B*T, bins^3, g, g)`, as far as they
-        are wanted."""
+    def _pixel_features(self, frames: torch.Tensor) -> list[torch.Tensor]:
+        """The configured ones of thumbnail `(B*T, 3 k k, g, g)` and histogram `(B*T, bins^3, g, g)`.
+
+        Args:
+            frames: From -1 to 1.
+        """
         parts = []
         if size := self.config.thumbnail_size:
             thumbnail = F.adaptive_avg_pool2d(frames, self.grid * size)
@@ -136,7 +138,7 @@ def build_network(config: "VideoCaptionConfig") -> nn.Module:
             return FrameCNN(config.cnn_hidden_sizes)
         from torchvision.models.video import s3d
 
-        # Its own norms follow the data so slowly (momentum .001) that a short training would be over first.
+        # Its own norms adapt too slowly (momentum .001) for a short training.
         return s3d(norm_layer=nn.BatchNorm3d).features
     from transformers import AutoBackbone, AutoModel
 
@@ -144,12 +146,12 @@ def build_network(config: "VideoCaptionConfig") -> nn.Module:
         return AutoBackbone.from_config(backbone, trust_remote_code=False)
     net = AutoModel.from_config(backbone, trust_remote_code=False)
     if backbone.model_type == "vjepa2":
-        net.predictor = None  # foretells hidden patches, which nobody asks for here
+        net.predictor = None  # predicts hidden patches, which are not needed here
     return net
 
 
-def in_shades_of_grey(frames: torch.Tensor) -> torch.Tensor:
-    """Frames `(F, 3, H, W)` without colour, three channels still, by the luma of ITU-R BT.601 (as torchvision's)."""
+def to_grayscale(frames: torch.Tensor) -> torch.Tensor:
+    """Frames `(F, 3, H, W)` without colour but with three channels, by the luma of ITU-R BT.601 (as torchvision's)."""
     red, green, blue = frames.unbind(dim=-3)
     luma = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
     return luma.unsqueeze(-3).expand(frames.shape)
@@ -158,9 +160,9 @@ def in_shades_of_grey(frames: torch.Tensor) -> torch.Tensor:
 def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
     """Shares of the colours in each cell: pixels `(F, 3, H, W)` from -1 to 1 -> `(F, bins^3, grid, grid)`.
 
-    A pixel is shared out between the neighbouring levels of red, green and blue by its distance to them, so that the
-    histogram changes smoothly. Pixels are counted in `FINE_LEVELS` of each first, which makes that sharing cheap. Up
-    to `grid` - 1 rows and columns at the frame's end are left out.
+    A pixel counts towards the neighbouring levels of red, green and blue by its distance to them, so that the
+    histogram changes smoothly. Pixels are first counted in `FINE_LEVELS` levels, which makes this cheap. Up to
+    `grid` - 1 rows and columns at the frame's end are ignored.
     """
     height, width = frames.shape[-2] // grid, frames.shape[-1] // grid
     half = (FINE_LEVELS - 1) / 2
@@ -174,14 +176,14 @@ def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
     fine = torch.linspace(0, bins - 1, FINE_LEVELS, device=frames.device)
     weights = (1 - (fine[:, None] - torch.arange(bins, device=frames.device)).abs()).clamp(min=0)  # (fine, bins)
     shares = counts.unflatten(1, (FINE_LEVELS,) * 3) / (height * width)
-    for _ in range(3):  # of blue, green and red, each the last axis in its turn
+    for _ in range(3):  # blue, green and red, each the last axis in its turn
         shares = (shares @ weights).movedim(-1, 1)
     histogram = shares.flatten(1)  # (F*g*g, bins^3)
     return histogram.unflatten(0, (-1, grid, grid)).permute(0, 3, 1, 2).to(frames.dtype)
 
 
-TIME_FASTEST = ("timesformer",)  # clip encoders whose tokens go through the frames of one patch before the next patch
-# Their last output is tokens, at least of some networks, and their hidden states are always maps.
+TIME_FASTEST = ("timesformer",)  # clip encoders that order tokens by patch, then by frame
+# Backbones whose last output may be tokens, but whose hidden states are always maps.
 MAPS_INSIDE = ("timm_wrapper", "dinov3_convnext")
 
 
@@ -199,8 +201,8 @@ def frame_maps(net: nn.Module, frames: torch.Tensor, config: "VideoCaptionConfig
     if stages is None:
         states = [output.last_hidden_state]
     else:
-        every = output.get("reshaped_hidden_states") or output.hidden_states
-        states = [pick(every, stage) for stage in stages]
+        hidden_states = output.get("reshaped_hidden_states") or output.hidden_states
+        states = [hidden_state_of(hidden_states, stage) for stage in stages]
     return [state if state.ndim == 4 else tokens_to_maps(state, frames.shape[-2:], config) for state in states]
 
 
@@ -214,34 +216,37 @@ def clip_maps(net: nn.Module, clips: torch.Tensor, config: "VideoCaptionConfig")
     stages = config.backbone_stages
     options = {"skip_predictor": True} if backbone.model_type == "vjepa2" else {}
     output = net(clips, output_hidden_states=stages is not None, **options)
-    states = [output.last_hidden_state] if stages is None else [pick(output.hidden_states, each) for each in stages]
+    if stages is None:
+        states = [output.last_hidden_state]
+    else:
+        states = [hidden_state_of(output.hidden_states, stage) for stage in stages]
     height, width = patch_grid(clips.shape[-2:], config)
     maps = []
     for state in states:
-        patches = state[:, state.shape[1] - steps * height * width :]  # (B, T' h w, C), class token dropped
+        patches = state[:, state.shape[1] - steps * height * width :]  # (B, T' h w, C), without the class token
         if backbone.model_type in TIME_FASTEST:
             patches = patches.unflatten(1, (height * width, steps)).transpose(1, 2).flatten(1, 2)
         maps.append(patches.unflatten(1, (steps, height, width)).flatten(0, 1).permute(0, 3, 1, 2))
     return maps
 
 
-def pick(states: Any, stage: int) -> torch.Tensor:
-    """The hidden state of a stage, counted as transformers does: 0 is what goes into the first block."""
-    if not -len(states) <= stage < len(states):
-        raise ValueError(f"`backbone_stages` {stage}: this backbone has {len(states)} of them, 0 to {len(states) - 1}")
-    return states[stage]
+def hidden_state_of(hidden_states: Sequence[torch.Tensor], stage: int) -> torch.Tensor:
+    """The hidden state of a stage, counted as in transformers: 0 is the input of the first block."""
+    if not -len(hidden_states) <= stage < len(hidden_states):
+        raise ValueError(f"`backbone_stages` of this backbone are 0 to {len(hidden_states) - 1}, got {stage}")
+    return hidden_states[stage]
 
 
 def tokens_to_maps(tokens: torch.Tensor, size: torch.Size, config: "VideoCaptionConfig") -> torch.Tensor:
-    """Tokens `(F, L, C)` of frames of `size` -> `(F, C, h, w)`, without what stands before the patches."""
+    """Tokens `(F, L, C)` of frames of `size` -> `(F, C, h, w)`, without those before the patches."""
     backbone: Any = config.backbone_config
     height, width = whole = patch_grid(size, config)
     while height * width > tokens.shape[1]:  # networks such as Swin merge four patches into one between their stages
         height, width = height // 2, width // 2
     if (height, width) != whole and height * width != tokens.shape[1]:
         raise ValueError(
-            f"{backbone.model_type} makes {tokens.shape[1]} tokens of {whole[0]} x {whole[1]} patches: it is not "
-            "known where in the frame they are"
+            f"backbone of type {backbone.model_type}: the places of its {tokens.shape[1]} tokens in a frame of "
+            f"{whole[0]} x {whole[1]} patches are unknown; take another backbone"
         )
     patches = tokens[:, tokens.shape[1] - height * width :]
     return patches.unflatten(1, (height, width)).permute(0, 3, 1, 2)
@@ -252,13 +257,16 @@ def patch_grid(size: torch.Size, config: "VideoCaptionConfig") -> tuple[int, int
     backbone: Any = config.backbone_config
     patch = backbone.tubelet_size[1:] if backbone.model_type == "vivit" else getattr(backbone, "patch_size", None)
     if patch is None:
-        raise ValueError(f"{backbone.model_type} makes tokens, and its config has no `patch_size` to lay them out by")
+        raise ValueError(
+            f"backbone of type {backbone.model_type}: the places of its tokens are unknown, since its config has no "
+            "`patch_size`; take another backbone"
+        )
     patch_height, patch_width = (patch, patch) if isinstance(patch, int) else patch
     return size[0] // patch_height, size[1] // patch_width
 
 
 def stages_of(net: nn.Module) -> list[nn.Module]:
-    """The blocks that a backbone is a stack of, first to last: stages of a CNN, layers of a transformer."""
+    """The consecutive blocks of a backbone: stages of a CNN, layers of a transformer."""
     for module in net.modules():
         if isinstance(module, nn.ModuleList) and len(module) > 1:
             return list(module)
@@ -272,18 +280,18 @@ def stages_of(net: nn.Module) -> list[nn.Module]:
 
 
 def train_last_stages(net: nn.Module, count: int) -> list[nn.Module]:
-    """Freezes all of a backbone but its last `count` stages and what comes behind them.
+    """Freezes a backbone up to its last `count` stages.
 
     Returns:
-        The modules that stay trained.
+        The trained modules: these stages and all that follow them.
 
     Raises:
         ValueError: If it has fewer stages.
     """
     stages = stages_of(net)
     if count > len(stages):
-        raise ValueError(f"`trained_backbone_stages` {count}: this backbone has {len(stages)} stages, take fewer")
-    order = list(net.modules())  # a module stands ahead of its parts, and these ahead of the next module
+        raise ValueError(f"`trained_backbone_stages` of this backbone must be at most {len(stages)}, got {count}")
+    order = list(net.modules())  # a module precedes its parts, and these precede the next module
     trained = order[order.index(stages[len(stages) - count]) :]
     net.requires_grad_(False)
     for module in trained:

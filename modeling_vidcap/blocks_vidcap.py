@@ -1,12 +1,14 @@
-"""The parts of encoder and decoder in torch alone: positions, attention, layers."""
+"""Building blocks of encoder and decoder in torch alone: positions, attention, layers."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
+
     from .configuration_vidcap import VideoCaptionConfig
 
 
@@ -30,17 +32,17 @@ def rotary_rotation(
 
 
 def axis_angles(positions: torch.Tensor, count: int, *, min_period: float, max_period: float) -> torch.Tensor:
-    """Angles `(..., count)` of `positions` `(...)`; periods lie evenly in logarithm between the two given ones."""
+    """Angles `(..., count)` of `positions` `(...)`, with logarithmically spaced periods."""
     steps = torch.arange(count, device=positions.device, dtype=torch.float32) / max(count - 1, 1)
     frequencies = 2 * torch.pi / (min_period * (max_period / min_period) ** steps)  # (count,)
     return positions.float()[..., None] * frequencies
 
 
 def cell_angles(grid: int, count: int, device: torch.device) -> torch.Tensor:
-    """Angles `(N, count)` of the cells of a `grid` x `grid` frame, row by row: half of them rows, half columns.
+    """Angles `(N, count)` of the cells of a `grid` x `grid` frame, row by row: half for rows, half for columns.
 
-    Positions are shares of the frame. Periods go from two cells, at which neighbours are opposites, to two frames, at
-    which the cosine falls all the way across.
+    Positions are fractions of the frame. Periods range from two cells, at which neighbours are opposites, to two
+    frames, at which the cosine falls all the way across.
     """
     cells = torch.arange(grid**2, device=device)
     rows = axis_angles(cells // grid / grid, count // 2, min_period=2 / grid, max_period=2)
@@ -55,14 +57,18 @@ def to_rotation(angles: torch.Tensor, dtype: torch.dtype) -> Rotation:
 
 
 def to_sines(angles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Sines and cosines `(..., D)` of `angles` `(..., D / 2)`, to be added to tokens
-    (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762)."""
+    """Sines and cosines `(..., D)` of `angles` `(..., D / 2)`, which are added to tokens.
+
+    Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
+    """
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
 
 
 def positions_behind(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Positions `(B, L + 1)` of the real words of `attention_mask` `(B, L)`, whichever side is padded, and of a token
-    right behind them."""
+    """Positions `(B, L + 1)` of the real words of `attention_mask` `(B, L)` and of a token right behind them.
+
+    Either side may be padded.
+    """
     positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
     return torch.cat([positions, attention_mask.sum(dim=1, keepdim=True)], dim=1)
 
@@ -84,18 +90,18 @@ def time_rotation(config: "VideoCaptionConfig", times: torch.Tensor, dtype: torc
     return to_rotation(time_angles(config, times, config.hidden_size // config.num_attention_heads // 2), dtype)
 
 
-RUNS_ONLY = "runs_only"  # attribute of a module that computes what another does and has other weights
+INFERENCE_ONLY = "inference_only"  # attribute of a module that computes what another does from other weights
 
 
-class Freezes:
-    """A module that keeps some of its parameters as they are, and can be told so again once its weights are loaded."""
+class FreezableModule:
+    """A module with frozen parameters, which can be frozen again after weights are loaded."""
 
-    def freeze(self) -> Any:
+    def freeze(self) -> object:
         raise NotImplementedError
 
 
 class Attention(nn.Module):
-    """Multi-head attention over itself or, given `key_value_states`, over the video."""
+    """Multi-head self-attention or, given `key_value_states`, attention to the video."""
 
     def __init__(self, config: "VideoCaptionConfig", *, layer_idx: int = 0, is_causal: bool = False):
         super().__init__()
@@ -124,11 +130,11 @@ class Attention(nn.Module):
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        **kwargs: Any,
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention's output `(B, L, heads, head_dim)`, and its weights where they are kept."""
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=self.scaling)
-        return found.transpose(1, 2), None
+        """The output `(B, L, heads, head_dim)`, and the weights where the implementation returns them."""
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=self.scaling)
+        return attended.transpose(1, 2), None
 
     def forward(
         self,
@@ -137,8 +143,8 @@ class Attention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         rotation: Rotation | None = None,
         key_value_states: torch.Tensor | None = None,
-        cache: Any = None,
-        **kwargs: Any,
+        cache: "Cache | None" = None,
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.heads(self.q_proj(hidden_states))
         if rotation is not None and key_value_states is None:
@@ -156,9 +162,9 @@ class Attention(nn.Module):
         hidden_states: torch.Tensor,
         key_value_states: torch.Tensor | None,
         rotation: Rotation | None,
-        cache: Any,
+        cache: "Cache",
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of what `cache` holds, too. Only attention within transformers has such a cache."""
+        """Keys and values, those in `cache` included; only attention within transformers has such a cache."""
         raise NotImplementedError
 
 
@@ -172,15 +178,15 @@ class VideoCaptionMLP(nn.Sequential):
 
 
 class VideoCaptionMotion(nn.Module):
-    """Lets each token see what changed since the frame before: a feed-forward block over it and that difference.
+    """A feed-forward block over each token and its difference from the previous frame.
 
-    Attention has to learn which frames are neighbours; here movement is an input from the first step. What moves
-    covers a small part of most frames: their difference is a tenth of what they have in common, and by its size alone
-    a small star that spins is a large one that slides. With `motion_floor` the difference is shown twice: louder, and
-    divided by its root mean square over the channels. The floor, added to the square, keeps still frames' noise low.
+    Attention has to learn which frames are neighbours; here movement is an input from the first step. Moving objects
+    cover a small part of most frames: the difference is a tenth of a token, and by its size alone a small spinning
+    star equals a large sliding one. With `motion_floor` the difference enters twice: amplified, and divided by its
+    root mean square over the channels. The floor, added to the square, keeps the noise of still frames low.
     """
 
-    gain = 4.0  # what a movement changes is about a tenth of the token, and would hardly be heard beside it
+    gain = 4.0  # the difference is about a tenth of the token, and would hardly count beside it
 
     def __init__(self, config: "VideoCaptionConfig"):
         super().__init__()
@@ -194,17 +200,17 @@ class VideoCaptionMotion(nn.Module):
         """`(B, T, N, D)` -> the same shape; the first frame has no change."""
         normed = self.norm(hidden_states)
         change = torch.cat([torch.zeros_like(normed[:, :1]), normed[:, 1:] - normed[:, :-1]], dim=1)
-        seen = [normed, change]
+        inputs = [normed, change]
         if self.floor:
             size = (change.square().mean(dim=-1, keepdim=True) + self.floor**2).sqrt()
-            seen = [normed, change * self.gain, change / size]
-        return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat(seen, dim=-1))))
+            inputs = [normed, change * self.gain, change / size]
+        return hidden_states + self.fc_out(self.activation(self.fc_in(torch.cat(inputs, dim=-1))))
 
 
 class VideoCaptionColors(nn.Module):
-    """Projects histograms of colours; their cube root, since what covers a hundredth of a frame matters too."""
+    """A projection of the cube root of colour histograms, by which small coloured objects count too."""
 
-    scale = 10.0  # so that 125 shares are heard beside thousands of backbone values in the same sum
+    scale = 10.0  # so that 125 shares count beside thousands of backbone values in the same sum
 
     def __init__(self, config: "VideoCaptionConfig"):
         super().__init__()
@@ -222,10 +228,10 @@ class VideoCaptionColors(nn.Module):
 
 
 class VideoCaptionFramePositions(nn.Module):
-    """A learned table of `num_frames` positions, laid over the clip from its first real frame to its last.
+    """A learned table of `num_frames` positions, stretched over the clip's real frames.
 
-    A clip of `num_frames` frames takes row i for frame i. Any other number of frames (8 or 32 at inference, a clip too
-    short to fill up) takes rows at the frames' shares of the clip, interpolated linearly between neighbouring rows.
+    Frame i of a clip of `num_frames` frames takes row i. Clips of any other number of frames take rows interpolated
+    linearly between neighbouring ones.
     """
 
     def __init__(self, config: "VideoCaptionConfig"):
@@ -233,17 +239,17 @@ class VideoCaptionFramePositions(nn.Module):
         self.table = nn.Embedding(config.num_frames, config.hidden_size)
 
     def forward(self, frame_mask: torch.Tensor) -> torch.Tensor:
-        """`(B, T)`, 1 for real frames -> `(B, T, D)`. The seconds between frames play no part."""
+        """`(B, T)`, 1 for real frames -> `(B, T, D)`, whatever the seconds between frames."""
         index = torch.arange(frame_mask.shape[1], device=frame_mask.device)
         last = (index * frame_mask.bool()).amax(dim=1, keepdim=True).clamp(min=1)  # (B, 1)
-        # Frames behind the last real one are masked: any row does for them.
+        # Frames behind the last real one are masked, so that any row will do.
         rows = torch.minimum(index, last) * (self.table.num_embeddings - 1) / last  # (B, T)
         low, high = self.table(rows.floor().long()), self.table(rows.ceil().long())
         return torch.lerp(low, high, rows.frac()[..., None].to(low.dtype))
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm self-attention over the tokens of a clip, or within groups of them, then a feed-forward block."""
+    """Pre-norm self-attention over a clip's tokens, or within groups of them, then a feed-forward block."""
 
     attention_class: type[Attention] = Attention
 
@@ -258,9 +264,9 @@ class EncoderLayer(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotation: Rotation | None, **kwargs
     ) -> torch.Tensor:
-        """`(B, S, D)`, or `(B, groups, S, D)` where tokens attend within their group alone -> the same shape.
+        """`(B, S, D)`, or `(B, groups, S, D)` where tokens attend within their group only -> the same shape.
 
-        Mask and rotation are those of `(B * groups, S)` tokens; a `None` hides nothing, or rotates nothing.
+        Mask and rotation are for `(B * groups, S)` tokens; `None` hides or rotates nothing.
         """
         normed = self.self_attn_norm(hidden_states).flatten(0, -3)  # (B * groups, S, D)
         attended, _ = self.self_attn(normed, attention_mask=attention_mask, rotation=rotation, **kwargs)
@@ -269,7 +275,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm self-attention, causal unless told otherwise, perhaps cross-attention to the clip, feed-forward."""
+    """Pre-norm causal self-attention, optional cross-attention to the clip, feed-forward block."""
 
     attention_class: type[Attention] = Attention
 
@@ -293,7 +299,7 @@ class DecoderLayer(nn.Module):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_rotation: Rotation | None = None,
-        cache: Any = None,
+        cache: "Cache | None" = None,
         **kwargs,
     ) -> torch.Tensor:
         attended, _ = self.self_attn(
@@ -336,7 +342,7 @@ class Pooler(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """The activation of a name that transformers knows; of the usual one, without importing it."""
+    """The activation by its name in transformers, which is not imported for the usual one."""
     if name == "gelu":
         return nn.GELU()
     from transformers.activations import ACT2FN
@@ -345,7 +351,7 @@ def activation(name: str) -> nn.Module:
 
 
 def residual_dropout(config: "VideoCaptionConfig", drop_path: float) -> nn.Module:
-    """What a block's output passes before it is added: dropout, and the loss of the whole block for some clips."""
+    """Dropout of a block's output and, with `drop_path`, of the whole block for some clips."""
     dropout = nn.Dropout(config.dropout)
     if not drop_path:
         return dropout
@@ -355,6 +361,8 @@ def residual_dropout(config: "VideoCaptionConfig", drop_path: float) -> nn.Modul
 
 
 def stochastic_depth_rates(rate: float, layers: int) -> list[float]:
-    """Rates that grow linearly from 0 at the first layer to `rate` at the last
-    (Huang et al. 2016, https://arxiv.org/abs/1603.09382)."""
+    """Rates that grow linearly from 0 at the first layer to `rate` at the last.
+
+    Huang et al. 2016, https://arxiv.org/abs/1603.09382.
+    """
     return [rate * index / max(layers - 1, 1) for index in range(layers)]

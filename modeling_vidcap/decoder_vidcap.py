@@ -1,5 +1,4 @@
-"""The text side: causal layers that read captions, and layers above them that look at the video, by cross-attention
-or as one transformer over video and text."""
+"""The decoder of captions within transformers: causal text layers, then layers that also see the video."""
 
 from functools import partial
 from typing import Any
@@ -13,17 +12,23 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.output_capturing import OutputRecorder
 
 from .blocks_vidcap import time_rotation
-from .caption_reading_vidcap import CaptionReading
 from .configuration_vidcap import VideoCaptionConfig
-from .encoder_vidcap import VideoCaptionAttention, VideoCaptionDecoderLayer, VideoCaptionPreTrainedModel
-from .outputs_vidcap import VideoEncoderOutput, check_recording, records_outputs
+from .decoding_vidcap import CaptionDecoding
+from .encoder_vidcap import (
+    VideoCaptionAttention,
+    VideoCaptionDecoderLayer,
+    VideoCaptionPreTrainedModel,
+    VideoEncoderOutput,
+    check_recording,
+    records_outputs,
+)
 
 
-class VideoCaptionDecoder(CaptionReading, VideoCaptionPreTrainedModel):
-    """Causal text layers, then layers that see every token of the clip too.
+class VideoCaptionDecoder(CaptionDecoding, VideoCaptionPreTrainedModel):
+    """Causal text layers, then layers that also see every token of the clip.
 
-    With `fusion="joint"` these upper layers are one transformer over the clip's tokens and the caption's: text sees
-    the whole clip and the text before it, the clip sees itself. The cache then keeps both.
+    With `fusion="joint"` these upper layers are one transformer over the tokens of clip and caption: text sees the
+    whole clip and the preceding text, the clip sees itself. The cache then holds both.
     """
 
     layer_class = VideoCaptionDecoderLayer
@@ -36,7 +41,7 @@ class VideoCaptionDecoder(CaptionReading, VideoCaptionPreTrainedModel):
 
     def __init__(self, config: VideoCaptionConfig):
         super().__init__(config)
-        self.add_parts(config)
+        self.add_layers(config)
         self.post_init()
 
     @torch.no_grad()
@@ -61,7 +66,7 @@ class VideoCaptionDecoder(CaptionReading, VideoCaptionPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Reads captions `(B, L)` beside their clips; unless `is_causal` each word sees those behind it too."""
+        """Reads captions `(B, L)` with their clips; unless `is_causal` each word also sees those after it."""
         check_recording(self.config, output_attentions)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
@@ -73,8 +78,8 @@ class VideoCaptionDecoder(CaptionReading, VideoCaptionPreTrainedModel):
         options = {} if is_causal else {"is_causal": False}
 
         if is_causal:
-            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else None
-            mask = create_causal_mask(self.config, hidden_states, attention_mask, cache=own)
+            word_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else None
+            mask = create_causal_mask(self.config, hidden_states, attention_mask, cache=word_cache)
         else:
             mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         for layer in self.text_layers:
@@ -88,7 +93,7 @@ class VideoCaptionDecoder(CaptionReading, VideoCaptionPreTrainedModel):
                 hidden_states = torch.cat([video, hidden_states], dim=1)  # (B, S + L, D)
                 cos, sin = (torch.cat(parts, dim=2) for parts in zip(video_rotation, rotation, strict=True))
                 rotation = (cos, sin)
-            seen: dict = {}
+            seen: dict[str, Any] = {}
         else:
             video_mask = create_bidirectional_mask(
                 self.config, hidden_states, encoder_outputs.attention_mask, encoder_hidden_states=video
@@ -113,17 +118,21 @@ class VideoCaptionDecoder(CaptionReading, VideoCaptionPreTrainedModel):
         past_length: int,
         is_causal: bool,
     ) -> Any:
-        """Who sees whom among S video tokens and the text behind them: `(B, 1, S + L, S + L)`, or, for a word that
-        joins what is cached, `(B, 1, 1, S + past + 1)`."""
+        """The attention mask `(B, 1, S + L, S + L)` among S video tokens and the text after them.
+
+        With a cache `(B, 1, 1, S + past + 1)`, for a single word.
+        """
         batch, length = hidden_states.shape[:2]
         if past_length and length > 1:
-            raise ValueError(f"`fusion` 'joint' adds one token at a time to its cache, got {length}: pass no cache")
+            raise ValueError(
+                f"`fusion` 'joint' adds one token at a time to its cache, got {length}: pass no cache, or one token"
+            )
         text_mask = attention_mask
         if text_mask is None:
             text_mask = encoder_outputs.attention_mask.new_ones(batch, past_length + length)
         everything = torch.cat([encoder_outputs.attention_mask, text_mask], dim=1)  # (B, S + past + L)
         if past_length:
-            keys = hidden_states.expand(-1, everything.shape[1], -1)  # its length is all that counts
+            keys = hidden_states.expand(-1, everything.shape[1], -1)  # only its length matters
             return create_bidirectional_mask(self.config, hidden_states, everything, encoder_hidden_states=keys)
         video_length = video.shape[1]
 

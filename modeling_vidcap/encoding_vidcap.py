@@ -1,4 +1,4 @@
-"""What the encoder of clips computes, in torch alone: backbone features -> tokens of a whole clip."""
+"""The encoder of clips in torch alone: backbone features -> tokens of a whole clip."""
 
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class ClipTokens(Protocol):
-    """What the encoder makes of B clips, in whichever class it hands it over.
+    """B encoded clips.
 
-    Args:
+    Attributes:
         last_hidden_state: `(B, S, D)`, the tokens.
         attention_mask: `(B, S)`, 1 where a token stands for a real frame.
         token_times: `(B, S)`, seconds from the clip's start.
@@ -38,17 +38,17 @@ class ClipTokens(Protocol):
 
 
 class ClipEncoding(nn.Module):
-    """The encoder's parts and arithmetic; [`VideoCaptionEncoder`] is one within transformers."""
+    """The encoder's layers and arithmetic; [`VideoCaptionEncoder`] is the version within transformers."""
 
     layer_class: type[EncoderLayer] = EncoderLayer
     pooler_class: type[Pooler] = Pooler
-    config: Any  # `VideoCaptionConfig`; transformers has it as `PreTrainedConfig`
+    config: Any  # `VideoCaptionConfig`; transformers declares it as `PreTrainedConfig`
 
-    def add_parts(self, config: "VideoCaptionConfig", network: nn.Module | None = None) -> None:
-        """Makes all modules; `network` stands inside the backbone in the place of the one that the config names."""
+    def add_layers(self, config: "VideoCaptionConfig", network: nn.Module | None = None) -> None:
+        """Creates all modules; `network` replaces the backbone's network that the config names."""
         cells = config.feature_grid**2
         self.backbone = VideoBackbone(config, network)
-        # The projection scales anyway; a scale here would need the gradient of all features, a quarter of a step.
+        # The projection scales anyway; a scale here would cost the gradient of all features, a quarter of a step.
         self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.layer_norm_eps, elementwise_affine=False)
         size = config.feature_size + config.thumbnail_features
         self.projection = nn.Linear(size if config.spatial_tokens else size * cells, config.hidden_size)
@@ -74,11 +74,11 @@ class ClipEncoding(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Backbone features `(B, T, N, D)` -> the clip's tokens `(B, S, D)`, and their mask and times `(B, S)`."""
         batch, steps = video_features.shape[:2]
-        found = tuple(video_features.shape[2:])
+        shape = tuple(video_features.shape[2:])
         expected = (self.config.feature_grid**2, self.config.cell_features)
-        if found != expected:
+        if shape != expected:
             raise ValueError(
-                f"`video_features` have {found[0]} cells of size {found[1]} a frame; this model takes "
+                f"`video_features` have {shape[0]} cells of size {shape[1]} per frame; this model takes "
                 f"{expected[0]} cells of size {expected[1]}: extract them with its own backbone"
             )
         frames = steps * self.config.frame_stride
@@ -108,18 +108,20 @@ class ClipEncoding(nn.Module):
         if self.caption_pooler is not None:
             hidden_states = self.caption_pooler(hidden_states, self._pooling_mask(hidden_states, video_mask))
             video_mask = video_mask.new_ones(hidden_states.shape[:2])
-            video_times = video_times.new_zeros(hidden_states.shape[:2])  # a query sums the clip up, it has no moment
+            video_times = video_times.new_zeros(hidden_states.shape[:2])  # a query summarises the clip, at no moment
         return hidden_states, video_mask, video_times
 
     def _embed(
         self, video_features: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor
     ) -> torch.Tensor:
-        """Backbone features `(B, T, cells, size)` -> tokens `(B, T, N, D)` with what is added to them; N is 1 without
-        `spatial_tokens`."""
+        """Backbone features `(B, T, cells, size)` -> tokens `(B, T, N, D)` with colours, positions and motion.
+
+        N is 1 without `spatial_tokens`.
+        """
         video_features = video_features.to(self.projection.weight.dtype)
         sizes = (self.config.feature_size, self.config.thumbnail_features, self.config.color_bins**3)
         maps, thumbnails, colors = video_features.split(sizes, dim=-1)
-        # Thumbnails keep their scale: normalised, white would equal black.
+        # Thumbnails keep their scale: once normalised, white would equal black.
         tokens = torch.cat([self.feature_norm(maps), thumbnails], dim=-1)
         if not self.config.spatial_tokens:
             tokens = tokens.flatten(2).unsqueeze(2)
@@ -142,7 +144,7 @@ class ClipEncoding(nn.Module):
         return tokens
 
     def _attend(self, tokens: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor) -> torch.Tensor:
-        """Runs the layers over `(B, T, N, D)`: jointly, or in turns within each frame and along each cell's time."""
+        """Runs the layers over `(B, T, N, D)`: jointly, or alternately within each frame and along time."""
         frames, cells = tokens.shape[1:3]
         angles = self._rotary_angles(video_times, cells)  # (B, T, N, head_dim / 2)
         if self.config.encoder_attention == "joint":
@@ -163,9 +165,9 @@ class ClipEncoding(nn.Module):
         return tokens
 
     def _rotary_angles(self, video_times: torch.Tensor, cells: int) -> torch.Tensor | None:
-        """Angles `(B, T, N, head_dim / 2)` of all tokens, of each axis that is rotary.
+        """Angles `(B, T, N, head_dim / 2)` of all tokens on each rotary axis.
 
-        Time keeps half of them beside rows and columns: it spans seconds to minutes, a frame only a few cells.
+        Time takes half of them, rows and columns the rest: a clip spans seconds to minutes, a frame only a few cells.
         """
         config = self.config
         pairs = config.hidden_size // config.num_attention_heads // 2
@@ -186,18 +188,18 @@ class ClipEncoding(nn.Module):
         return padding_mask(attention_mask)
 
     def _pooling_mask(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor | None:
-        """The mask with which queries look at a clip's tokens `(B, S, D)`."""
+        """The mask with which queries attend to a clip's tokens `(B, S, D)`."""
         return padding_mask(attention_mask)
 
 
 def padding_mask(attention_mask: torch.Tensor) -> torch.Tensor | None:
-    """Of `(B, S)`, 1 for what may be seen, the mask `(B, 1, 1, S)` of torch's attention; `None` hides nothing."""
-    seen = attention_mask.bool()
-    return None if bool(seen.all()) else seen[:, None, None]
+    """The mask `(B, 1, 1, S)` of torch's attention for `(B, S)`, 1 for visible tokens; `None` if all are visible."""
+    visible = attention_mask.bool()
+    return None if bool(visible.all()) else visible[:, None, None]
 
 
 def drop_frames(video_mask: torch.Tensor, rate: float) -> torch.Tensor:
-    """Hides a share `rate` of the frames `(B, T)` from attention, but never a clip's first one."""
+    """Hides a share `rate` of the frames `(B, T)` from attention, but never a clip's first frame."""
     keep = torch.rand(video_mask.shape, device=video_mask.device) >= rate
     keep[:, 0] = True
     return video_mask * keep
@@ -206,8 +208,10 @@ def drop_frames(video_mask: torch.Tensor, rate: float) -> torch.Tensor:
 def join_frames(
     video_mask: torch.Tensor, video_times: torch.Tensor, *, stride: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask and times `(B, T)` -> those of the steps `(B, T / stride)` of a clip encoder: a step is real if any of its
-    frames is, its moment is the mean of theirs."""
+    """Mask and times of the steps `(B, T / stride)` of a clip encoder, from those of frames `(B, T)`.
+
+    A step is real if any of its frames is; its time is the mean of theirs.
+    """
     video_mask, video_times = video_mask.unflatten(1, (-1, stride)), video_times.unflatten(1, (-1, stride))
     real = video_mask.amax(dim=-1)
     weights = torch.where(real.bool()[..., None], video_mask, 1).float()  # (B, T', stride)
@@ -217,11 +221,15 @@ def join_frames(
 def average_frames(
     tokens: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor, *, stride: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Means over each `stride` neighbouring frames, real ones alone.
+    """Means over groups of `stride` neighbouring frames, without masked ones.
+
+    Args:
+        tokens: `(B, T, N, D)`.
+        video_mask, video_times: `(B, T)`.
 
     Returns:
-        Tokens `(B, G, N, D)`, mask `(B, G)` (1 where any frame is real) and times `(B, G)`, G = T / `stride`, rounded
-        up, of tokens `(B, T, N, D)`.
+        Tokens `(B, G, N, D)`, mask `(B, G)` (1 where any frame is real) and times `(B, G)`; G = T / `stride`, rounded
+        up.
     """
     fill = -tokens.shape[1] % stride
     tokens = nn.functional.pad(tokens, (0, 0, 0, 0, 0, fill)).unflatten(1, (-1, stride))  # (B, G, stride, N, D)

@@ -1,8 +1,8 @@
-"""A backbone that only has to run, on a CPU: the same features, computed with fewer passes over memory.
+"""A fused copy of a backbone for inference on a CPU: the same features in fewer passes over memory.
 
-Batch norms are folded into the convolutions before them, and a convolution, its bias and its activation are one
+Batch norms are folded into the preceding convolutions, and a convolution, its bias and its activation are one
 operation of oneDNN. A network whose strided convolutions pad more at the end than at the beginning ("SAME" padding)
-runs mirrored, with mirrored kernels: mirrored, that padding is a plain convolution's, and no map is copied only to be
+runs mirrored, with mirrored kernels: that padding is then a plain convolution's, and no map is copied only to be
 padded.
 """
 
@@ -17,21 +17,21 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Read = Callable[[nn.Module, torch.Tensor], list[torch.Tensor]]  # a network and its frames -> its maps
-# What oneDNN calls an activation, and its arguments.
+# Activations with their names in oneDNN and their arguments.
 ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.Identity: ("none", []),
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
     nn.Hardswish: ("hardswish", []),
 }
-TOLERANCE = 1e-3  # of the largest feature, by which features may differ; rounding makes up a thousandth of that
+TOLERANCE = 1e-3  # maximum difference relative to the largest feature; rounding is a thousandth of that
 
 
 class FusedConv(nn.Module):
-    """A convolution with the batch norm and the activation behind it.
+    """A convolution fused with the batch norm and the activation after it.
 
     Args:
-        conv, norm: What is fused; both stay as they are.
+        conv, norm: Left unchanged.
         activation: Of a type in [`ACTIVATIONS`].
         mirrored: Mirror the kernel, for a network that sees mirrored frames.
     """
@@ -44,7 +44,7 @@ class FusedConv(nn.Module):
         self.bias = folded.bias
         padding = [(size - 1) // 2 for size in conv.kernel_size] if mirrored else list(conv.padding)
         self.geometry = (padding, list(conv.stride), list(conv.dilation), conv.groups)
-        # Networks that pad their maps themselves ask the convolution for these.
+        # Networks that pad their maps themselves read these.
         self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
         self.activation = ACTIVATIONS[type(activation)]
 
@@ -54,8 +54,10 @@ class FusedConv(nn.Module):
 
 
 class FusedBackbone:
-    """The fused copy of a [`VideoBackbone`]'s network, made when it is first needed and again after the weights have
-    changed. Not a module: it has no weights of its own, and is neither saved nor moved."""
+    """The fused copy of a [`VideoBackbone`]'s network, made on first use and again when the weights change.
+
+    Not a module: it has no weights of its own, and is neither saved nor moved.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +70,7 @@ class FusedBackbone:
         return FusedBackbone, ()
 
     def maps(self, net: nn.Module, frames: torch.Tensor, read: Read) -> list[torch.Tensor]:
-        """The network's maps of frames `(F, 3, H, W)`; `read(net, frames)` gets them from what a network returns."""
+        """The network's maps of frames `(F, 3, H, W)`; `read(net, frames)` extracts them from its outputs."""
         key = state_of(net) if can_fuse(frames) else None
         if key is None:
             return read(net, frames)
@@ -78,12 +80,12 @@ class FusedBackbone:
             fused, mirrored = self._made[1]
         if not mirrored:
             return read(fused, frames)
-        shown = frames.flip(2, 3).contiguous(memory_format=torch.channels_last)
-        return [each.flip(2, 3) for each in read(fused, shown)]
+        flipped = frames.flip(2, 3).contiguous(memory_format=torch.channels_last)
+        return [maps.flip(2, 3) for maps in read(fused, flipped)]
 
 
 def can_fuse(frames: torch.Tensor) -> bool:
-    """Whether fused operations serve here: on a CPU in fp32, without gradient or tracing."""
+    """Whether fused operations apply: on a CPU in fp32, without gradient or tracing."""
     return not (
         frames.device.type != "cpu"
         or frames.dtype != torch.float32
@@ -96,10 +98,12 @@ def can_fuse(frames: torch.Tensor) -> bool:
 
 
 def state_of(net: nn.Module) -> tuple[tuple[int, int], ...] | None:
-    """Tells one state of the weights from another; `None` if the network computes more than its weights say (it is
-    being trained, or has hooks), or is not all in fp32."""
+    """A key that changes with the weights; `None` if the network cannot be fused.
+
+    It cannot if it is being trained, has hooks, or is not entirely in fp32.
+    """
     state = []
-    for module in net.modules():  # once, for this goes ahead of every clip
+    for module in net.modules():  # a single pass, since this runs before every clip
         if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
             return None
         for tensor in (*module._parameters.values(), *module._buffers.values()):
@@ -113,12 +117,12 @@ def state_of(net: nn.Module) -> tuple[tuple[int, int], ...] | None:
 
 @torch.no_grad()
 def fuse(net: nn.Module, probe: torch.Tensor, read: Read) -> tuple[nn.Module, bool]:
-    """A copy of the network with all that can be fused, and whether it wants mirrored frames.
+    """A copy of the network, fused as far as possible, and whether it takes mirrored frames.
 
-    Names tell what stands behind a convolution, and in some networks wrongly: where the maps of `probe`
-    `(F, 3, H, W)` come out otherwise, less is fused.
+    The order of names tells which norm follows a convolution, but is wrong in some networks: where the maps of `probe`
+    `(F, 3, H, W)` change, less is fused.
     """
-    wanted = read(net, probe)
+    expected = read(net, probe)
     for mirrored in (True, False):
         if mirrored and not pads_at_the_end(net):
             continue
@@ -126,30 +130,28 @@ def fuse(net: nn.Module, probe: torch.Tensor, read: Read) -> tuple[nn.Module, bo
         for parent in list(fused.modules()):
             for (before, conv), (name, norm) in pairwise(list(parent.named_children())):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    activation = getattr(norm, "act", nn.Identity())  # timm's norms hold what is behind them
+                    activation = getattr(norm, "act", nn.Identity())  # timm's norms contain their activation
                     plain = mirrored or type(conv) is nn.Conv2d
                     if type(activation) in ACTIVATIONS and plain and isinstance(conv.padding, tuple):
                         setattr(parent, before, FusedConv(conv, norm, activation, mirrored=mirrored))
                         setattr(parent, name, nn.Identity())
-        shown = probe.flip(2, 3) if mirrored else probe
-        found = [each.flip(2, 3) if mirrored else each for each in read(fused, shown)]
-        if all(same(one, other) for one, other in zip(found, wanted, strict=True)):
+        frames = probe.flip(2, 3) if mirrored else probe
+        maps = [map_.flip(2, 3) if mirrored else map_ for map_ in read(fused, frames)]
+        if all(nearly_equal(one, other) for one, other in zip(maps, expected, strict=True)):
             return fused, mirrored
     return net, False
 
 
 def pads_at_the_end(net: nn.Module) -> bool:
-    """Whether a network pads as TensorFlow does, and is made of convolutions alone, so that it can run mirrored."""
-    convolutions = [each for each in net.modules() if isinstance(each, nn.Conv2d)]
-    plain = {nn.Conv2d, *ACTIVATIONS}
-    others = {type(each) for each in net.modules() if not list(each.children())} - plain
-    same = {type(each) for each in convolutions if type(each).__name__ == "Conv2dSame"}
-    norms = {type(each) for each in net.modules() if isinstance(each, nn.BatchNorm2d)}
-    return bool(same) and others <= same | norms
+    """Whether a network pads as TensorFlow does and consists of convolutions only, so that it can run mirrored."""
+    modules = list(net.modules())
+    others = {type(module) for module in modules if not list(module.children())} - {nn.Conv2d, *ACTIVATIONS}
+    padded = {
+        type(module) for module in modules if isinstance(module, nn.Conv2d) and type(module).__name__ == "Conv2dSame"
+    }
+    norms = {type(module) for module in modules if isinstance(module, nn.BatchNorm2d)}
+    return bool(padded) and others <= padded | norms
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+def nearly_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and bool((one - other).abs().max() <= TOLERANCE * other.abs().max())
-
-
-__all__ = ["FusedBackbone", "fuse"]

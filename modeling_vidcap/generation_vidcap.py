@@ -1,10 +1,9 @@
-"""What the captioner's `generate` can do beyond that of transformers: beams ranked by their likeness to the clip too,
-guidance by a pass without video, phrases that a caption must hold, and the probability of each token of a caption.
+"""`generate` beyond that of transformers: ranking by likeness to the clip, guidance, phrases, probabilities.
 
-What it promises: guidance works with greedy search, beams, sampling and several captions a clip; probabilities are the
-model's own, whatever guidance, banned words or temperature did to the search. What it gives up: the pass without video
-keeps no cache and reads the caption anew for each word (captions are short, and beams would have to reorder it); a
-phrase is one of tokens, so that in a tokenizer of word pieces it may be the beginning of a longer word.
+Guarantees: guidance works with greedy search, beams, sampling and several captions per clip; probabilities are the
+model's own, whatever guidance, banned words or temperature did to the search. Limitations: the guidance pass without
+video has no cache and reads the caption anew for each word (captions are short, and beams would have to reorder it); a
+phrase is a sequence of tokens, so that with word pieces it may be the beginning of a longer word.
 """
 
 import copy
@@ -12,140 +11,160 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from .configuration_vidcap import VideoCaptionConfig
-from .greedy_vidcap import can_write_greedily, write_greedily
-from .outputs_vidcap import VideoEncoderOutput
+from .decoding_vidcap import is_unmodified, write_greedily
+from .encoder_vidcap import VideoEncoderOutput
+from .losses_vidcap import several_ranks
 from .scoring_vidcap import rank_captions, score_tokens
-from .settings_vidcap import (
-    Forms,
-    check_guidance,
-    check_phrases,
-    check_similarity,
-    holds_phrase,
-    phrase_length,
-)
+from .settings_vidcap import Forms, check_guidance, check_phrases, check_similarity, contains_phrase, phrase_length
+
+if TYPE_CHECKING:
+    from .modeling_vidcap import VideoCaptionForConditionalGeneration
+
+# Private methods of transformers that the exported code overrides, each with the reason why no public hook serves.
+PRIVATE_OVERRIDES = {
+    "GenerationMixin._get_logits_processor": "guidance has to come before all other processors (after banned words it "
+    "would subtract infinities), and those that `generate` is given are appended after them",
+    "PreTrainedModel._init_weights": "the hook of transformers by which a model initialises its own parameters",
+    "Pipeline._sanitize_parameters": "abstract; every pipeline has to define it",
+    "Pipeline._forward": "abstract; every pipeline has to define it",
+}
+CLIP_INPUTS = ("pixel_values_videos", "video_mask", "video_times", "video_features")
+BEAM_SEARCHES = ("beam_search", "beam_sample")
 
 
 class VideoCaptionGenerationMixin(GenerationMixin):
-    """`generate` with `guidance_scale` and `similarity_weight`, and the probabilities of what it wrote.
+    """`generate` with `guidance_scale` and `similarity_weight`, and probabilities of the captions it wrote.
 
-    `similarity_weight` w ranks finished beams by log p(caption) / length^`length_penalty` + w s cos(clip, caption), s
-    and the embeddings being those of the contrastive loss: the decoder follows what it has often read, also where the
-    embeddings know better. 0 ranks them by their probability alone.
+    `similarity_weight` w ranks finished beams by log p(caption) / length^`length_penalty` + w s cos(clip, caption),
+    with scale s and embeddings of the contrastive loss: the decoder prefers frequent captions even where the
+    embeddings know better. 0 ranks them by probability alone.
 
-    Its name has to hold that of its base class, by which transformers knows models that generate.
+    transformers recognises models that generate by the name of this class, which has to contain that of its base.
     """
 
     config: Any
+    generation_config: Any
 
-    def _prepare_generation_config(
-        self, generation_config: GenerationConfig | None, similarity_weight: float | None = None, **kwargs
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        similarity_weight: float | None = None,
+        **options,
     ) -> Any:
-        prepared: Any
-        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
-        if similarity_weight is not None:
-            prepared.similarity_weight = similarity_weight
-        check_similarity(self.config, getattr(prepared, "similarity_weight", None))
-        if similarity_weight and prepared.num_beams == 1:
-            raise ValueError(f"`similarity_weight` {similarity_weight} ranks beams: set `num_beams` above 1")
-        if self.config.fusion == "joint" and prepared.cache_implementation not in (None, "dynamic"):
-            raise ValueError(
-                f"`cache_implementation` {prepared.cache_implementation!r}: with `fusion` 'joint' the clip's tokens "
-                "are in the cache, which grows; leave it out"
-            )
-        return prepared, model_kwargs
+        """As in transformers, with greedy search by a faster loop and beams ranked by `similarity_weight`.
 
-    def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
-        # What was given stays as it is, for the next call: transformers would repeat the clips in place.
-        if (encoded := kwargs.get("encoder_outputs")) is not None:
-            kwargs["encoder_outputs"] = type(encoded)(**encoded)
-        parent: Any = super()
-        return parent._expand_inputs_for_generation(*args, **kwargs)
+        Raises:
+            ValueError: Also for a guidance, ranking or cache that this model cannot have.
+        """
+        # transformers repeats the clips in place, but the caller's are for the next call too.
+        if (encoded := options.get("encoder_outputs")) is not None:
+            options["encoder_outputs"] = type(encoded)(**encoded)
+        settings = self._settings_of_call(generation_config, options)
+        weight = getattr(settings, "similarity_weight", None) if similarity_weight is None else similarity_weight
+        check_similarity(self.config, weight)
+        if similarity_weight and (settings.num_beams or 1) == 1:
+            raise ValueError(f"`similarity_weight` {similarity_weight} ranks beams: set `num_beams` above 1")
+        if self.config.fusion == "joint" and settings.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                f"`cache_implementation` {settings.cache_implementation!r}: with `fusion` 'joint' the cache also "
+                "holds the clip's tokens and has to grow; leave it out"
+            )
+        mode = settings.get_generation_mode(options.get("assistant_model"))
+        if weight and mode in BEAM_SEARCHES:
+            return self._generate_ranked(inputs, generation_config, options, settings, weight)
+        if mode == "greedy_search" and self._can_write_greedily(settings, options):
+            options["custom_generate"] = _greedy_loop
+        return super().generate(inputs, generation_config, **options)
+
+    def _settings_of_call(self, generation_config: GenerationConfig | None, options: dict[str, Any]) -> Any:
+        """The generation config of a call: its options, then its config, then the model's own config."""
+        settings = copy.copy(self.generation_config)
+        given = {} if generation_config is None else vars(generation_config)
+        vars(settings).update({name: value for name, value in given.items() if value is not None})
+        vars(settings).update({name: value for name, value in options.items() if name in vars(settings)})
+        return settings
+
+    def _can_write_greedily(self, settings: Any, options: dict[str, Any]) -> bool:
+        """Whether a greedy search needs nothing but the likeliest word at each step."""
+        synced = options.get("synced_gpus")
+        return not (
+            self.training  # type: ignore[attr-defined]
+            or self.config.fusion != "cross_attention"
+            or self.config.decoder_config is not None
+            or settings.return_dict_in_generate
+            or settings.cache_implementation is not None
+            or settings.use_cache is False
+            or (several_ranks() if synced is None else synced)
+            # `past_key_values` is the former name of `cache`, which transformers still takes.
+            or any(options.get(name) is not None for name in ("cache", "past_key_values", "custom_generate"))
+            or any(options.get(name) is not None for name in ("streamer", "decoder_attention_mask"))
+            or not is_unmodified(self.get_decoder())  # type: ignore[attr-defined]
+        )
+
+    def _generate_ranked(
+        self,
+        inputs: torch.Tensor | None,
+        generation_config: GenerationConfig | None,
+        options: dict[str, Any],
+        settings: Any,
+        weight: float,
+    ) -> Any:
+        """Beam search, and its captions ranked also by their likeness to the clip."""
+        clips = options.get("encoder_outputs")
+        if clips is None:
+            clip_inputs = {name: options.pop(name) for name in CLIP_INPUTS if name in options}
+            if inputs is not None:
+                clip_inputs["pixel_values_videos"], inputs = inputs, None
+            recorded = {name: getattr(settings, name) for name in ("output_attentions", "output_hidden_states")}
+            clips = self.get_encoder()(**clip_inputs, **recorded)  # type: ignore[attr-defined]
+        options["encoder_outputs"] = type(clips)(**clips)
+        count = settings.num_return_sequences or 1
+        # All beams are ranked. More captions than beams are refused by transformers.
+        returned = max(settings.num_beams, count)
+        if generation_config is None or "num_return_sequences" in options:
+            options["num_return_sequences"] = returned
+        else:
+            generation_config = copy.copy(generation_config)
+            generation_config.num_return_sequences = returned
+        searched: Any = super().generate(inputs, generation_config, **options)
+        sequences = searched.sequences if settings.return_dict_in_generate else searched
+        # By the probabilities of the search, guidance included.
+        scored = self.get_token_log_probabilities(sequences, clips, guidance_scale=settings.guidance_scale)
+        model: Any = self
+        length_penalty = 1.0 if settings.length_penalty is None else settings.length_penalty
+        ranked = rank_captions(model, sequences, *scored, clips, weight, length_penalty)
+        rows, longest = ranked.best(count)
+        if not settings.return_dict_in_generate:
+            return sequences[rows, : 1 + longest]
+        searched.sequences = sequences[rows, : 1 + longest]
+        searched.beam_indices = searched.beam_indices[rows, :longest]
+        if searched.sequences_scores is not None:
+            searched.sequences_scores = ranked.scores.flatten()[rows]
+        return searched
 
     def _get_logits_processor(
-        self, generation_config: GenerationConfig, *args, model_kwargs: Any = None, **kwargs
+        self, generation_config: GenerationConfig, *args, model_kwargs: dict[str, Any] | None = None, **kwargs
     ) -> LogitsProcessorList:
         guidance_scale = generation_config.guidance_scale
         check_guidance(self.config, guidance_scale)
-        # What transformers itself makes of the scale calls the model as a decoder-only one.
+        # For this scale transformers would add a processor that calls the model as a decoder-only one.
         generation_config = copy.copy(generation_config)
         generation_config.guidance_scale = None
         kwargs["model_kwargs"] = model_kwargs
         processors = super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
         if guidance_scale not in (None, 1):
-            # First of all, since behind banned words there would be infinities to subtract.
-            processors.insert(0, VideoGuidance(self, model_kwargs["encoder_outputs"], guidance_scale))
+            clips = (model_kwargs or {})["encoder_outputs"]
+            processors.insert(0, VideoGuidance(self, clips, guidance_scale))  # type: ignore[arg-type]
         return processors
-
-    def _sample(
-        self,
-        input_ids: Any,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: Any,
-        synced_gpus: bool = False,
-        streamer: Any = None,
-        **model_kwargs,
-    ) -> Any:
-        """The loop of greedy search and of sampling; where greedy search is all that is wanted, a faster one."""
-        if synced_gpus or streamer is not None or not can_write_greedily(self, generation_config, model_kwargs):
-            return super()._sample(  # type: ignore[misc]
-                input_ids,
-                logits_processor,
-                stopping_criteria,
-                generation_config,
-                synced_gpus=synced_gpus,
-                streamer=streamer,
-                **model_kwargs,
-            )
-        return write_greedily(
-            self,
-            input_ids,
-            model_kwargs["encoder_outputs"],
-            logits_processor,
-            lambda ids: stopping_criteria(ids, None),
-            stopping_criteria.max_length,
-            generation_config.pad_token_id,
-        )
-
-    def _beam_search(
-        self,
-        input_ids: Any,
-        logits_processor: Any,
-        stopping_criteria: Any,
-        generation_config: GenerationConfig,
-        synced_gpus: bool = False,
-        **model_kwargs,
-    ) -> Any:
-        """That of transformers, whose beams are then ranked by their likeness to the clip, too, if asked for."""
-        settings: Any = copy.copy(generation_config)
-        weight, wanted = getattr(settings, "similarity_weight", None), settings.num_return_sequences
-        if weight:
-            settings.num_return_sequences = settings.num_beams
-        found: Any = super()._beam_search(  # type: ignore[misc]
-            input_ids, logits_processor, stopping_criteria, settings, synced_gpus=synced_gpus, **model_kwargs
-        )
-        if not weight:
-            return found
-        encoded = model_kwargs["encoder_outputs"]
-        clips = _map_clips(encoded, lambda each: each[:: settings.num_beams])
-        sequences = found.sequences if settings.return_dict_in_generate else found
-        # By the probabilities that were searched by, guidance included.
-        scored = self.get_token_log_probabilities(sequences, clips, guidance_scale=settings.guidance_scale)
-        ranked = rank_captions(self, sequences, *scored, clips, weight, settings.length_penalty)
-        rows, longest = ranked.best(wanted)
-        if not settings.return_dict_in_generate:
-            return sequences[rows, : 1 + longest]
-        found.sequences, found.beam_indices = sequences[rows, : 1 + longest], found.beam_indices[rows, :longest]
-        if found.sequences_scores is not None:
-            found.sequences_scores = ranked.scores.flatten()[rows]
-        return found
 
     def get_token_log_probabilities(
         self,
@@ -155,17 +174,17 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         suppress_tokens: Sequence[int] = (),
         guidance_scale: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p(token | clip, tokens before it) of given captions, over the whole vocabulary; with gradient.
+        """log p(token | clip, previous tokens) of given captions over the whole vocabulary, with gradient.
 
         Args:
             sequences: `(B * K, 1 + L)`, as `generate` returns them: the start token, then the caption; the K captions
-                of a clip follow each other.
-            encoder_outputs: Of the B clips.
-            suppress_tokens: As for `generate`: tokens that could not be drawn, and so are no part of the distribution.
-            guidance_scale: Of [`VideoGuidance`]; by default the model's own probabilities.
+                of a clip are consecutive.
+            encoder_outputs: The B encoded clips.
+            suppress_tokens: As for `generate`: tokens that could not be drawn and are no part of the distribution.
+            guidance_scale: As for [`VideoGuidance`]; default: the model's own probabilities.
 
         Returns:
-            The logarithms `(B * K, L)`, 0 behind a caption's end, and `(B * K, L)` of bool: the caption's tokens, EOS
+            The logarithms `(B * K, L)`, 0 after a caption's end, and `(B * K, L)` of bool: the caption's tokens, EOS
             included.
         """
         labels = sequences[:, 1:]
@@ -181,11 +200,31 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         return score_tokens(logits, labels, self.config.eos_token_id)
 
 
+def _greedy_loop(
+    model: "VideoCaptionForConditionalGeneration",
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    **model_kwargs,
+) -> torch.Tensor:
+    """`custom_generate` of greedy search, see [`write_greedily`]."""
+    return write_greedily(
+        model,
+        input_ids,
+        model_kwargs["encoder_outputs"],
+        logits_processor,
+        lambda ids: stopping_criteria(ids, None),
+        stopping_criteria.max_length,  # type: ignore[arg-type]
+        generation_config.pad_token_id,
+    )
+
+
 def guided_by_video(logits: torch.Tensor, blind: torch.Tensor, guidance_scale: float) -> torch.Tensor:
-    r"""Classifier-free guidance: log-probabilities `(..., V)` away from what is said without any video.
+    r"""Classifier-free guidance: log-probabilities `(..., V)` away from those without video.
 
     $\log p_s = \log p(\text{no video}) + s (\log p(\text{video}) - \log p(\text{no video}))$, normalised so that beams
-    may add it up (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598; for text Sanchez et al. 2023,
+    may sum it (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598; for text Sanchez et al. 2023,
     https://arxiv.org/abs/2306.17806).
 
     Args:
@@ -201,88 +240,99 @@ class VideoGuidance(LogitsProcessor):
 
     Args:
         model: The captioner.
-        encoder_outputs: Of the clips, repeated for beams or samples as `generate` does.
-        guidance_scale: As there.
+        encoder_outputs: The encoded clips, repeated for beams or samples as `generate` does.
+        guidance_scale: See [`guided_by_video`].
     """
 
-    def __init__(self, model: Any, encoder_outputs: VideoEncoderOutput, guidance_scale: float):
+    def __init__(
+        self,
+        model: "VideoCaptionForConditionalGeneration",
+        encoder_outputs: VideoEncoderOutput,
+        guidance_scale: float,
+    ):
         self.model = model
         self.no_video = without_video(encoder_outputs)
         self.guidance_scale = guidance_scale
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        outputs = self.model(encoder_outputs=self.no_video, decoder_input_ids=input_ids, use_cache=False)
+        outputs: Any = self.model(encoder_outputs=self.no_video, decoder_input_ids=input_ids, use_cache=False)
         return guided_by_video(scores, outputs.logits[:, -1].float(), self.guidance_scale)  # (B, V)
 
 
 @torch.no_grad()
 def generate_including(
-    model: Any, inputs: Mapping[str, Any], phrases_ids: Sequence[Forms], **generate_kwargs: Any
+    model: "VideoCaptionForConditionalGeneration",
+    inputs: Mapping[str, Any],
+    phrases_ids: Sequence[Forms],
+    **generate_kwargs,
 ) -> torch.Tensor:
-    """Captions that hold given phrases.
+    """Writes captions that contain given phrases.
 
     Each clip is captioned as by `generate` first. Then, phrase by phrase, for each position t of the caption the words
-    before t and the phrase are continued greedily, all positions in one batch; of those that hold this phrase and the
-    ones before it, the continuation with the highest mean log-probability per token is kept, and one that ended rather
-    than one that was cut off. A phrase that is there already changes nothing.
+    before t and the phrase are continued greedily, all positions in one batch. Of the continuations that contain this
+    and all earlier phrases, complete captions before truncated ones, the one with the highest mean log-probability per
+    token is kept. A phrase that the caption already contains changes nothing.
 
     A phrase that the clip does not show is equally improbable everywhere. With a model that can write without video
     (`video_dropout`), the phrase's own tokens therefore count by the mean of their probabilities with and without
-    video: it goes where the clip shows it or where language expects it.
+    video: the phrase goes where the clip shows it or where language expects it.
 
     Args:
         inputs: Those of `generate`: a batch of B clips, or their `encoder_outputs`.
-        phrases_ids: For each phrase its forms: ids at the start of a caption, and elsewhere if these differ.
+        phrases_ids: The forms of each phrase: ids at the start of a caption and, where they differ, elsewhere.
         generate_kwargs: For `generate`. Beams serve the first caption only.
 
     Returns:
         `(B, 1 + L)`, as `generate` returns captions.
 
     Raises:
-        ValueError: If several captions a clip or samples are asked for, the phrases cannot be had by
-            [`check_phrases`], or banned words leave no place for one beside the others.
+        ValueError: If several captions per clip or samples are requested, [`check_phrases`] refuses the phrases, or
+            banned words leave no place for one beside the others.
     """
     settings = {**model.generation_config.to_dict(), **generate_kwargs}
     if settings.get("do_sample") or (settings.get("num_return_sequences") or 1) > 1:
-        raise ValueError("phrases are put into the one likeliest caption: leave out sampling and several captions")
+        raise ValueError(
+            "phrases need a search for one caption per clip: set `do_sample` to False and `num_return_sequences` to 1"
+        )
     banned, limit = settings.get("bad_words_ids") or [], settings.get("max_new_tokens")
     check_phrases(phrases_ids, banned, limit)
     encoder_outputs = inputs["encoder_outputs"] if "encoder_outputs" in inputs else model.get_encoder()(**inputs)
-    sequences = model.generate(encoder_outputs=repeat_clips(encoder_outputs, 1), **generate_kwargs)  # (B, 1 + L)
+    sequences = model.generate(encoder_outputs=encoder_outputs, **generate_kwargs)  # (B, 1 + L)
     greedy = {**generate_kwargs, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
     captions = []
     for index, sequence in enumerate(sequences):
         clip = _map_clips(encoder_outputs, itemgetter(slice(index, index + 1)))
         for count in range(1, len(phrases_ids) + 1):
-            # Phrases must not end so late that those to come would find no place behind them.
+            # A phrase must end early enough to leave room for those that follow.
             room = None if limit is None else limit - phrase_length(phrases_ids[count:])
             words, _ = _words(sequence, model.config)
-            if not _holds(words[:room], phrases_ids[count - 1]):
+            if not _contains(words[:room], phrases_ids[count - 1]):
                 sequence = _insert(model, clip, words, phrases_ids[:count], banned, room, greedy)
         captions.append(sequence)
     return nn.utils.rnn.pad_sequence(captions, batch_first=True, padding_value=model.config.pad_token_id)
 
 
 def without_video(encoder_outputs: VideoEncoderOutput) -> VideoEncoderOutput:
-    """What the decoder gets to see of a clip that it does not see: zeros at the same times, as `video_dropout` leaves
-    them in training."""
+    """Encoded clips whose tokens are zeros at the same times, as `video_dropout` leaves them in training."""
     hidden_states = torch.zeros_like(encoder_outputs.last_hidden_state)
     return type(encoder_outputs)(**{**encoder_outputs, "last_hidden_state": hidden_states})
 
 
 def repeat_clips(encoder_outputs: VideoEncoderOutput, times: int) -> VideoEncoderOutput:
-    """Each clip `times` times in a row, as a copy: `generate` repeats the clips of what it is given in place."""
-    return _map_clips(encoder_outputs, lambda each: each.repeat_interleave(times, dim=0))
+    """A copy with each clip `times` times in a row."""
+    return _map_clips(encoder_outputs, lambda tensor: tensor.repeat_interleave(times, dim=0))
 
 
-def _map_clips(encoder_outputs: VideoEncoderOutput, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Each tensor changed; what was recorded of the layers is left out, since no decoder reads it."""
-    changed: Any = {name: change(each) for name, each in encoder_outputs.items() if isinstance(each, torch.Tensor)}
+def _map_clips(
+    encoder_outputs: VideoEncoderOutput, change: Callable[[torch.Tensor], torch.Tensor]
+) -> VideoEncoderOutput:
+    """A copy with each tensor changed, without recorded hidden states and attentions, which no decoder reads."""
+    changed: Any = {name: change(value) for name, value in encoder_outputs.items() if isinstance(value, torch.Tensor)}
     return type(encoder_outputs)(**changed)
 
 
 def _insert(
-    model: Any,
+    model: "VideoCaptionForConditionalGeneration",
     clip: VideoEncoderOutput,
     words: list[int],
     phrases: Sequence[Forms],
@@ -290,13 +340,15 @@ def _insert(
     room: int | None,
     generate_kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    """The best caption `(1 + L,)` of a clip that goes on from a beginning of `words` and the last of `phrases`, and
-    holds all of them in its first `room` tokens."""
+    """The best caption `(1 + L,)` that begins with some of `words` and the last phrase.
+
+    It contains all of `phrases` in its first `room` tokens.
+    """
     prefixes = [[*words[:t], *phrases[-1][-1 if t else 0]] for t in range(len(words) + 1)]
     anything = torch.arange(model.config.vocab_size)
 
     def allowed(row: int, ids: torch.Tensor) -> Any:
-        step = len(ids) - 1  # behind the start token
+        step = len(ids) - 1  # after the start token
         return [prefixes[row][step]] if step < len(prefixes[row]) else anything
 
     repeated = repeat_clips(clip, len(prefixes))
@@ -308,41 +360,29 @@ def _insert(
         for t, prefix in enumerate(prefixes):
             log_probabilities[t, t : len(prefix)] = mixture[t, t : len(prefix)]
     means = (log_probabilities.sum(dim=1) / mask.sum(dim=1)).tolist()
-    found = []
+    candidates = []
     for sequence, mean in zip(sequences, means, strict=True):
-        candidate, ended = _words(sequence, model.config)
-        # A prefix and its phrase may make up a banned sequence together.
-        if all(_holds(candidate[:room], forms) for forms in phrases) and not any(
-            holds_phrase(candidate, word) for word in banned
+        candidate, complete = _words(sequence, model.config)
+        # A prefix and its phrase may form a banned sequence together.
+        if all(_contains(candidate[:room], forms) for forms in phrases) and not any(
+            contains_phrase(candidate, word) for word in banned
         ):
-            found.append((ended, mean, sequence))
-    if not found:
+            candidates.append((complete, mean, sequence))
+    if not candidates:
         raise ValueError(
-            f"the phrase of ids {list(phrases[-1][-1])} finds no place in the caption beside the other phrases and "
+            f"no caption contains the phrase of ids {list(phrases[-1][-1])} beside the other phrases and without "
             "banned words: leave some of them out"
         )
-    return max(found, key=lambda each: each[:2])[2]
+    return max(candidates, key=itemgetter(0, 1))[2]
 
 
 def _words(sequence: torch.Tensor, config: VideoCaptionConfig) -> tuple[list[int], bool]:
-    """The tokens between the start token and EOS, and whether there was an EOS."""
+    """The tokens between the start token and EOS, and whether there is an EOS."""
     ends = torch.tensor(config.eos_token_id).flatten().tolist()
     tokens = sequence[1:].tolist()
     words = list(itertools.takewhile(lambda token: token not in ends, tokens))
     return words, len(words) < len(tokens)
 
 
-def _holds(words: Sequence[int], forms: Forms) -> bool:
-    return list(words[: len(forms[0])]) == list(forms[0]) or holds_phrase(words, forms[-1])
-
-
-__all__ = [
-    "VideoCaptionGenerationMixin",
-    "VideoGuidance",
-    "check_guidance",
-    "check_phrases",
-    "check_similarity",
-    "generate_including",
-    "repeat_clips",
-    "without_video",
-]
+def _contains(words: Sequence[int], forms: Forms) -> bool:
+    return list(words[: len(forms[0])]) == list(forms[0]) or contains_phrase(words, forms[-1])

@@ -1,7 +1,7 @@
-"""The caption loss and the contrastive loss, and what the second needs of the other ranks.
+"""Caption loss and contrastive loss, and clips with frames in another order.
 
-No state and no parameters of their own; under `torch.distributed` the contrastive loss gathers the batches of all
-ranks, so that each of them must call it.
+Limitations: under `torch.distributed` the contrastive loss gathers the batches of all ranks, each of which must
+call it.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's bound: a temperature below 0.01 makes training unstable
-ABSENT = -1e4  # a logit whose probability is 0; with minus infinity 0 x log 0 would be no number
+ABSENT = -1e4  # a logit with probability 0; minus infinity would make 0 x log 0 not a number
 SIGMOID_BIAS = -10.0  # SigLIP's start: nearly all pairs of a batch are negative
 
 
@@ -22,13 +22,13 @@ def caption_loss(
     label_smoothing: float = 0.0,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy of the next word; label -100 is left out.
+    """Cross-entropy of the next word; label -100 is ignored.
 
     Args:
-        logits: `(B, L, V)`, already aligned with `labels` (the decoder's input was shifted, nothing shifts here).
+        logits: `(B, L, V)`, aligned with `labels` (the decoder's input was shifted already).
         labels: `(B, L)`, ending in EOS, padded with -100.
-        num_items_in_batch: Labels in the whole optimiser step. The sum of losses is divided by it, so that gradients
-            do not depend on how the step is cut into micro-batches; without it, by the labels at hand.
+        num_items_in_batch: Number of labels in the whole optimiser step, by which the sum of losses is divided so that
+            gradients do not depend on its micro-batches; default: the number of these labels.
     """
     reduction = "mean" if num_items_in_batch is None else "sum"
     loss = F.cross_entropy(
@@ -47,21 +47,21 @@ def contrastive_loss(
     negative_texts: torch.Tensor | None = None,
     negative_videos: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Symmetric softmax loss over all pairs of a batch (CLIP, https://arxiv.org/abs/2103.00020); with `logit_bias` the
-    sigmoid loss of each pair on its own, summed over pairs and averaged over clips
-    (SigLIP, https://arxiv.org/abs/2303.15343).
+    """Contrastive loss over all pairs of a batch.
 
-    Clips whose captions are the same text are positives of each other: calling them negatives would teach the model
-    to tell identical sentences apart. Under `torch.distributed` the pairs of all ranks are compared, with gradient.
+    The symmetric softmax loss of CLIP (https://arxiv.org/abs/2103.00020) or, with `logit_bias`, the sigmoid loss of
+    SigLIP (https://arxiv.org/abs/2303.15343), summed over pairs and averaged over clips. Clips with the same caption
+    are positives of each other: as negatives they would teach the model to tell identical sentences apart. Under
+    `torch.distributed` the pairs of all ranks are compared, with gradient.
 
     Args:
         video_embeds, text_embeds: `(B, D)`, L2-normalised here.
-        logit_scale: Scalar, the logarithm of 1 / temperature; taken as at most ln 100, with a gradient from beyond,
-            too. As in CLIP the parameter itself is to be clamped after each step, which `VideoCaptionTrainer` does.
-        caption_ids: `(B, L)`, equal rows mark equal captions.
+        logit_scale: Scalar, the logarithm of 1 / temperature, limited to ln 100 but with a gradient beyond. As in CLIP
+            the parameter itself has to be clamped after each step, as `VideoCaptionTrainer` does.
+        caption_ids: `(B, L)`; equal rows mark equal captions.
         logit_bias: Scalar, added to all logits of the sigmoid loss.
         negative_texts: `(B, K, D)`, captions that nearly fit their clip but are untrue of it; they compete for that
-            clip only (as in NegCLIP, https://arxiv.org/abs/2210.01936). Rows of zeros stand for none.
+            clip only (as in NegCLIP, https://arxiv.org/abs/2210.01936). A row of zeros stands for none.
         negative_videos: `(B, K, D)`, clips of which a caption is nearly true, likewise.
     """
     video = F.normalize(gather_with_gradient(video_embeds).float(), dim=-1)
@@ -70,7 +70,7 @@ def contrastive_loss(
     excess = (logit_scale - MAX_LOGIT_SCALE).clamp(min=0).detach()
     scale = (logit_scale - excess).float().exp()
     same = (caption_ids[:, None] == caption_ids[None]).all(dim=-1).float()
-    # What each clip is compared with, then what each caption is: (B, B + K).
+    # Logits of each clip, then of each caption: (B, B + K).
     rows = torch.cat([video @ text.T * scale, hard_logits(video, negative_texts, scale)], dim=1)
     columns = torch.cat([text @ video.T * scale, hard_logits(text, negative_videos, scale)], dim=1)
     if logit_bias is not None:
@@ -83,7 +83,7 @@ def contrastive_loss(
 
 
 def hard_logits(anchors: torch.Tensor, negatives: torch.Tensor | None, scale: torch.Tensor) -> torch.Tensor:
-    """Each anchor `(B, D)` against negatives of its own `(B, K, D)`: `(B, K)`; `ABSENT` where there is none."""
+    """Logits `(B, K)` of anchors `(B, D)` with their own negatives `(B, K, D)`; `ABSENT` where there is none."""
     if negatives is None:
         return anchors.new_zeros(len(anchors), 0)
     negatives = gather_with_gradient(negatives).float()
@@ -92,8 +92,7 @@ def hard_logits(anchors: torch.Tensor, negatives: torch.Tensor | None, scale: to
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensors of all ranks joined along the first dimension, in which they may differ; gradients flow back to
-    each rank."""
+    """The tensors of all ranks, concatenated along the first dimension; gradients flow back to each rank."""
     if not several_ranks():
         return tensor
     from torch.distributed.nn.functional import all_gather
@@ -105,7 +104,7 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_padded(ids: torch.Tensor) -> torch.Tensor:
-    """Integer rows of all ranks, padded on the right with -1 to one common length."""
+    """Integer rows of all ranks, padded on the right with -1 to a common length."""
     if not several_ranks():
         return ids
     rows = _rows_of_ranks(ids)
@@ -119,20 +118,20 @@ def gather_padded(ids: torch.Tensor) -> torch.Tensor:
 
 
 def several_ranks() -> bool:
-    """Whether this process is one of several that train together."""
+    """Whether several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _rows_of_ranks(tensor: torch.Tensor) -> list[int]:
-    """How many rows each rank has: the last batch of an epoch may hold a clip more on one than on another."""
-    own = torch.tensor([len(tensor)], device=tensor.device)
-    counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, own)
+    """Number of rows on each rank: the last batch of an epoch may be larger on one than on another."""
+    rows = torch.tensor([len(tensor)], device=tensor.device)
+    counts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, rows)
     return torch.cat(counts).tolist()
 
 
 def real_frames(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """`(B, T)`, 1 for real frames, which come first; all are real where the batch has no `video_mask`."""
+    """`(B, T)`, 1 for real frames, which come first; without `video_mask` all are real."""
     if "video_mask" in batch:
         return batch["video_mask"]
     frames = next(batch[name] for name in _FRAMES if batch.get(name) is not None)
@@ -140,10 +139,10 @@ def real_frames(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def reorder_frames(batch: dict[str, torch.Tensor], order: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The same clips with frame `order[b, t]` of clip b at place t; `video_mask` and `video_times` stay as they are.
+    """The same clips with frame `order[b, t]` of clip b at place t.
 
     Args:
-        batch: `pixel_values_videos` or `video_features` `(B, T, ...)`; other entries stay as they are.
+        batch: `pixel_values_videos` or `video_features` `(B, T, ...)`; other entries are kept.
         order: `(B, T)`, whole numbers from 0 to T - 1, which may repeat.
     """
     reordered = dict(batch)
@@ -159,7 +158,7 @@ def play_backwards(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     Args:
         batch: `pixel_values_videos` or `video_features` `(B, T, ...)`, with `video_mask` `(B, T)` unless all frames
-            are real, and `video_times` `(B, T)` unless frames are evenly spaced; other entries stay as they are.
+            are real, and `video_times` `(B, T)` unless frames are evenly spaced; other entries are kept.
     """
     mask = real_frames(batch)
     lengths = mask.sum(dim=1, keepdim=True)

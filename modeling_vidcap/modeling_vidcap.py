@@ -1,7 +1,7 @@
-"""Clip -> caption: frame features, a space-time encoder, and a CoCa-style decoder whose first layers read text only.
+"""Clip -> caption: backbone, a space-time encoder, and a CoCa-style decoder whose first layers read text only.
 
-What it promises: padding and masked frames change nothing; the KV cache changes nothing; a frozen backbone's features
-may be given in place of pixels. What it gives up: one clip, one sentence; events of long videos are found elsewhere.
+Guarantees: padding, masked frames and the KV cache change nothing; a frozen backbone's features may be passed in place
+of pixels. Limitations: one sentence per clip, no events of long videos.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,19 +11,27 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 
+from .backbones_vidcap import VideoBackbone
 from .configuration_vidcap import VideoCaptionConfig
 from .decoder_vidcap import VideoCaptionDecoder
-from .encoder_vidcap import VideoCaptionEncoder, VideoCaptionPooler, VideoCaptionPreTrainedModel, pooling_mask
+from .encoder_vidcap import (
+    VideoCaptionEncoder,
+    VideoCaptionModelOutput,
+    VideoCaptionOutput,
+    VideoCaptionPooler,
+    VideoCaptionPreTrainedModel,
+    VideoEncoderOutput,
+    pooling_mask,
+)
 from .generation_vidcap import VideoCaptionGenerationMixin
 from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss, play_backwards
-from .outputs_vidcap import VideoCaptionModelOutput, VideoCaptionOutput, VideoEncoderOutput
 from .pretrained_decoder_vidcap import PretrainedDecoder
 from .scoring_vidcap import CaptionScoring
 
-if TYPE_CHECKING:  # imported here so that its file travels with the model's, whose config names it
+if TYPE_CHECKING:  # so that transformers copies its file, which the config names, with this one
     from .pipeline_vidcap import VideoCaptioningPipeline  # noqa: F401
 
-MASKED_WORDS = 0.5  # of a caption's words are masked and named in the masked-word loss
+MASKED_WORDS = 0.5  # share of a caption's words that the masked-word loss masks and predicts
 
 
 class VideoCaptionModel(VideoCaptionPreTrainedModel):
@@ -35,6 +43,11 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         self.decoder: Any = (VideoCaptionDecoder if config.decoder_config is None else PretrainedDecoder)(config)
         self.word_dropout_ramp = 1.0  # see `set_ramps`
         self.post_init()
+
+    @property
+    def backbone(self) -> VideoBackbone:
+        """The backbone, which turns pixels into features."""
+        return self.encoder.backbone
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.get_input_embeddings()
@@ -58,11 +71,11 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
     ) -> VideoCaptionModelOutput:
         if decoder_input_ids is None:
             raise ValueError(
-                "`decoder_input_ids` (or `labels` on the captioner) are needed; to write captions call `generate`"
+                "`decoder_input_ids` or `labels` are needed to score a caption; to write one call `generate`"
             )
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features, **asked)
+            encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features, **recorded)
         if self.training:
             rate = self.config.word_dropout * self.word_dropout_ramp
             decoder_input_ids = drop_words(decoder_input_ids, self.config, rate=rate)
@@ -72,7 +85,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
             attention_mask=decoder_attention_mask,
             cache=cache,
             use_cache=use_cache,
-            **asked,
+            **recorded,
         )
         return VideoCaptionModelOutput(
             last_hidden_state=outputs.last_hidden_state,
@@ -102,12 +115,11 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
-    # A Trainer that loads a checkpoint does not take the tied head for a missing weight.
+    # Otherwise a Trainer that loads a checkpoint would report the tied head as missing.
     _keys_to_ignore_on_save = ["lm_head.weight"]
-    # Models of before version 0.2 know nothing of their training clips.
+    # Models saved before version 0.2 have no statistics of their training clips.
     _keys_to_ignore_on_load_missing = [r"novelty\."]
-    # The Trainer then hands over `num_items_in_batch`, see `caption_loss`.
-    accepts_loss_kwargs = True
+    accepts_loss_kwargs = True  # the Trainer passes `num_items_in_batch`, see `caption_loss`
     pooler_class = VideoCaptionPooler
 
     def __init__(self, config: VideoCaptionConfig):
@@ -127,10 +139,10 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
         self.post_init()
 
     def set_ramps(self, *, losses: float = 1.0, word_dropout: float = 1.0) -> None:
-        """What of its parts training is to use, for a Trainer that lets them grow from 0 to 1.
+        """Sets factors that a Trainer raises from 0 to 1.
 
         Args:
-            losses: Factor of the weights of all losses beside the caption's, and of scheduled sampling.
+            losses: Factor of scheduled sampling and of the weights of all losses but the caption loss.
             word_dropout: Factor of the rate of word dropout.
         """
         self.loss_ramp = losses
@@ -191,18 +203,18 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
 
         Args:
             pixel_values_videos: `(B, T, C, H, W)`, from the processor.
-            video_mask: `(B, T)`, 0 for frames that only fill up a short clip.
+            video_mask: `(B, T)`, 0 for frames that pad a short clip.
             video_times: `(B, T)`, seconds.
             video_features: `(B, T, N, D)`, the backbone's output, in place of pixels.
-            decoder_input_ids: `(B, L)`; by default the labels, shifted right behind BOS.
+            decoder_input_ids: `(B, L)`; default: the labels, shifted right behind BOS.
             labels: `(B, L)`, the caption's tokens and EOS, padded with -100.
-            near_misses: `(B, K, L)`, captions that nearly fit, as hard negatives of the contrastive loss; rows of -100
-                are none.
-            num_items_in_batch: Labels in the whole optimiser step, see [`caption_loss`].
-            output_attentions: Give the weights of all attentions; needs `attn_implementation="eager"`.
-            output_hidden_states: Give what each layer reads and gives out.
+            near_misses: `(B, K, L)`, captions that nearly fit, as hard negatives of the contrastive loss; a row of
+                -100 stands for none.
+            num_items_in_batch: Number of labels in the whole optimiser step, see [`caption_loss`].
+            output_attentions: Return the weights of all attentions; needs `attn_implementation="eager"`.
+            output_hidden_states: Return the input of the first layer and the output of each layer.
         """
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if labels is not None:
             use_cache = False
             if decoder_input_ids is None:
@@ -211,7 +223,9 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
         if reverse and video_features is None and not self.config.encodes_clips:
             video_features = self.model.encoder.extract_features(pixel_values_videos)  # once for both directions
         if encoder_outputs is None:
-            encoder_outputs = self.model.encoder(pixel_values_videos, video_mask, video_times, video_features, **asked)
+            encoder_outputs = self.model.encoder(
+                pixel_values_videos, video_mask, video_times, video_features, **recorded
+            )
         if self.training and decoder_input_ids is not None and self.config.scheduled_sampling * self.loss_ramp:
             decoder_input_ids = self._mix_in_predictions(decoder_input_ids, encoder_outputs)
         outputs = self.model(
@@ -220,7 +234,7 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
             encoder_outputs=encoder_outputs,
             cache=cache,
             use_cache=self.config.use_cache if use_cache is None else use_cache,
-            **asked,
+            **recorded,
         )
         others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         result = VideoCaptionOutput(logits=self.lm_logits(outputs.last_hidden_state), **others)
@@ -234,8 +248,8 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
                         clips["pixel_values_videos"] = pixel_values_videos
                     else:
                         clips["video_features"] = video_features
-                    given = {name: value for name, value in clips.items() if value is not None}
-                    backwards = self.model.encoder(**play_backwards(given))
+                    present = {name: value for name, value in clips.items() if value is not None}
+                    backwards = self.model.encoder(**play_backwards(present))
                 self._add_contrastive_loss(result, labels, near_misses, backwards, num_items_in_batch)
         return result if return_dict is not False else result.to_tuple()
 
@@ -247,17 +261,17 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
         result.caption_loss = caption_loss(result.logits, labels, **options)
         result.loss = self.config.caption_weight * result.caption_loss
         if self.training and self.config.masked_word_weight:
-            # Without the end, which stands among the inputs of all captions but the longest.
+            # Without EOS, which is among the inputs of all captions but the longest.
             ends = torch.isin(labels, torch.tensor(self.config.eos_token_id, device=labels.device))
             inputs = shift_right(labels.masked_fill(ends, -100), self.config)
             masked = drop_words(inputs, self.config, rate=MASKED_WORDS)
-            # A word is read off the place before its own, as everywhere in this decoder.
+            # A word is predicted at the place before its own, as everywhere in this decoder.
             masked_labels = labels.masked_fill((masked == inputs).roll(-1, dims=1), -100)
             masked_labels[:, -1] = -100
             outputs = self.model.decoder(
                 masked, result.encoder_outputs, inputs.ne(self.config.pad_token_id).long(), is_causal=False
             )
-            # Divided by what is masked on average: the number at hand may be 0, and differs between micro-batches.
+            # Divided by the expected number of masked words: the actual one may be 0, or vary between micro-batches.
             words = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             options["num_items_in_batch"] = MASKED_WORDS * words
             logits = self.lm_logits(outputs.last_hidden_state)
@@ -299,9 +313,9 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
 
     @torch.no_grad()
     def _mix_in_predictions(self, input_ids: torch.Tensor, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
-        """Puts the model's own next words in the place of a share `scheduled_sampling` of the words it is given."""
+        """Replaces a share `scheduled_sampling` of the input words by the model's own predictions."""
         outputs = self.model.decoder(input_ids, encoder_outputs)
-        hidden_states = outputs.last_hidden_state[:, :-1]  # of the words from the second on
+        hidden_states = outputs.last_hidden_state[:, :-1]  # which predict the words from the second on
         predicted = self.lm_logits(hidden_states).argmax(dim=-1)
         rate = self.config.scheduled_sampling * self.loss_ramp
         replace = torch.rand(predicted.shape, device=predicted.device) < rate
@@ -310,13 +324,13 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
 
 
 def shift_right(labels: torch.Tensor, config: VideoCaptionConfig) -> torch.Tensor:
-    """Decoder inputs for `labels`: the start token, then each label but the last; -100 becomes padding."""
+    """Decoder inputs for `labels`: the start token, then all labels but the last; -100 becomes padding."""
     start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
     return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
 
 
 def drop_words(input_ids: torch.Tensor, config: VideoCaptionConfig, *, rate: float) -> torch.Tensor:
-    """Replaces a share `rate` of the words by the unknown token; the start token and padding stay."""
+    """Replaces a share `rate` of the words, but not the start token or padding, by the unknown token."""
     if rate == 0:
         return input_ids
     drop = torch.rand(input_ids.shape, device=input_ids.device) < rate

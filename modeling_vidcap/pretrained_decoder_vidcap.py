@@ -1,11 +1,11 @@
-"""A pretrained language model as the text side of a captioner.
+"""A pretrained language model as the decoder of a captioner.
 
-With `fusion` `cross_attention` its layers look at the clip through attention that is new to it, as GPT-2 does in
-transformers' encoder-decoder models. With `joint` the clip's tokens, projected, stand ahead of the caption like words
-(as in LLaVA, https://arxiv.org/abs/2304.08485), which any causal model takes.
+With `fusion` `cross_attention` its layers see the clip through added cross-attention, as GPT-2 does in transformers'
+encoder-decoder models. With `joint` the clip's projected tokens precede the caption like words (as in LLaVA,
+https://arxiv.org/abs/2304.08485), which any causal model takes.
 
-Promises: the interface of [`VideoCaptionDecoder`]. Gives up: seeing words ahead (the masked-word loss), and layers of
-its own that read text alone: a caption's summary for the contrastive loss goes through all of them, without the clip.
+Guarantees: the interface of [`VideoCaptionDecoder`]. Limitations: no words ahead (the masked-word loss), and no text
+layers: a caption's summary for the contrastive loss passes through all layers, without the clip.
 """
 
 from typing import Any
@@ -17,15 +17,14 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from .blocks_vidcap import Freezes, positions_behind, time_angles, to_sines
+from .blocks_vidcap import FreezableModule, positions_behind, time_angles, to_sines
 from .configuration_vidcap import VideoCaptionConfig
-from .encoder_vidcap import VideoCaptionPreTrainedModel
-from .outputs_vidcap import VideoEncoderOutput, check_recording
+from .encoder_vidcap import VideoCaptionPreTrainedModel, VideoEncoderOutput, check_recording
 
-CROSS_ATTENTION = ("crossattention", "ln_cross_attn")  # names of what a pretrained model does not bring along
+CROSS_ATTENTION = ("crossattention", "ln_cross_attn")  # in the names of weights that are added to a pretrained model
 
 
-class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
+class PretrainedDecoder(FreezableModule, VideoCaptionPreTrainedModel):
     """The language model of `decoder_config`, without its head."""
 
     main_input_name = "input_ids"
@@ -51,7 +50,7 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
         self.net.set_input_embeddings(value)
 
     def freeze(self) -> None:
-        """Takes the gradient from what is not to be trained; attention to the clip always is."""
+        """Stops the gradient of the parts that the config freezes; added cross-attention is always trained."""
         if self.config.freeze_decoder:
             for parameter in pretrained_parameters(self):
                 parameter.requires_grad_(False)
@@ -59,7 +58,7 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
             self.net.get_input_embeddings().requires_grad_(False)
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The summary token `(B, D)` of captions `(B, L)`, right behind their last real token, read without a clip."""
+        """The summary token `(B, D)` of captions `(B, L)`, right after their last real token, without a clip."""
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id).long()
         batch = len(input_ids)
@@ -82,7 +81,7 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Reads captions `(B, L)` beside their clips."""
+        """Reads captions `(B, L)` with their clips."""
         check_recording(self.net.config, output_attentions)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.net.config), DynamicCache(config=self.net.config))
@@ -95,14 +94,15 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
             options |= {"inputs_embeds": words, "attention_mask": attention_mask, "cache": cache}
             options |= {"encoder_hidden_states": self._video(encoder_outputs), "encoder_attention_mask": video_mask}
         else:
-            seen = max(0, past - video_mask.shape[1])  # words in the cache, which holds the clip's tokens too
+            past_words = max(0, past - video_mask.shape[1])  # the cache also holds the clip's tokens
             if attention_mask is None:
-                attention_mask = video_mask.new_ones(len(words), seen + length)
+                attention_mask = video_mask.new_ones(len(words), past_words + length)
             mask = torch.cat([video_mask, attention_mask], dim=1)
             inputs = words if past else torch.cat([self._video(encoder_outputs), words], dim=1)
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
-            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-            options |= {"inputs_embeds": inputs, "attention_mask": mask, "position_ids": positions, "cache": own}
+            joint_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+            options |= {"inputs_embeds": inputs, "attention_mask": mask}
+            options |= {"position_ids": positions, "cache": joint_cache}
         outputs = self.net(**options)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=outputs.last_hidden_state[:, -length:],
@@ -116,16 +116,15 @@ class PretrainedDecoder(Freezes, VideoCaptionPreTrainedModel):
         return self.net.get_input_embeddings()(input_ids)
 
     def _video(self, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
-        """The clip's tokens as the language model takes them, `(B, S, D)`. Its attention knows no seconds, so that
-        sines of each token's moment are added."""
+        """The clip's tokens `(B, S, D)` for the language model, with sines of their times, which it cannot see."""
         tokens = encoder_outputs.last_hidden_state.to(self.video_projection.weight.dtype)
         angles = time_angles(self.config, encoder_outputs.token_times, self.config.hidden_size // 2)
         return self.video_projection(tokens + to_sines(angles, tokens.dtype))
 
 
 def pretrained_parameters(decoder: nn.Module) -> list[nn.Parameter]:
-    """What a decoder brought along: of a [`PretrainedDecoder`] all but attention to the clip, of ours nothing."""
+    """The pretrained parameters of a decoder: none for ours, all but added cross-attention otherwise."""
     if not isinstance(decoder, PretrainedDecoder):
         return []
     named = decoder.net.named_parameters()
-    return [each for name, each in named if not any(part in name for part in CROSS_ATTENTION)]
+    return [parameter for name, parameter in named if not any(part in name for part in CROSS_ATTENTION)]

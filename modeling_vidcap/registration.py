@@ -1,11 +1,11 @@
-"""Makes the classes known to transformers once it is loaded, and does not load it for that.
+"""Registration of the classes with transformers, as soon as it is loaded and without loading it.
 
-Importing transformers takes longer than captioning a clip. So [`when_loaded`] keeps what is to be done: where
-transformers' Auto classes are loaded already it is done at once, otherwise a finder in `sys.meta_path` watches modules
-being imported, does it right after the Auto classes have been, and goes.
+Importing transformers takes longer than captioning a clip. [`when_loaded`] therefore runs a callback at once if
+transformers' Auto classes are loaded already; otherwise a finder in `sys.meta_path` watches imports, runs the callback
+right after that of the Auto classes, and removes itself.
 
 Guarantees: whichever of this package and transformers is imported first, the Auto classes and `pipeline` know the
-model. Limitations: a program that empties `sys.meta_path` registers by calling [`register`] itself.
+model. Limitations: a program that empties `sys.meta_path` has to call [`register`] itself.
 """
 
 import sys
@@ -16,34 +16,34 @@ from threading import RLock
 from types import ModuleType
 from typing import Any, NoReturn
 
-# Any of these means that somebody can ask transformers for a captioner, or holds one.
+# With any of these loaded, transformers may be asked for a captioner.
 TRIGGERS = (
     "transformers.models.auto.configuration_auto",
     "modeling_vidcap.modeling_vidcap",
     "processing.processing_vidcap",
 )
-# Of these no module may be half loaded when the classes are registered, which imports most of them.
+# No module of these may be half loaded when the classes are registered, which imports most of them.
 WATCHED = ("hub_card", "modeling_vidcap", "processing", "transformers", "vidcap")
 
 
 class _ImportWatcher(MetaPathFinder):
-    """Counts the watched modules that are being loaded, by any thread, and does what is due when there are none."""
+    """A finder that counts watched modules while they load, and runs the callbacks when none is loading."""
 
     def __init__(self) -> None:
-        self.due: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[], None]] = []
         self.loading = 0
         self.lock = RLock()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the other finders find, with a loader that tells when it begins and ends."""
+        """The spec of the other finders, with a loader that reports when it begins and ends."""
         if fullname.partition(".")[0] not in WATCHED:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            # On the loader itself: one around it would lack what else loaders can do, such as giving the source.
+            # On the loader itself: a wrapper would lack its other methods, such as the one that returns the source.
             setattr(spec.loader, "exec_module", self._watched(spec.loader.exec_module))  # noqa: B010
         return spec
 
@@ -56,46 +56,46 @@ class _ImportWatcher(MetaPathFinder):
             finally:
                 with self.lock:
                     self.loading -= 1
-            self.do_what_is_due()
+            self.run_callbacks()
 
         return exec_module
 
-    def do_what_is_due(self) -> None:
-        """Calls what is kept, unless it has to wait."""
+    def run_callbacks(self) -> None:
+        """Runs the callbacks, unless transformers is absent or a watched module is loading."""
         with self.lock:
             if self.loading or not any(name in sys.modules for name in TRIGGERS):
                 return
-            due, self.due = self.due, []
+            callbacks, self.callbacks = self.callbacks, []
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-        for each in due:
-            each()
+        for callback in callbacks:
+            callback()
 
 
 _watcher = _ImportWatcher()
 
 
 def when_loaded(callback: Callable[[], None]) -> None:
-    """Calls `callback` once transformers' Auto classes are loaded, which may be now; earlier callbacks come first."""
+    """Calls `callback` once transformers' Auto classes are loaded, possibly now; earlier callbacks run first."""
     with _watcher.lock:
-        _watcher.due.append(callback)
+        _watcher.callbacks.append(callback)
         if _watcher not in sys.meta_path:
             sys.meta_path.insert(0, _watcher)
-    _watcher.do_what_is_due()
+    _watcher.run_callbacks()
 
 
 class _NoDefaultModel(dict[str, Any]):
-    """Stands where transformers looks up a task's default model, to say how to get one instead of a KeyError."""
+    """The task's entry for a default model, which raises a helpful error instead of a KeyError."""
 
     def __getitem__(self, key: str) -> NoReturn:
         raise ValueError(
-            'pipeline("video-captioning") has no default model: pass model="FOLDER_OR_HUB_ID"; to make one, run '
+            'pipeline("video-captioning") has no default model: pass model="FOLDER_OR_HUB_ID"; to train one, run '
             "`vidcap train --dataset FOLDER_OR_HUB_ID --output_dir FOLDER`"
         )
 
 
 def register() -> None:
-    """Registers the classes with the Auto classes and the pipeline registry; harmless when repeated."""
+    """Registers the classes with the Auto classes and the pipeline registry; may be repeated."""
     from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -107,8 +107,8 @@ def register() -> None:
     from .saving_vidcap import TASK
 
     AutoConfig.register(VideoCaptionConfig.model_type, VideoCaptionConfig, exist_ok=True)
-    for each in (AutoModel, AutoModelForImageTextToText):
-        each.register(VideoCaptionConfig, VideoCaptionForConditionalGeneration, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForImageTextToText):
+        auto_class.register(VideoCaptionConfig, VideoCaptionForConditionalGeneration, exist_ok=True)
     AutoVideoProcessor.register(VideoCaptionConfig, VideoCaptionVideoProcessor, exist_ok=True)
     AutoProcessor.register(VideoCaptionConfig, VideoCaptionProcessor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:

@@ -1,5 +1,4 @@
-"""What a captioner computes on top of encoder and decoder, in torch alone: scores of words, the space that clips and
-captions have in common, and how captions of a clip are ranked."""
+"""The captioner's heads in torch alone: word scores, the shared space of clips and captions, novelty, ranking."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,23 +11,23 @@ from .blocks_vidcap import Pooler
 from .encoding_vidcap import ClipTokens, padding_mask
 
 if TYPE_CHECKING:
+    from .backbones_vidcap import VideoBackbone
     from .configuration_vidcap import VideoCaptionConfig
 
 
-SHRINKAGE = 0.1  # towards equal variances: a covariance of few clips is hardly known in most directions
-CALIBRATION_QUANTILE = 0.99  # of the validation clips count as alike
+SHRINKAGE = 0.1  # towards equal variances: few clips hardly determine a covariance in most directions
+CALIBRATION_QUANTILE = 0.99  # share of the validation clips that count as usual
 
 
 class TooFewClipsError(ValueError):
-    """Not enough clips to tell what is usual."""
+    """Too few clips to fit [`VideoCaptionNovelty`]."""
 
 
 class VideoCaptionNovelty(nn.Module):
-    """Mahalanobis distance of a clip's mean backbone features from those of the training clips
-    (Lee et al. 2018, https://arxiv.org/abs/1807.03888, without classes), in units of what validation clips reach.
+    """Mahalanobis distance of a clip's mean backbone features from those of the training clips.
 
-    Above 1 a clip is farther out than 99 % of the validation clips. Until
-    [`fit`][VideoCaptionNovelty.fit] was called every value is 0.
+    Lee et al. 2018 (https://arxiv.org/abs/1807.03888), without classes. The distance is scaled so that 99 % of the
+    validation clips are below 1. Before [`fit`][VideoCaptionNovelty.fit] all values are 0.
     """
 
     mean: torch.Tensor
@@ -48,28 +47,32 @@ class VideoCaptionNovelty(nn.Module):
 
     @staticmethod
     def summarise(video_features: torch.Tensor, video_mask: torch.Tensor) -> torch.Tensor:
-        """`(B, T', N, D)` -> `(B, D)`: the mean over the cells of the real frames, given the mask `(B, T)`. T is a
-        multiple of T', more than once where a clip encoder joins frames."""
+        """`(B, T', N, D)` -> `(B, D)`: the mean over the cells of the real frames, given their mask `(B, T)`.
+
+        T is a multiple of T', larger where a clip encoder joins frames.
+        """
         video_mask = video_mask.unflatten(1, (video_features.shape[1], -1)).amax(dim=-1)  # (B, T')
         weights = video_mask.float() / video_mask.sum(dim=1, keepdim=True)  # (B, T)
         return torch.einsum("btnd,bt->bd", video_features.float(), weights) / video_features.shape[2]
 
     def fit(self, training: Iterable[torch.Tensor], validation: Iterable[torch.Tensor]) -> None:
-        """Learns what is usual from the summaries `(B, D)` of training clips, and how far out validation clips lie.
+        """Fits the distribution of the summaries `(B, D)` of training clips, and the scale by validation clips.
 
         Raises:
             ValueError: If there are fewer than 2 training clips or no validation clip.
         """
         size = len(self.mean)
         count, total, covariance = 0, torch.zeros(size).double(), torch.zeros(size, size).double()
-        for summaries in training:  # summed up as they come, so that memory does not grow with the number of clips
+        for summaries in training:  # a running sum, so that memory does not grow with the number of clips
             summaries = summaries.double()
             count += len(summaries)
             total += summaries.sum(dim=0)
             covariance.addmm_(summaries.T, summaries)
         held_out = torch.cat(list(validation) or [self.mean[None][:0]])
         if count < 2 or not len(held_out):
-            raise TooFewClipsError(f"{count} training and {len(held_out)} validation clips: 2 and 1 are needed")
+            raise TooFewClipsError(
+                f"novelty needs at least 2 training clips and 1 validation clip, got {count} and {len(held_out)}"
+            )
         mean = total / count
         covariance.addr_(mean, mean, alpha=-count).div_(count - 1)
         variance = covariance.diagonal().mean().clamp(min=1e-12)
@@ -80,24 +83,30 @@ class VideoCaptionNovelty(nn.Module):
         self.limit.copy_(self(held_out.to(self.mean.device)).quantile(CALIBRATION_QUANTILE).clamp(min=1e-6))
 
     def forward(self, summaries: torch.Tensor) -> torch.Tensor:
-        """`(B, D)` -> `(B,)`, see the class."""
+        """Distances `(B,)` of summaries `(B, D)`."""
         offsets = summaries.float() - self.mean.float()
         squares = torch.einsum("bd,de,be->b", offsets, self.precision.float(), offsets)
         return squares.clamp(min=0).sqrt() / self.limit.float()
 
 
 class CaptionScoring(nn.Module):
-    """The captioner's heads; [`VideoCaptionForConditionalGeneration`] has them within transformers.
+    """The captioner's heads; [`VideoCaptionForConditionalGeneration`] is the version within transformers.
 
-    `model` holds encoder and decoder.
+    Attributes:
+        model: Encoder and decoder.
     """
 
     pooler_class: type[Pooler] = Pooler
     model: Any
-    config: Any  # `VideoCaptionConfig`; transformers has it as `PreTrainedConfig`
+    config: Any  # `VideoCaptionConfig`; transformers declares it as `PreTrainedConfig`
+
+    @property
+    def backbone(self) -> "VideoBackbone":
+        """The backbone, which turns pixels into features."""
+        return self.model.encoder.backbone
 
     def add_heads(self, config: "VideoCaptionConfig") -> None:
-        """Makes all modules beside encoder and decoder."""
+        """Creates all modules beside encoder and decoder."""
         size = config.embedding_size or config.decoder_size
         self.head_projection = None
         if size != config.decoder_size:
@@ -114,7 +123,7 @@ class CaptionScoring(nn.Module):
         return self.lm_head(hidden_states if self.head_projection is None else self.head_projection(hidden_states))
 
     def embed_encoded(self, encoder_outputs: ClipTokens) -> torch.Tensor:
-        """L2-normalised embeddings `(B, projection_dim)` of clips that the encoder has read."""
+        """L2-normalised embeddings `(B, projection_dim)` of encoded clips."""
         return nn.functional.normalize(self._video_embeds(encoder_outputs), dim=-1)
 
     def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -133,47 +142,50 @@ class CaptionScoring(nn.Module):
         video_times: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
-        """How unlike the training clips each clip is, `(B,)`: above 1 it is farther out than 99 % of the validation
-        clips. `None` if training did not store what is usual. Takes all that the processor gives; `video_times` make
-        no difference."""
+        """Distance `(B,)` of each clip from the training clips, see [`VideoCaptionNovelty`]; `None` if not fitted.
+
+        Takes all outputs of the processor; `video_times` make no difference.
+        """
         if not self.novelty.fitted:
             return None
         if video_features is None:
             video_features = self.model.encoder.extract_features(pixel_values_videos)
-        if video_mask is None:  # of steps, of which each is real
+        if video_mask is None:  # all steps are real
             video_mask = torch.ones(video_features.shape[:2], dtype=torch.long, device=video_features.device)
         return self.novelty(self.novelty.summarise(video_features, video_mask))
 
     def _pooling_mask(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor | None:
-        """The mask with which the pooler looks at a clip's tokens `(B, S, D)`."""
+        """The mask with which the pooler attends to a clip's tokens `(B, S, D)`."""
         return padding_mask(attention_mask)
 
 
 def score_tokens(
     logits: torch.Tensor, labels: torch.Tensor, eos_token_id: int | list[int] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logarithms of the probabilities of `labels` `(N, L)` by `logits` `(N, L, V)`, 0 behind a caption's end, and
-    `(N, L)` of bool: the caption's tokens, EOS included."""
-    found = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    """Log-probabilities `(N, L)` of `labels` `(N, L)` by `logits` `(N, L, V)`, 0 after a caption's end, and a mask.
+
+    The mask `(N, L)` of bool marks the caption's tokens, EOS included.
+    """
+    log_probabilities = logits.log_softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     ends = torch.isin(labels, torch.tensor(eos_token_id, device=labels.device)).long()
     mask = ends.cumsum(dim=1) - ends == 0
-    return found.masked_fill(~mask, 0.0), mask
+    return log_probabilities.masked_fill(~mask, 0.0), mask
 
 
 @dataclass
 class RankedCaptions:
     """K captions of each of B clips.
 
-    Args:
+    Attributes:
         scores: `(B, K)`, by which they are ranked.
-        lengths: `(B * K,)`, tokens of each, EOS included.
+        lengths: `(B * K,)`, number of tokens, EOS included.
     """
 
     scores: torch.Tensor
     lengths: torch.Tensor
 
     def best(self, count: int) -> tuple[torch.Tensor, int]:
-        """The rows `(B * count,)` of the best captions of each clip, best first, and the length of the longest."""
+        """Rows `(B * count,)` of the best captions of each clip, best first, and the length of the longest."""
         order = self.scores.argsort(dim=1, descending=True)[:, :count]  # (B, count)
         first = self.scores.shape[1] * torch.arange(len(order), device=order.device)[:, None]
         rows = (order + first).flatten()
@@ -181,7 +193,7 @@ class RankedCaptions:
 
 
 def rank_captions(
-    model: Any,
+    model: CaptionScoring,
     sequences: torch.Tensor,
     log_probabilities: torch.Tensor,
     mask: torch.Tensor,
@@ -192,7 +204,6 @@ def rank_captions(
     """Ranks captions by their probability and their likeness to the clip.
 
     Args:
-        model: [`CaptionScoring`].
         sequences: `(B * K, 1 + L)`: the start token, then the caption.
         log_probabilities, mask: `(B * K, L)`, see [`score_tokens`].
         clips: The B encoded clips.

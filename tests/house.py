@@ -42,7 +42,7 @@ ROOMS = (
     "train_hf",
 )
 # The room vidcap.base.
-BASE = ("vidcap.files", "vidcap.messages", "vidcap.precision", "vidcap.ranks", "vidcap.versions")
+BASE = tuple(f"vidcap.{name}" for name in ("captioner", "files", "messages", "precision", "ranks", "versions"))
 MAX_LINES_OF_FILE, MAX_FILES_OF_FOLDER, MAX_LINES_OF_FUNCTION = 400, 20, 60
 
 

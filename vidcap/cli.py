@@ -87,15 +87,17 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The commands and their options; a command imports packages of extras when it runs."""
-    parser: argparse.ArgumentParser = _Parser(
-        prog="vidcap", description="Small video-captioning models: train, evaluate, share, run."
-    )
+def build_parser(parser_class: type[argparse.ArgumentParser] = _Parser) -> argparse.ArgumentParser:
+    """The commands and their options; a command imports packages of extras when it runs.
+
+    Args:
+        parser_class: Class of all parsers, whose `error` decides what becomes of wrong usage.
+    """
+    parser = parser_class(prog="vidcap", description="Small video-captioning models: train, evaluate, share, run.")
     parser.add_argument("--version", action="version", version=f"vidcap {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    device = _Parser(add_help=False)
+    device = parser_class(add_help=False)
     add_device_option(device)
     device.add_argument(
         "--backend",
@@ -105,9 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
         "has bf16 instructions, otherwise torch]",
     )
     add_batch_size_option(device)
-    reader = _Parser(add_help=False, parents=[device])
+    reader = parser_class(add_help=False, parents=[device])
     add_model_option(reader)
-    generation = _Parser(add_help=False)
+    generation = parser_class(add_help=False)
     generation.add_argument(
         "--num_beams", type=whole, metavar="N", help="beams of the caption search [the model's own]"
     )
@@ -116,8 +118,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_family_options(generation)
 
-    caption = add_caption_command(commands, [reader, generation], _Parser)
-    evaluate = add_evaluate_command(commands, [device, generation], _Parser)
+    caption = add_caption_command(commands, [reader, generation], parser_class)
+    evaluate = add_evaluate_command(commands, [device, generation], parser_class)
     add_compare_command(commands)
 
     classify, search = add_match_commands(commands, [reader])
@@ -170,8 +172,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     push = add_push_command(commands)
 
-    prepare = add_data_commands(commands, _Parser)
-    add_cache_command(commands, _Parser)
+    prepare = add_data_commands(commands, parser_class)
+    add_cache_command(commands, parser_class)
 
     for command in (caption, evaluate, classify, search, doctor, demo, push, onnx, prepare):
         add_debug_option(command)

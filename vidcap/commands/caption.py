@@ -179,16 +179,26 @@ def run(arguments: argparse.Namespace) -> int:
         from .caption_dataset import run as run_dataset  # needs the extra train
 
         return run_dataset(arguments)
-    from ..inference.captioning import caption_clips_with_scores, clip_encoder
+    results = [CaptionedClip(clip) for clip in arguments.clips]
+    read = caption_results(arguments, results)
+    if read or arguments.format == "json":
+        text = FORMATS[arguments.format](results)
+        if arguments.output is None:
+            sys.stdout.write(text)
+        else:
+            write_atomically(arguments.output, text)
+    return 0 if len(read) == len(results) else 1
+
+
+def caption_results(arguments: argparse.Namespace, results: list[CaptionedClip]) -> list[CaptionedClip]:
+    """Captions clips as the command line says, stores captions or errors in them, and returns the readable ones."""
     from ..inference.reading import readable_clips
 
-    model, processor, options = open_captioner(arguments)
-    results = [CaptionedClip(clip) for clip in arguments.clips]
-
+    captioner, options = open_captioner(arguments)
     batch_size = arguments.batch_size
-    reading: Any = {"batch_size": batch_size, "encode": clip_encoder(model, processor)}
-    clips = readable_clips(results, processor.video_processor, "captioning", **reading)
-    captions = caption_clips_with_scores(model, processor, clips, batch_size=batch_size, **options)
+    reading: Any = {"batch_size": batch_size, "encode": captioner.clip_encoder()}
+    clips = readable_clips(results, captioner.video_processor, "captioning", **reading)
+    captions = captioner.caption_with_scores(clips, batch_size=batch_size, **options)
     read = [result for result in results if result.error is None]
     for result, candidates in zip(read, captions, strict=True):
         result.captions = candidates
@@ -199,10 +209,4 @@ def run(arguments: argparse.Namespace) -> int:
                 "usual clips are below 1), so its caption is a guess",
                 file=sys.stderr,
             )
-    if read or arguments.format == "json":
-        text = FORMATS[arguments.format](results)
-        if arguments.output is None:
-            sys.stdout.write(text)
-        else:
-            write_atomically(arguments.output, text)
-    return 0 if len(read) == len(results) else 1
+    return read

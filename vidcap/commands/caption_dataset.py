@@ -25,7 +25,6 @@ from processing.clips.rows import load_clips
 from processing.clips.sources import Columns, DatasetError
 
 from ..files import json_lines, public_name, write_atomically
-from ..inference.captioning import caption_clips_with_scores
 from ..inference.reading import readable_clips
 from ..inference.subtitles import CaptionedClip
 from .captioner_options import open_captioner
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     columns = Columns(arguments.video_column, arguments.caption_column)
     rows = load_clips(arguments.dataset, arguments.split, columns=columns)
-    model, processor, options = open_captioner(arguments)
+    captioner, options = open_captioner(arguments)
     folder, size = arguments.output, arguments.shard_size
     folder.mkdir(exist_ok=True)
     check_facts(folder, caption_facts(arguments, rows))
@@ -58,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     for shard in missing:
         part = rows.select(range(shard * size, min(len(rows), (shard + 1) * size)))
         results = [CaptionedClip(row["file_name"], source=row["video"]) for row in part]
-        clips = readable_clips(results, processor.video_processor, names[shard], batch_size=arguments.batch_size)
-        captions = caption_clips_with_scores(model, processor, clips, batch_size=arguments.batch_size, **options)
+        clips = readable_clips(results, captioner.video_processor, names[shard], batch_size=arguments.batch_size)
+        captions = captioner.caption_with_scores(clips, batch_size=arguments.batch_size, **options)
         readable = [result for result in results if result.error is None]
         for result, candidates in zip(readable, captions, strict=True):
             result.captions = [candidate for candidate in candidates if candidate.text]

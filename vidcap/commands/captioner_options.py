@@ -9,17 +9,7 @@ from modeling_vidcap.settings_vidcap import check_guidance, check_phrases, check
 from ..light.loading import open_light
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from modeling_vidcap import VideoCaptionForConditionalGeneration
-
-    from ..adapters import CaptionAdapter
-    from ..light.model import LightCaptioner
-    from ..light.processor import LightTokenizer
-
-    AnyCaptioner = VideoCaptionForConditionalGeneration | CaptionAdapter | LightCaptioner
-    AnyTokenizer = PreTrainedTokenizerBase | LightTokenizer
-
+    from ..captioner import Captioner
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -31,48 +21,38 @@ def add_family_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=DTYPES, default="auto", help="precision of the weights [the checkpoint's]")
 
 
-def load_for_command(arguments: argparse.Namespace) -> tuple[Any, Any]:
+def load_for_command(arguments: argparse.Namespace) -> "Captioner":
     """Load `arguments.model`, with frames and prompt set by the command line.
-
-    Returns:
-        A model of this package and its processor, or an adapter in place of both.
 
     Raises:
         ModelError: If it cannot be used.
         ValueError: For an option that the model does not have, before any clip is read.
     """
-    from ..adapters.base import CaptionAdapter
     from ..inference.loading import load_any_captioner
 
-    model, processor = load_any_captioner(arguments.model, device=arguments.device, dtype=arguments.dtype)
-    if isinstance(model, CaptionAdapter):
-        model.check_options(vars(arguments), prefix="--")
-        if arguments.backend == "openvino":
-            raise ValueError(f"--backend {arguments.backend} needs a model of `vidcap train`; leave it out")
-        model.configure(num_frames=arguments.num_frames, prompt=arguments.prompt)
-    elif arguments.prompt is not None:
-        raise ValueError("--prompt needs a chat model, and this model is of `vidcap train`; leave it out")
-    return model, processor
+    captioner = load_any_captioner(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    captioner.check_options(vars(arguments), prefix="--")
+    captioner.configure(num_frames=arguments.num_frames, prompt=arguments.prompt)
+    return captioner
 
 
-def open_captioner(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """Load a captioner and its processor, and set them up.
+def open_captioner(arguments: argparse.Namespace) -> "tuple[Captioner, dict[str, Any]]":
+    """Load a captioner and set it up.
 
     Returns:
-        Captioner, processor and options of the caption search.
+        The captioner and the options of the caption search.
 
     Raises:
         ModelError: If the model cannot be used.
         ValueError: For options that do not suit the model, before any clip is read.
     """
-    from ..inference.backends import use_fast_backbone
-    from ..inference.captioning import is_adapter
+    from ..inference.captioning import ModelCaptioner
 
-    model, processor = open_light(arguments) or load_for_command(arguments)
-    if not is_adapter(model):
-        use_fast_backbone(model, processor, arguments.backend)
-    apply_reading_options(processor.video_processor, arguments)
-    return model, processor, generation_options(arguments) | caption_options(arguments, model, processor.tokenizer)
+    light = open_light(arguments)
+    captioner = load_for_command(arguments) if light is None else ModelCaptioner(*light)
+    captioner.use_backend(arguments.backend)
+    apply_reading_options(captioner.video_processor, arguments)
+    return captioner, generation_options(arguments) | caption_options(arguments, captioner)
 
 
 def apply_reading_options(video_processor: object, arguments: argparse.Namespace) -> None:
@@ -88,7 +68,7 @@ def generation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def caption_options(arguments: argparse.Namespace, model: "AnyCaptioner", tokenizer: "AnyTokenizer") -> dict[str, Any]:
+def caption_options(arguments: argparse.Namespace, captioner: "Captioner") -> dict[str, Any]:
     """Options of the caption search that `vidcap caption` alone has.
 
     Raises:
@@ -98,9 +78,9 @@ def caption_options(arguments: argparse.Namespace, model: "AnyCaptioner", tokeni
 
     names = ("guidance_scale", "length_penalty", "similarity_weight", "temperature", "top_p")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    check_guidance(model.config, arguments.guidance_scale)
-    check_similarity(model.config, arguments.similarity_weight)
-    beams = arguments.num_beams or max(model.generation_config.num_beams or 1, arguments.captions)
+    check_guidance(captioner.config, arguments.guidance_scale)
+    check_similarity(captioner.config, arguments.similarity_weight)
+    beams = arguments.num_beams or max(captioner.generation_config.num_beams or 1, arguments.captions)
     if arguments.sample:
         # transformers would sample from the 50 likeliest tokens; here `top_p` alone decides.
         options |= {"do_sample": True, "top_k": 0, "num_beams": 1}
@@ -115,16 +95,16 @@ def caption_options(arguments: argparse.Namespace, model: "AnyCaptioner", tokeni
     banned: list[list[int]] = []
     for word in arguments.ban:
         try:
-            banned += token_forms(tokenizer, word)
+            banned += token_forms(captioner.tokenizer, word)
         except ValueError as error:
             print(f"vidcap: warning: --ban {word!r}: {error}, so nothing needs to be banned", file=sys.stderr)
     if banned:
         options["bad_words_ids"] = banned
     phrases: list[list[list[int]]] = []
-    limit = arguments.max_new_tokens or model.generation_config.max_new_tokens
+    limit = arguments.max_new_tokens or captioner.generation_config.max_new_tokens
     for phrase in arguments.include:
         try:
-            phrases.append(token_forms(tokenizer, phrase))
+            phrases.append(token_forms(captioner.tokenizer, phrase))
             check_phrases(phrases, banned, limit)
         except ValueError as error:
             raise ValueError(f"--include {phrase!r}: {error}") from error

@@ -14,11 +14,6 @@ from .options import above_zero, add_column_options, control_names, whole
 if TYPE_CHECKING:
     import datasets
 
-    from modeling_vidcap import VideoCaptionForConditionalGeneration
-    from processing import VideoCaptionProcessor
-    from processing.cache.feature_cache import ClipCache
-
-    from ..adapters import CaptionAdapter
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.predictions import References
     from .options import Subcommands
@@ -151,6 +146,14 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate a model or score captions, and print the main scores."""
     from ..evaluation.controls.verdict import verdict_text
+
+    report = write_evaluation(arguments)
+    sys.stdout.write(summary(report) + verdict_text(report.get("verdict", [])))
+    return 0
+
+
+def write_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates as the command line says, writes the report and its page, and returns the report."""
     from ..evaluation.report.report import write_report
     from ..files import write_atomically, write_bytes_atomically
 
@@ -169,8 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
         finally:  # the measurements are kept even if the page cannot be drawn
             if (measured := Path(scratch, "report.json")).is_file():
                 write_bytes_atomically(arguments.output, measured.read_bytes())
-    sys.stdout.write(summary(report) + verdict_text(report.get("verdict", [])))
-    return 0
+    return report
 
 
 def _evaluate_model(arguments: argparse.Namespace, data: EvaluationData) -> "Evaluation":
@@ -185,20 +187,19 @@ def _evaluate_model(arguments: argparse.Namespace, data: EvaluationData) -> "Eva
     if arguments.limit is not None:
         rows = rows.select(range(min(arguments.limit, len(rows))))
     train_captions = data.train_captions  # before the model, so that missing data shows at once
-    model, processor = load_for_command(arguments)
-    if arguments.num_frames is not None:
-        processor.video_processor.num_frames = arguments.num_frames
+    captioner = load_for_command(arguments)
     skipped: list[dict[str, str]] = []
 
     def skip(file_name: str, reason: str) -> None:
         skipped.append({"file_name": file_name, "reason": reason})
 
-    cache = _open_cache(arguments, model, processor)
+    cache = captioner.open_cache(
+        folder=arguments.feature_cache, backend=arguments.backend, limit=arguments.feature_cache_limit
+    )
     clips = ClipDataset(rows, cache)
     clips = clips.prepare("reading clips", on_broken=skip if arguments.skip_broken_clips else None)
     evaluation = evaluate_model(
-        model,
-        processor,
+        captioner,
         clips,
         train_captions=train_captions,
         by=arguments.by,
@@ -219,27 +220,6 @@ def _evaluate_model(arguments: argparse.Namespace, data: EvaluationData) -> "Eva
         "skipped_clips": skipped,
     }
     return evaluation
-
-
-def _open_cache(
-    arguments: argparse.Namespace,
-    model: "VideoCaptionForConditionalGeneration | CaptionAdapter",
-    processor: "VideoCaptionProcessor | CaptionAdapter",
-) -> "ClipCache":
-    """The cache of a model's clips; of another family's model, one that keeps nothing."""
-    from ..adapters import CaptionAdapter
-    from ..adapters.clips import UncachedClips
-    from ..inference.backends import use_fast_backbone
-    from ..inference.clip_cache import keeps_features, open_clip_cache
-
-    if isinstance(model, CaptionAdapter):
-        return UncachedClips(model.video_processor)
-    folder, limit = arguments.feature_cache, arguments.feature_cache_limit
-    if keeps_features(model.config):
-        return open_clip_cache(model, processor, folder=folder, backend=arguments.backend, limit=limit)
-    # Pixels are cached, and the backbone runs again for each control.
-    use_fast_backbone(model, processor, arguments.backend)
-    return open_clip_cache(model, processor, folder=folder, limit=limit)
 
 
 def _evaluate_file(arguments: argparse.Namespace, data: EvaluationData) -> "Evaluation":

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from modeling_vidcap.losses_vidcap import play_backwards
 from processing.clips.clip_dataset import ClipDataset
 
-from ..adapters import CaptionAdapter
-from ..inference.captioning import caption_clips, embed_clips, embed_texts
+from ..captioner import Captioner
+from ..inference.captioning import embed_clips, embed_texts
 from ..versions import stack_versions
 from .controls.controls import CONTROLS, PERTURBED, evaluate_captions, other_clip_indices
 from .controls.copies import find_copies
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from modeling_vidcap import VideoCaptionForConditionalGeneration
     from processing import VideoCaptionProcessor
 
-    Captioner = VideoCaptionForConditionalGeneration | CaptionAdapter
-    CaptionerProcessor = VideoCaptionProcessor | CaptionAdapter
 
 logger = logging.getLogger(__name__)
 CONTROL_CLIPS = 200  # for each control except `reversed`, whose exactly right captions are too rare for a sample
@@ -71,8 +69,7 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: "Captioner",
-    processor: "CaptionerProcessor",
+    captioner: Captioner,
     clips: ClipDataset,
     *,
     train_captions: Sequence[str] | None = None,
@@ -85,8 +82,7 @@ def evaluate_model(
     """Captions clips and scores the captions.
 
     Args:
-        model: The captioner, of this package or a [`CaptionAdapter`].
-        processor: Its processor; an adapter is its own.
+        captioner: A captioner of any family.
         clips: Readable clips (see `ClipDataset.prepare`) with captions.
         train_captions: Captions of the training clips; without them there is no control `most_frequent` and no
             `copies`.
@@ -104,15 +100,14 @@ def evaluate_model(
     rows = clips.rows
     references: list[list[str]] = list(rows["captions"])
     options: dict[str, Any] = {"batch_size": batch_size, **generate_kwargs}
-    hypotheses = caption_clips(model, processor, clips, progress="captions", **options)
+    hypotheses = captioner.caption(clips, progress="captions", **options)
     backwards = None
     if "reversed" in controls:
-        backwards = caption_clips(model, processor, clips, change=play_backwards, progress="backwards", **options)
+        backwards = captioner.caption(clips, change=play_backwards, progress="backwards", **options)
     sample = sorted(random.Random(0).sample(range(len(clips)), min(control_clips, len(clips))))
-    names = [name for name in PERTURBED if name in controls and name != "reversed"]
-    if isinstance(model, CaptionAdapter):
-        names = [name for name in names if name != "no_video"]
-    perturbed = caption_perturbed(model, processor, clips, sample, names, **options)
+    left_out = {"reversed", *captioner.left_out}
+    names = [name for name in PERTURBED if name in controls and name not in left_out]
+    perturbed = caption_perturbed(captioner, clips, sample, names, **options)
     report = evaluate_captions(
         hypotheses,
         references,
@@ -124,12 +119,12 @@ def evaluate_model(
         controls=controls,
     )
     logger.info(verdict_text(report["verdict"]).rstrip())
-    _add_grounding_and_retrieval(report, model, processor, clips, sample, batch_size)
+    _add_grounding_and_retrieval(report, captioner, clips, sample, batch_size)
     report |= {
         "clips": len(hypotheses),
         "evaluation_seconds": time.perf_counter() - started,
         "peak_rss_mb": peak_rss_mb(),
-        "parameters": model.num_parameters(),
+        "parameters": captioner.num_parameters(),
         "versions": stack_versions(),
     }
     if absent := len(rows) - _count_files(rows):
@@ -137,7 +132,7 @@ def evaluate_model(
     copied = find_copies(hypotheses, train_captions) if train_captions else None
     predictions = _predictions(rows, hypotheses, backwards, copied, sample, perturbed)
     add_details(report, predictions, columns={"duration": clip_seconds(clips), **{name: rows[name] for name in by}})
-    video_processor = processor.video_processor
+    video_processor = captioner.video_processor
     examples = load_examples(
         rows,
         predictions,
@@ -148,23 +143,13 @@ def evaluate_model(
 
 
 def _add_grounding_and_retrieval(
-    report: dict[str, Any],
-    model: "Captioner",
-    processor: "CaptionerProcessor",
-    clips: ClipDataset,
-    sample: Sequence[int],
-    batch_size: int,
+    report: dict[str, Any], captioner: Captioner, clips: ClipDataset, sample: Sequence[int], batch_size: int
 ) -> None:
     """Adds `grounding`, for the clips of `sample`, and `retrieval`; for other families the reason in `left_out`."""
-    if isinstance(model, CaptionAdapter):
-        reason = f"{model.family} models give no access to the decoder without a clip"
-        report["left_out"] = {
-            "no_video": reason,
-            "grounding": f"{model.family} models give no access to word probabilities",
-            "retrieval": f"{model.family} models do not embed clips and texts in one space",
-        }
+    if captioner.left_out:
+        report["left_out"] = dict(captioner.left_out)
         return
-    assert not isinstance(processor, CaptionAdapter)
+    model, processor = captioner.model, captioner.processor
     if "other_clip" in report["controls"]:
         partners = other_clip_indices(list(clips.rows["captions"]))
         others = [partners[clip] for clip in sample]
@@ -224,7 +209,7 @@ def clip_seconds(clips: ClipDataset) -> list[float]:
 def _add_retrieval(
     report: dict[str, Any],
     model: "VideoCaptionForConditionalGeneration",
-    processor: "CaptionerProcessor",
+    processor: "VideoCaptionProcessor",
     clips: ClipDataset,
     batch_size: int,
 ) -> None:

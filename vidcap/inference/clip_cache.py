@@ -1,10 +1,10 @@
-"""The cache that fits a model: features where its backbone is frozen, decoded frames otherwise."""
+"""The cache for a model: features if its backbone is frozen, decoded frames otherwise."""
 
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,42 +15,51 @@ from processing.cache.upkeep import GB
 from ..precision import faster_in_bf16
 from .backends import fast_backbone, keep_freed_memory, probe_clip
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from modeling_vidcap import VideoCaptionConfig
+    from modeling_vidcap.backbones_vidcap import VideoBackbone
+    from processing import VideoCaptionProcessor
+
+    from .captioning import Model
+
 
 def open_clip_cache(
-    model: Any,
-    processor: Any,
+    model: "Model",
+    processor: "VideoCaptionProcessor",
     *,
     folder: str | Path | None = None,
     workers: int | None = None,
     backend: str = "auto",
     limit: float | None = None,
 ) -> ClipCache:
-    """Opens the part of the cache that belongs to this backbone and this way of reading clips.
+    """Opens the part of the cache for this backbone and these options of reading.
 
     Args:
-        model: The captioner, on the device that shall compute features.
+        model: The captioner, on the device for computing features.
         processor: Its processor.
-        folder: Root of the cache; by default `$VIDCAP_CACHE` or `~/.cache/vidcap`.
-        workers: Threads that decode and encode; by default one a core.
-        backend: What computes features, see [`fast_backbone`]. Features of one serve the other.
-        limit: GB that all of the cache may take; by default `$VIDCAP_CACHE_LIMIT`, or no limit.
+        folder: Root of the cache; default: `$VIDCAP_CACHE`, or else `~/.cache/vidcap`.
+        workers: Threads that decode and encode; default: one per core.
+        backend: Computes features, see [`fast_backbone`]; they are interchangeable between backends.
+        limit: Maximum size of the whole cache in GB; default: `$VIDCAP_CACHE_LIMIT`, or else no limit.
 
     Raises:
-        ValueError: If there is a back end but no features are kept, or the limit is no number above 0.
+        ValueError: If a backend is set but the cache keeps pixels, or the limit is not a number above 0.
     """
     folder = folder or default_cache_folder()
     size = cache_limit(limit)
     if not keeps_features(model.config):
         if backend == "openvino":
             raise ValueError(
-                f"{backend} computes features of a frozen backbone that sees each frame alone, and of this one pixels "
-                "are kept: leave it out"
+                f"`backend` {backend} computes features of a frozen backbone that sees each frame alone, but this "
+                "model's cache keeps pixels: leave it out"
             )
         return ClipCache(folder, processor.video_processor, workers=workers, limit=size)
     workers = workers or os.cpu_count() or 1
     encode = feature_extractor(model, processor, workers=workers, backend=backend)
-    # The precision is not among them: it depends on how busy the machine was, and either one serves.
-    config = model.config
+    # Without the precision, which depends on the load of the machine; features of either one serve.
+    config: Any = model.config
     settings = {
         "grid": config.feature_grid,
         "thumbnail": config.thumbnail_size,
@@ -59,13 +68,13 @@ def open_clip_cache(
         "grayscale": config.grayscale_backbone,
         "backbone": _architecture(config.backbone_config) if config.backbone_config else None,
     }
-    if config.backbone_config and config.backbone_config.model_type != "timm_backbone":  # which has them in its config
+    if config.backbone_config and config.backbone_config.model_type != "timm_backbone":  # whose own config has them
         settings["stages"] = config.backbone_stages
     return ClipCache(
         folder,
         processor.video_processor,
         encode=encode,
-        backbone=model.model.encoder.backbone,
+        backbone=model.backbone,
         settings=settings,
         workers=workers,
         limit=size,
@@ -74,53 +83,53 @@ def open_clip_cache(
 
 
 def cache_limit(limit: float | None = None) -> int | None:
-    """Bytes that the cache may take: of `limit` GB, or of `$VIDCAP_CACHE_LIMIT`.
+    """Maximum size of the cache in bytes: `limit` GB, or else `$VIDCAP_CACHE_LIMIT`.
 
     Raises:
         ValueError: If that is not a number above 0.
     """
     if limit is not None:
-        given: float | str = limit
-        where = "the limit of the cache is "
-    elif given := os.environ.get("VIDCAP_CACHE_LIMIT", ""):
-        where = "VIDCAP_CACHE_LIMIT="
+        value: float | str = limit
+        name = "the limit of the cache"
+    elif value := os.environ.get("VIDCAP_CACHE_LIMIT", ""):
+        name = "VIDCAP_CACHE_LIMIT"
     else:
         return None
     try:
-        size = float(given)
+        size = float(value)
     except ValueError:
         size = math.nan
     if not (size > 0 and math.isfinite(size)):
-        raise ValueError(f"{where}{given}: give a number of GB above 0, or none")
+        raise ValueError(f"{name} must be a number of GB above 0, got {value}")
     return int(size * GB)
 
 
 def feature_extractor(
-    model: Any, processor: Any, *, workers: int, backend: str = "auto"
+    model: "Model", processor: "VideoCaptionProcessor", *, workers: int, backend: str = "auto"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What turns a clip's pixels `(1, T, C, H, W)` into its features `(1, T, N, D)`, as fast as this machine can.
+    """A fast function from a clip's pixels `(1, T, C, H, W)` to its features `(1, T, N, D)`.
 
     Args:
-        model: The captioner, on the device that shall compute.
+        model: The captioner, on the device for computing.
         processor: Its processor.
-        workers: Threads that will call it at the same time.
-        backend: What computes, see [`fast_backbone`]; torch does so in bf16 where that is measured to be faster.
+        workers: Number of threads that will call it concurrently.
+        backend: See [`fast_backbone`]; torch computes in bf16 where that is measured to be faster.
     """
     device = model.device
     if device.type == "cpu":
         keep_freed_memory()
     probe = probe_clip(model, processor, model.config.num_frames)
-    backbone = fast_backbone(model.model.encoder.backbone, probe, backend, streams=workers)
+    backbone = fast_backbone(model.backbone, probe, backend, streams=workers)
     with torch.inference_mode():
-        by_torch = backbone is model.model.encoder.backbone
+        by_torch = backbone is model.backbone
         bf16 = by_torch and faster_in_bf16(lambda: backbone(probe), device)
     return _FeatureExtractor(backbone, device, bf16)
 
 
 class _FeatureExtractor:
-    """What [`feature_extractor`] returns."""
+    """The result of [`feature_extractor`]."""
 
-    def __init__(self, backbone: Any, device: torch.device, bf16: bool):
+    def __init__(self, backbone: "VideoBackbone", device: torch.device, bf16: bool):
         self.backbone = backbone
         self.device = device
         self.bf16 = bf16
@@ -131,17 +140,22 @@ class _FeatureExtractor:
             return self.backbone(pixels.to(self.device)).cpu()
 
     def __reduce__(self) -> Any:
-        return EncodesElsewhere, ()  # workers of a data loader read features; the network stays where it is
+        return EncodesElsewhere, ()  # workers of a data loader read features, and do not need the network
 
 
-def _architecture(config: Any) -> dict[str, Any]:
-    """What shapes a network's features, beside its weights. What loading or a new version adds to a config does not:
-    a trained model shall find the features that it was trained on."""
+def _architecture(config: "PreTrainedConfig") -> dict[str, Any]:
+    """The fields of a config that determine a network's features, beside its weights.
+
+    Fields that loading or a new version adds are left out, so that a trained model finds the features that it was
+    trained on.
+    """
     added = ("dtype", "transformers_version", "_name_or_path", "architectures")
     return {name: value for name, value in config.to_diff_dict().items() if name not in added}
 
 
-def keeps_features(config: Any) -> bool:
-    """Whether clips are kept as features: of a frozen backbone that sees each frame alone. What a clip encoder makes
-    of a clip cannot be played backwards, or drawn from frame by frame, so that its clips are kept as pixels."""
+def keeps_features(config: "VideoCaptionConfig") -> bool:
+    """Whether clips are kept as features, by a frozen backbone that sees each frame alone.
+
+    Features of a clip encoder cannot be played backwards or sampled by frame, so that its clips are kept as pixels.
+    """
     return config.freeze_backbone and not config.encodes_clips

@@ -1,11 +1,12 @@
-"""A model folder or Hub id -> a captioner ready to run, or one clear sentence on why not.
+"""A model folder or Hub id -> a captioner, or a one-line error.
 
-A path never becomes a request to the Hub, and weights that do not fill the model are refused: a captioner with random
-layers still writes fluent sentences.
+Guarantees: a path never becomes a request to the Hub; weights that do not fill the model are refused, since a model
+with random layers still writes fluent sentences.
 """
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +14,40 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from modeling_vidcap import VideoCaptionConfig
+from modeling_vidcap import VideoCaptionConfig, VideoCaptionForConditionalGeneration
 from modeling_vidcap.saving_vidcap import check_weight_names
+from processing import VideoCaptionProcessor
 from processing.support.trusted import ForeignCodeError, load_pretrained
 
-from ..adapters import FAMILIES, CaptionAdapter, UnsupportedModelError, family_of
+from ..adapters import FAMILIES, UnsupportedModelError, family_of
+from ..captioner import Captioner
+from .captioning import ModelCaptioner
 
 
 class ModelError(ValueError):
-    """A model that cannot be used, said in one line."""
+    """A model that cannot be used; the message is one line."""
 
 
 def is_path(name: str) -> bool:
-    """Whether `name` means a folder of this machine rather than a Hub id `user/name`."""
+    """Whether `name` is a local folder rather than a Hub id `user/name`."""
     user, slash, model = name.partition("/")
     return name.startswith((".", "~")) or "\\" in name or "/" in model or not (user and model) or os.path.isdir(user)
 
 
-def load_captioner(name: str | os.PathLike[str], *, device: str = "auto") -> tuple[Any, Any]:
+def load_captioner(
+    name: str | os.PathLike[str], *, device: str = "auto"
+) -> tuple[VideoCaptionForConditionalGeneration, VideoCaptionProcessor]:
     """Loads a trained model and its processor.
 
     Args:
-        name: A model folder, or a Hub id `user/name`; only an id touches the network.
+        name: A model folder, or a Hub id `user/name`; only an id causes requests.
         device: `"cpu"`, `"cuda"`, or `"auto"`: the GPU if there is one.
 
     Returns:
         The model in evaluation mode, on `device`, and its processor.
 
     Raises:
-        ModelError: If it is missing, incomplete, damaged or of another type, or the device is not there.
+        ModelError: If the model is missing, incomplete, damaged or of another type, or there is no such device.
     """
     device = _find_device(device)
     name = os.fspath(name)
@@ -53,19 +59,16 @@ def load_captioner(name: str | os.PathLike[str], *, device: str = "auto") -> tup
     return _load_model(name, AutoModel, config=config).to(device), processor
 
 
-def load_any_captioner(name: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+def load_any_captioner(name: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto") -> Captioner:
     """Loads a captioner of any family.
 
     Args:
-        name: A model folder, or a Hub id `user/name`; only an id touches the network.
+        name: A model folder, or a Hub id `user/name`; only an id causes requests.
         device: As for [`load_captioner`].
-        dtype: Precision of another family's weights, such as `"bfloat16"`; `"auto"` is that of the checkpoint.
-
-    Returns:
-        A model of this package and its processor, or a [`CaptionAdapter`] in the place of both.
+        dtype: Precision of another family's weights, such as `"bfloat16"`; `"auto"`: that of the checkpoint.
 
     Raises:
-        ModelError: As by [`load_captioner`], or if there is no adapter for its type.
+        ModelError: As in [`load_captioner`], or if there is no adapter for the type of the model.
     """
     name = os.fspath(name)
     if is_path(name) or os.path.isdir(name):
@@ -74,8 +77,8 @@ def load_any_captioner(name: str | os.PathLike[str], *, device: str = "auto", dt
         model_type = _load("configuration", name, AutoConfig.from_pretrained).model_type
     if model_type == VideoCaptionConfig.model_type:
         if dtype != "auto":
-            raise ModelError(f"--dtype {dtype} is for models of other families: leave it out")
-        return load_captioner(name, device=device)
+            raise ModelError(f"dtype={dtype} is for models of other families: leave it out")
+        return ModelCaptioner(*load_captioner(name, device=device))
     try:
         family = family_of(model_type, name)
     except UnsupportedModelError as error:
@@ -84,57 +87,58 @@ def load_any_captioner(name: str | os.PathLike[str], *, device: str = "auto", dt
     try:
         processor = _load("processor", name, family.load_processor)
         model = _load_model(name, family.auto_class, dtype=dtype, use_safetensors=True)
-        adapter: CaptionAdapter = family(model.to(device), processor)
+        return family(model.to(device), processor)
     except ModelError:
         raise
-    except ValueError as error:  # an adapter's, which names model and reason
+    except ValueError as error:  # from the adapter, with model and reason
         raise ModelError(str(error)) from error
-    return adapter, adapter
 
 
 def _find_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("no CUDA device is usable; choose --device cpu")
+        raise ModelError("device=cuda: no GPU is usable; set device=cpu")
     return device
 
 
-def _load_model(name: str, auto_class: Any, **kwargs: Any) -> Any:
-    model, info = _load("weights", name, auto_class.from_pretrained, output_loading_info=True, **kwargs)
+def _load_model(name: str, auto_class: type, **kwargs) -> Any:
+    loader: Any = auto_class
+    model, info = _load("weights", name, loader.from_pretrained, output_loading_info=True, **kwargs)
     if model.config.model_type == VideoCaptionConfig.model_type and info["unexpected_keys"]:
         unknown = sorted(info["unexpected_keys"])
         raise ModelError(
-            f"{name}: the model has no place for {len(unknown)} of the tensors, such as {unknown[0]}: its weights are "
-            "those of another config.json"
+            f"{name}: the model has no place for {len(unknown)} of the tensors, such as {unknown[0]}: weights and "
+            "config.json belong to different models; save both again"
         )
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if wrong:
         raise ModelError(
-            f"{name}: the weights do not fill the model; missing are {wrong[0]} and {len(wrong) - 1} more"
+            f"{name}: the weights do not fill the model, {wrong[0]} and {len(wrong) - 1} more are missing or of "
+            "another shape; save or download the model again"
         )
     return model.eval()
 
 
 def _read_type(folder: Path) -> str | None:
-    """The model's type, and what from_pretrained would report at length, or as a Hub id it could not find."""
+    """The model's type; problems are reported in one line, and not as those of a Hub id, as by from_pretrained."""
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; give the output folder of a training run, or a Hub id user/name")
+        raise ModelError(f"{folder}: no such folder; name the output folder of a training run, or a Hub id user/name")
     config = folder / "config.json"
     if not config.is_file():
-        raise ModelError(f"{folder}: no config.json, so this is no model; give the output folder of a training run")
+        raise ModelError(f"{folder}: no config.json in this folder; name the output folder of a training run")
     try:
         return json.loads(config.read_bytes()).get("model_type")
     except (ValueError, AttributeError) as error:
-        raise ModelError(f"{config}: damaged, it is not a JSON object") from error
+        raise ModelError(f"{config}: damaged, not a JSON object; save or download the model again") from error
 
 
 def _check_folder(folder: Path) -> None:
-    """Whether a folder holds all of a model of this package."""
+    """Raises a `ModelError` unless a folder holds a complete model of this package."""
     _check_type(str(folder), _read_type(folder))
     for file in ("processor_config.json", "tokenizer.json"):
         if not (folder / file).is_file():
-            raise ModelError(f"{folder}: no {file}; save the processor there too, by processor.save_pretrained")
+            raise ModelError(f"{folder}: no {file}; save the processor there with processor.save_pretrained")
     try:
         check_weight_names(folder)
     except ValueError as error:
@@ -142,27 +146,28 @@ def _check_folder(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         if pickles := sorted(path.name for path in folder.glob("*.bin")):
             raise ModelError(f"{folder}: {pickles[0]} is a pickle, which is not loaded; save it as safetensors")
-        raise ModelError(f"{folder}: no model.safetensors; did training end before its first checkpoint?")
+        raise ModelError(f"{folder}: no model.safetensors; resume the training, which did not export a model")
 
 
 def _check_type(name: str, model_type: str | None) -> None:
     if model_type != VideoCaptionConfig.model_type:
-        only = "; this one can caption and be evaluated only" if model_type in FAMILIES else ""
+        limit = "; this one can only caption and be evaluated" if model_type in FAMILIES else ""
         raise ModelError(
-            f"{name} is a model of type {model_type}: pass one of type vidcap, as `vidcap train` makes it{only}"
+            f"{name} is a model of type {model_type}: pass one of type vidcap, such as one made by `vidcap train`"
+            f"{limit}"
         )
 
 
-def check_compares(model: Any, name: str) -> None:
-    """Raises a `ModelError` if a captioner has no common space of clips and texts."""
+def check_compares(model: VideoCaptionForConditionalGeneration, name: str) -> None:
+    """Raises a `ModelError` if a captioner cannot compare clips and texts."""
     if model.config.contrastive_weight == 0:
         raise ModelError(
-            f"{name} was trained with --contrastive_weight 0, so it cannot compare clips and texts; train with a "
+            f"{name} cannot compare clips and texts, since it was trained with contrastive_weight=0; train with a "
             "weight above 0"
         )
 
 
-def _load(part: str, name: str, from_pretrained: Any, **kwargs: Any) -> Any:
+def _load(part: str, name: str, from_pretrained: Callable[..., Any], **kwargs) -> Any:
     try:
         return load_pretrained(from_pretrained, name, **kwargs)
     except ForeignCodeError as error:

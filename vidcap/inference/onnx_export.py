@@ -1,11 +1,11 @@
-"""A captioner as two ONNX graphs, for places without torch: clips -> what the decoder looks at, and one word further.
+"""A captioner as two ONNX graphs, for use without torch.
 
-`encoder.onnx` takes what the processor makes of clips; `decoder.onnx` takes the last word and what is cached, and
-gives the scores of the next and a longer cache. `captioner.json` names the special tokens. [`OnnxCaptioner`] shows how
-the two go together, and is what the export is checked by.
+`encoder.onnx` takes the outputs of the processor and returns keys and values for the decoder; `decoder.onnx` takes the
+last word and the cache, and returns the scores of the next word and the new cache. `captioner.json` names the special
+tokens. [`OnnxCaptioner`] runs both, and checks the export.
 
-Promises: any number of clips, frames and words; an export whose greedy captions differ from the model's is an error.
-Gives up: beams (they are a loop around the same graph), joint fusion, pretrained decoders and novelty.
+Guarantees: any number of clips, frames and words; an export whose greedy captions differ from the model's is an error.
+Limitations: no beams (which are a loop around the same graph), joint fusion, pretrained decoders or novelty.
 """
 
 import argparse
@@ -19,22 +19,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from modeling_vidcap.greedy_vidcap import LayerStep, attention_bias, is_plain, video_states
+from modeling_vidcap.decoding_vidcap import LayerStep, attention_bias, decoder_layers, is_unmodified, video_states
+from modeling_vidcap.modeling_vidcap import VideoCaptionForConditionalGeneration
+from processing import VideoCaptionProcessor
 
 from .loading import load_captioner
 
 logger = logging.getLogger(__name__)
 ENCODER, DECODER, SETTINGS = "encoder.onnx", "decoder.onnx", "captioner.json"
 VIDEO = ("pixel_values_videos", "video_mask", "video_times")
+DECODER_INPUTS = ("input_ids", "past_keys", "past_values", "video_keys", "video_values", "video_mask")
 TOLERANCE = 1e-3  # between the scores of ONNX Runtime and of torch
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Encoder(nn.Module):
-    """Clips -> keys and values of their tokens in each layer that looks at them, `(layers, B, heads, S, head_dim)`,
-    and `(B, S)`, 1 for real tokens."""
+    """Clips -> keys and values `(layers, B, heads, S, head_dim)` for cross-attention, and their mask `(B, S)`."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: VideoCaptionForConditionalGeneration):
         super().__init__()
         self.model = model
 
@@ -42,20 +44,22 @@ class Encoder(nn.Module):
         self, pixel_values_videos: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         encoded = self.model.get_encoder()(pixel_values_videos, video_mask, video_times)
-        states = video_states(self.model.get_decoder(), encoded.last_hidden_state, encoded.token_times)
-        keys, values = zip(*[each for each in states if each is not None], strict=True)
+        states = video_states(self.model.model.decoder, encoded.last_hidden_state, encoded.token_times)
+        keys, values = zip(*[state for state in states if state is not None], strict=True)
         return torch.stack(keys), torch.stack(values), encoded.attention_mask
 
 
 class Decoder(nn.Module):
-    """The last word `(B, 1)`, keys and values of those before it `(layers, B, heads, L, head_dim)`, and what the
-    encoder gave -> scores of the next word `(B, V)`, and keys and values of L + 1 words."""
+    """The last word `(B, 1)` -> scores of the next word `(B, V)`, and keys and values of L + 1 words.
 
-    def __init__(self, model: Any):
+    Further inputs are keys and values of the L previous words, `(layers, B, heads, L, head_dim)`, and the outputs of
+    the encoder.
+    """
+
+    def __init__(self, model: VideoCaptionForConditionalGeneration):
         super().__init__()
         self.model = model
-        decoder = model.get_decoder()
-        self.steps = [LayerStep(each) for each in (*decoder.text_layers, *decoder.multimodal_layers)]
+        self.steps = [LayerStep(layer) for layer in decoder_layers(model.model.decoder)]
 
     def forward(
         self,
@@ -66,7 +70,7 @@ class Decoder(nn.Module):
         video_values: torch.Tensor,
         video_mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        decoder = self.model.get_decoder()
+        decoder = self.model.model.decoder
         hidden_states = decoder.embed(input_ids)
         position = torch.arange(past_keys.shape[3] + 1, device=input_ids.device)[None, -1:]
         rotation = decoder.text_rotation(position, hidden_states.dtype)
@@ -88,33 +92,40 @@ def run(arguments: argparse.Namespace) -> int:
     """`vidcap export-onnx`."""
     model, processor = load_captioner(arguments.model, device="cpu")
     export_onnx(model.float(), processor, arguments.output_folder)
-    print(f"{arguments.output_folder}: {ENCODER} and {DECODER}; ONNX Runtime writes the same words as the model")
+    print(f"{arguments.output_folder}: wrote {ENCODER} and {DECODER}; ONNX Runtime writes the same words as the model")
     return 0
 
 
 @torch.no_grad()
-def export_onnx(model: Any, processor: Any, folder: str | Path) -> Path:
+def export_onnx(
+    model: VideoCaptionForConditionalGeneration, processor: VideoCaptionProcessor, folder: str | Path
+) -> Path:
     """Writes both graphs, the settings and the processor, and compares them with the model.
 
     Args:
-        model: [`VideoCaptionForConditionalGeneration`] on the CPU, in fp32.
+        model: The captioner, on the CPU, in fp32.
         processor: Its processor.
-        folder: Created where needed.
+        folder: Created if needed.
 
     Raises:
         ImportError: If onnx, onnxscript or onnxruntime are missing.
         ValueError: For a model that cannot be exported.
-        RuntimeError: If the graphs compute something else than the model.
+        RuntimeError: If the results of the graphs differ from the model's.
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'vidcap[onnx]'")
+        raise ImportError(f"the ONNX export needs {', '.join(missing)}: pip install 'vidcap[onnx]'")
     config = model.config
-    if config.fusion != "cross_attention" or config.decoder_config is not None:
-        what = "a pretrained decoder" if config.decoder_config is not None else f"`fusion` {config.fusion!r}"
-        raise ValueError(f"{what} cannot be exported to ONNX, only `fusion` 'cross_attention' with our own decoder")
+    if config.decoder_config is not None:
+        raise ValueError(
+            "a pretrained decoder cannot be exported to ONNX: take a model with a decoder of this package"
+        )
+    if config.fusion != "cross_attention":
+        raise ValueError(f"`fusion` {config.fusion!r} cannot be exported to ONNX: take a model with 'cross_attention'")
     if config.encodes_clips:
-        raise ValueError("a clip encoder cannot be exported to ONNX, only backbones that see each frame alone")
-    if not is_plain(model.model.decoder):
+        raise ValueError(
+            "a clip encoder cannot be exported to ONNX: take a model with a backbone that sees each frame alone"
+        )
+    if not is_unmodified(model.model.decoder):
         raise ValueError("the decoder has adapters, quantised layers or hooks: merge or remove them before the export")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,15 +134,15 @@ def export_onnx(model: Any, processor: Any, folder: str | Path) -> Path:
     encoder, decoder = Encoder(model).eval(), Decoder(model).eval()
     keys, values, mask = encoder(**clips)
     layers = len(decoder.steps)
-    # Two tensors for keys and values: what is one tensor here would be one input of the graph.
+    # Keys and values as two tensors: a shared one would become a single input of the graph.
     past = keys.new_zeros(layers, len(keys[0]), keys.shape[2], 3, keys.shape[4])
     step = (torch.full((len(mask), 1), config.decoder_start_token_id), past, past.clone(), keys, values, mask)
-    words = ("input_ids", "past_keys", "past_values", "video_keys", "video_values", "video_mask")
+
     _write(
         encoder, tuple(clips.values()), VIDEO, ("video_keys", "video_values", "mask"), ((0, 1),) * 3, folder / ENCODER
     )
     axes = ((0,), (1, 3), (1, 3), (1, 3), (1, 3), (0, 1))
-    _write(decoder, step, words, ("logits", "keys", "values"), axes, folder / DECODER)
+    _write(decoder, step, DECODER_INPUTS, ("logits", "keys", "values"), axes, folder / DECODER)
     settings = {
         "layers": layers,
         "heads": keys.shape[2],
@@ -170,8 +181,8 @@ def _write(
     program.save(str(path))
 
 
-def random_clips(processor: Any, *, frames: int, count: int = 2) -> dict[str, torch.Tensor]:
-    """Noise as the processor gives it; the last clip is a frame shorter."""
+def random_clips(processor: VideoCaptionProcessor, *, frames: int, count: int = 2) -> dict[str, torch.Tensor]:
+    """Noise in the form of the processor's outputs; the last clip is a frame shorter."""
     size = processor.video_processor.size
     noise = torch.rand(count, frames, 3, size["height"], size["width"], generator=torch.Generator().manual_seed(0))
     mask = torch.ones(count, frames, dtype=torch.long)
@@ -184,7 +195,7 @@ class OnnxCaptioner:
     """Greedy captions by ONNX Runtime alone.
 
     Args:
-        folder: What [`export_onnx`] wrote.
+        folder: Written by [`export_onnx`].
     """
 
     def __init__(self, folder: str | Path):
@@ -203,33 +214,33 @@ class OnnxCaptioner:
         """Captions B clips.
 
         Args:
-            inputs: `pixel_values_videos`, `video_mask` and `video_times`, as the processor makes them.
-            max_words: Most words of a caption, its end included.
+            inputs: `pixel_values_videos`, `video_mask` and `video_times`, from the processor.
+            max_words: Maximum length of a caption in tokens, EOS included.
 
         Returns:
-            Their tokens `(B, 1 + L)` behind the start token, padded, and the scores `(B, L, V)` they were chosen by.
+            Tokens `(B, 1 + L)` with the start token, padded, and the scores `(B, L, V)` of each step.
         """
-        known = self.settings
+        settings = self.settings
         *video, mask = self.encoder.run(None, {name: inputs[name] for name in VIDEO})
-        seen = [np.zeros((known["layers"], len(mask), known["heads"], 0, known["head_dim"]), np.float32)] * 2
-        words = np.full((len(mask), 1), known["start"], np.int64)
+        shape = (settings["layers"], len(mask), settings["heads"], 0, settings["head_dim"])
+        cache = [np.zeros(shape, np.float32)] * 2
+        words = np.full((len(mask), 1), settings["start"], np.int64)
         scores: list[np.ndarray] = []
         done = np.zeros(len(mask), bool)
-        while not done.all() and len(scores) < (max_words or known["max_words"]):
-            names = ("input_ids", "past_keys", "past_values", "video_keys", "video_values", "video_mask")
-            given = dict(zip(names, (words[:, -1:], *seen, *video, mask), strict=True))
-            logits, *seen = self.decoder.run(None, given)
-            logits[:, known["suppressed"]] = -np.inf
+        while not done.all() and len(scores) < (max_words or settings["max_words"]):
+            step = dict(zip(DECODER_INPUTS, (words[:, -1:], *cache, *video, mask), strict=True))
+            logits, *cache = self.decoder.run(None, step)
+            logits[:, settings["suppressed"]] = -np.inf
             scores.append(logits)
-            best = np.where(done, known["pad"], logits.argmax(axis=-1))
+            best = np.where(done, settings["pad"], logits.argmax(axis=-1))
             words = np.concatenate([words, best[:, None]], axis=1)
-            done |= np.isin(best, known["end"])
+            done |= np.isin(best, settings["end"])
         return words, np.stack(scores, axis=1)
 
 
 @torch.no_grad()
-def check(model: Any, processor: Any, folder: str | Path) -> None:
-    """Compares an export with its model, on other numbers of clips and frames than it was made with.
+def check(model: VideoCaptionForConditionalGeneration, processor: VideoCaptionProcessor, folder: str | Path) -> None:
+    """Compares an export with its model, on other numbers of clips and frames than in the trace.
 
     Raises:
         RuntimeError: If words differ, or scores by more than `TOLERANCE`.
@@ -239,15 +250,16 @@ def check(model: Any, processor: Any, folder: str | Path) -> None:
     clips = random_clips(processor, frames=frames, count=3)
     limit = min(16, captioner.settings["max_words"])
     words, scores = captioner({name: value.numpy() for name, value in clips.items()}, max_words=limit)
-    options = {"max_new_tokens": limit, "num_beams": 1, "do_sample": False}
-    wanted = model.generate(**clips, **options, output_scores=True, return_dict_in_generate=True)
-    if not np.array_equal(words, wanted.sequences.numpy()):
-        raise RuntimeError(f"{folder}: the captions of ONNX Runtime are not the model's")
-    found = torch.from_numpy(scores)
-    allowed = found.isfinite()  # all but suppressed words
-    difference = (found - torch.stack(wanted.scores, dim=1))[allowed].abs().max().item()
+    options: dict[str, Any] = {"max_new_tokens": limit, "num_beams": 1, "do_sample": False, **clips}
+    expected = model.generate(**options, output_scores=True, return_dict_in_generate=True)
+    if not np.array_equal(words, expected.sequences.numpy()):
+        raise RuntimeError(f"{folder}: the captions of ONNX Runtime differ from the model's; do not use this export")
+    onnx_scores = torch.from_numpy(scores)
+    allowed = onnx_scores.isfinite()  # all but suppressed words
+    difference = (onnx_scores - torch.stack(expected.scores, dim=1))[allowed].abs().max().item()
     if not difference <= TOLERANCE:
         raise RuntimeError(
-            f"{folder}: scores of ONNX Runtime differ by {difference:.2g}, at most {TOLERANCE} is right"
+            f"{folder}: the scores of ONNX Runtime differ from the model's by {difference:.2g}, more than "
+            f"{TOLERANCE}; do not use this export"
         )
     logger.info(f"{folder}: the same words as the model's, scores within {difference:.1g}")

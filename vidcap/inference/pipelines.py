@@ -1,7 +1,7 @@
-"""`pipeline("video-captioning", model=...)` for every captioner: the package's own, and those that have an adapter.
+"""`pipeline("video-captioning", model=...)` for every captioner: the package's own, and those with an adapter.
 
-Importing this registers it. transformers asks [`AutoVideoCaptioner`] for the model and [`CaptioningPipeline`] for the
-pipeline; both look at the type of the model.
+transformers loads the model by [`AutoVideoCaptioner`] and the pipeline by [`CaptioningPipeline`]; both depend on the
+type of the model.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, AutoModel, AutoProcessor, Pipeline
+from transformers import AutoConfig, AutoModel, AutoProcessor, Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
@@ -17,10 +17,10 @@ from modeling_vidcap import TASK, VideoCaptionConfig, VideoCaptioningPipeline
 from modeling_vidcap.pipeline_vidcap import sort_options
 from processing.support.trusted import load_pretrained
 
-from ..adapters import SeparateProcessor, UnsupportedModelError, family_of
+from ..adapters import CaptionAdapter, SeparateProcessor, UnsupportedModelError, family_of
 from .backends import keep_freed_memory
 
-# Options of a call that say how a clip is read.
+# Options of a call for reading clips.
 READING = (
     *("decoding_threads", "frame_rate", "max_clip_frames", "max_download_bytes", "max_frame_pixels", "num_frames"),
     *("skip_loop_filter", "snap_to_keyframes"),
@@ -28,10 +28,10 @@ READING = (
 
 
 class AutoVideoCaptioner:
-    """Loads the weights of any captioner; what an Auto class of transformers is to the tasks that it knows."""
+    """An Auto class, in the sense of transformers, for captioners of all families."""
 
     @classmethod
-    def from_pretrained(cls, name: str, **kwargs: Any) -> Any:
+    def from_pretrained(cls, name: str, **kwargs) -> Any:
         """Loads a model in the class that captions.
 
         Args:
@@ -39,11 +39,11 @@ class AutoVideoCaptioner:
             kwargs: As for `AutoModel.from_pretrained`. Weights must be safetensors, unless `use_safetensors` is given.
 
         Raises:
-            UnsupportedModelError: For a type of model that cannot be driven, and another family's weights that cannot
+            UnsupportedModelError: For a type of model without an adapter, and for another family's weights that cannot
                 be loaded.
         """
-        where = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
-        config = AutoConfig.from_pretrained(name, **{each: kwargs[each] for each in where if each in kwargs})
+        location = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
+        config = AutoConfig.from_pretrained(name, **{key: kwargs[key] for key in location if key in kwargs})
         options = {"use_safetensors": True, **kwargs}
         if config.model_type == VideoCaptionConfig.model_type:
             return AutoModel.from_pretrained(name, **options)
@@ -51,21 +51,21 @@ class AutoVideoCaptioner:
         try:
             return family.auto_class.from_pretrained(name, **options)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
-            # After one of these transformers would try the class that the config names, and unpickle what it finds.
+            # After one of these transformers would try the class that the config names, and unpickle its weights.
             reason = str(error).strip().split("\n")[0]
             raise UnsupportedModelError(f"{name}: its weights cannot be loaded: {reason}") from error
 
 
 class CaptioningPipeline(VideoCaptioningPipeline):
-    """Makes the pipeline that fits the model: [`VideoCaptioningPipeline`] or [`AdapterPipeline`]."""
+    """Creates the pipeline for a model: [`VideoCaptioningPipeline`] or [`AdapterPipeline`]."""
 
-    # transformers then loads what is there, without an error for what is not: which parts a model has depends on it.
+    # transformers then loads the parts that a model has, without an error for the others.
     _load_processor = None
     _load_tokenizer = None
     _load_image_processor = None
 
-    def __new__(cls, model: Any, **kwargs: Any) -> Any:
-        """Neither class derives from this one, so that Python calls no `__init__` of this class."""
+    def __new__(cls, model: PreTrainedModel, **kwargs) -> Any:
+        """Neither result derives from this class, so that Python does not call its `__init__`."""
         parts = [kwargs.pop(name, None) for name in ("tokenizer", "image_processor", "video_processor")]
         processor, name = kwargs.pop("processor", None), model.name_or_path
         own = model.config.model_type == VideoCaptionConfig.model_type
@@ -73,14 +73,14 @@ class CaptioningPipeline(VideoCaptioningPipeline):
             family = None if own else family_of(model.config.model_type, name or type(model).__name__)
         except UnsupportedModelError as error:
             raise ValueError(str(error)) from error
-        # Of other families these parts alone were loaded where their processor could not be.
+        # The separate parts of other families, which transformers loads in place of a processor.
         separate = family is not None and family.separate_processor
         if processor is None and separate and parts[0] is not None and (parts[1] or parts[2]) is not None:
             processor = SeparateProcessor(*parts)
         if processor is None:
             if not name:
-                raise ValueError(f"a {type(model).__name__} that is passed as an object needs its processor=, too")
-            # Tell why it could not be loaded.
+                raise ValueError(f"a {type(model).__name__} passed as an object needs its processor: pass processor=")
+            # To raise the reason why it could not be loaded.
             processor = load_pretrained(family.load_processor if family else AutoProcessor.from_pretrained, name)
         if family is None:
             if model.device.type == "cpu":
@@ -91,7 +91,7 @@ class CaptioningPipeline(VideoCaptioningPipeline):
 
 class AdapterPipeline(VideoCaptioningPipeline):
     """
-    Captions videos by a model of another family.
+    Captions of videos by a model of another family.
 
     Example:
 
@@ -107,37 +107,44 @@ class AdapterPipeline(VideoCaptioningPipeline):
     ```
     """
 
-    def __init__(self, model: Any, *, processor: Any, family: Any, **kwargs: Any):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        processor: ProcessorMixin | SeparateProcessor,
+        family: type[CaptionAdapter],
+        **kwargs,
+    ):
         self.adapter = family(model, processor)
-        Pipeline.__init__(self, model=model, processor=processor, **kwargs)
+        parts: Any = {"processor": processor}
+        Pipeline.__init__(self, model=model, **parts, **kwargs)
 
     @property
     def clip_reader(self) -> Any:
-        """The adapter's."""
         return self.adapter.video_processor
 
     def _sanitize_parameters(
-        self, generate_kwargs: dict[str, Any] | None = None, **options: Any
+        self, generate_kwargs: dict[str, Any] | None = None, **options
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         self.adapter.check_options({**options, **(generate_kwargs or {})})
         if options.get("prompt") is None:
             options.pop("prompt", None)
-        own = [*READING, *["prompt"] * self.adapter.takes_prompt]
-        return *sort_options(options, generate_kwargs, vars(self.model.generation_config), own), {}
+        reading_names = [*READING, *["prompt"] * self.adapter.takes_prompt]
+        return *sort_options(options, generate_kwargs, vars(self.model.generation_config), reading_names), {}
 
-    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> Any:
+    def preprocess(self, input_: object, **preprocess_parameters) -> Any:
         reading = dict(preprocess_parameters)
         prompt = reading.pop("prompt", None)
         videos = input_ if self.clip_reader.is_frame(input_) else [input_]
-        read = self.clip_reader(videos, return_tensors="pt", **reading)
-        clip = {name: value[0] for name, value in read.items()}
+        batch = self.clip_reader(videos, return_tensors="pt", **reading)
+        clip = {name: value[0] for name, value in batch.items()}
         return self.adapter.prepare(clip, prompt=prompt, keep_frames=reading.get("num_frames") is not None or None)
 
-    def _forward(self, input_tensors: Any, **forward_parameters: Any) -> Any:
+    def _forward(self, input_tensors: Any, **forward_parameters) -> Any:
         generated = self.adapter.generate(input_tensors, **self._prepare_generate_kwargs(forward_parameters))
         return [[self.adapter.decode(caption) for caption in captions] for captions in generated]
 
-    def postprocess(self, model_outputs: Any, **postprocess_parameters: Any) -> list[dict[str, str]]:
+    def postprocess(self, model_outputs: Any, **postprocess_parameters) -> list[dict[str, str]]:
         return [{"generated_text": caption} for caption in model_outputs]
 
     def get_iterator(
@@ -149,7 +156,7 @@ class AdapterPipeline(VideoCaptioningPipeline):
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> Iterator[list[dict[str, str]]]:
-        """Batches as the adapter forms them; that of transformers knows a few names of tensors only."""
+        """Batches as formed by the adapter; transformers' own knows few names of tensors."""
         if hasattr(inputs, "__len__"):
             clips: Any = PipelineDataset(inputs, self.preprocess, preprocess_params)
         else:
@@ -172,6 +179,6 @@ class AdapterPipeline(VideoCaptioningPipeline):
 
 
 def register() -> None:
-    """Puts these classes in the place of the package's own pipeline; harmless when repeated."""
+    """Registers these classes in place of `VideoCaptioningPipeline`; may be repeated."""
     task = PIPELINE_REGISTRY.supported_tasks[TASK]
     PIPELINE_REGISTRY.supported_tasks[TASK] = {**task, "impl": CaptioningPipeline, "pt": (AutoVideoCaptioner,)}

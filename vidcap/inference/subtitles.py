@@ -1,55 +1,27 @@
 """Captions of clips as text: lines, JSON, WebVTT, SRT.
 
-Several captions of a clip are lines of their own, best first: in subtitles lines of one cue. Given up: styling and
-placement of subtitles, and more than one cue a clip.
+Several captions of a clip are separate lines, best first; in subtitles lines of one cue. Limitations: no styling or
+placement of subtitles, and one cue per clip.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass
-class ScoredCaption:
-    """A caption and how sure the model is of it.
-
-    Args:
-        text: The caption.
-        tokens: Its tokens as text, the end of the sentence included.
-        log_probabilities: Natural logarithm of the probability of each, given the clip and the tokens before it. It is
-            the model's own, whatever guidance, banned words or temperature made of it in the search.
-        novelty: How unlike the training clips the clip is, see `VideoCaptionNovelty`; above 1 the caption is a guess.
-            `None` for a model that was saved without this knowledge.
-    """
-
-    text: str
-    tokens: list[str]
-    log_probabilities: list[float]
-    novelty: float | None
-
-    @property
-    def probabilities(self) -> list[float]:
-        """Of each token."""
-        return [math.exp(each) for each in self.log_probabilities]
-
-    @property
-    def mean_log_probability(self) -> float:
-        """The average over the tokens, so that it can be compared between captions of any length and clip."""
-        return sum(self.log_probabilities) / max(1, len(self.log_probabilities))
+from ..captioner import ScoredCaption
 
 
 @dataclass
 class CaptionedClip:
-    """A clip and what became of it.
+    """A clip with its captions, or the reason why it has none.
 
-    Args:
+    Attributes:
         file: Path or URL, as the user gave it.
-        captions: Its captions, best first; none where the clip could not be read.
-        seconds: Duration of the clip, `None` where it could not be read.
+        captions: Its captions, best first; empty if the clip could not be read.
+        seconds: Duration of the clip; `None` if it could not be read.
         error: Why it could not be read.
-        source: What to read it from, where that is not `file`.
+        source: The source to read it from, if not `file`.
     """
 
     file: str
@@ -58,15 +30,23 @@ class CaptionedClip:
     error: str | None = None
     source: Any = None
 
+    @property
+    def text(self) -> str | None:
+        """The best caption; `None` if the clip could not be read."""
+        return self.captions[0].text if self.captions else None
+
 
 def format_text(clips: Sequence[CaptionedClip]) -> str:
-    """A line `file: caption` for each caption."""
+    """A line `file: caption` per caption."""
     return "".join(f"{clip.file}: {caption.text}\n" for clip in clips for caption in clip.captions)
 
 
 def format_json(clips: Sequence[CaptionedClip]) -> str:
-    """One list with `file`, `caption` and `seconds` of every clip; `mean_log_probability`, `novelty` and `tokens` of
-    the (best) caption of those that have one, and all their `captions`; `error` of those that could not be read."""
+    """One list with `file`, `caption` and `seconds` of every clip.
+
+    Readable clips also have `mean_log_probability`, `novelty` and `tokens` of their best caption and all their
+    `captions`, unreadable ones an `error`.
+    """
     rows = []
     for clip in clips:
         row: dict[str, Any] = {"file": clip.file, "caption": None, "seconds": clip.seconds}
@@ -81,7 +61,8 @@ def format_json(clips: Sequence[CaptionedClip]) -> str:
                     for token, probability in zip(best.tokens, best.probabilities, strict=True)
                 ],
                 "captions": [
-                    {"text": each.text, "mean_log_probability": each.mean_log_probability} for each in clip.captions
+                    {"text": caption.text, "mean_log_probability": caption.mean_log_probability}
+                    for caption in clip.captions
                 ],
             }
         else:
@@ -93,7 +74,7 @@ def format_json(clips: Sequence[CaptionedClip]) -> str:
 def format_vtt(clips: Sequence[CaptionedClip]) -> str:
     """WebVTT (https://www.w3.org/TR/webvtt1/) of a single clip: one cue from its first frame to its end."""
     clip = _single(clips)
-    # In a cue `&` and `<` begin escapes and tags; escaping `>` too leaves no `-->` in the text.
+    # In a cue `&` and `<` begin escapes and tags; `>` is escaped so that the text contains no `-->`.
     text = _lines(clip).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return f"WEBVTT\n\n{timestamp(0)} --> {timestamp(clip.seconds or 0)}\n{text}\n"
 
@@ -114,12 +95,12 @@ def timestamp(seconds: float) -> str:
 
 def _single(clips: Sequence[CaptionedClip]) -> CaptionedClip:
     if len(clips) != 1:
-        raise ValueError(f"a subtitle file belongs to one clip, got {len(clips)}: caption them one by one")
+        raise ValueError(f"a subtitle file is for one clip, got {len(clips)}: caption them one by one")
     return clips[0]
 
 
 def _lines(clip: CaptionedClip) -> str:
-    """A line for each caption that is not empty: an empty line would end the cue."""
+    """A line per caption, without empty ones, which would end the cue."""
     lines = [" ".join(caption.text.split()) for caption in clip.captions]
     return "\n".join(line for line in lines if line)
 

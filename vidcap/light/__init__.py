@@ -1,5 +1,5 @@
-"""Our own captioners without transformers, which takes longer to import than a clip takes to be captioned.
+"""Captioners of this package without transformers, whose import takes longer than captioning a clip.
 
-`loading.py` says which models and options are run here; everything else takes the path through transformers. Both
-share the arithmetic (`modeling_vidcap/blocks_vidcap.py` and what stands on it) and write the same captions.
+`loading.py` selects the models and options that run here; all others run within transformers. Both share the
+arithmetic (`modeling_vidcap/blocks_vidcap.py` and the modules above it) and write the same captions.
 """

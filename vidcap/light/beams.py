@@ -1,7 +1,7 @@
-"""Beam search of transformers' `generate`, for a decoder that reads one word at a time.
+"""Beam search as in transformers' `generate`, for a decoder that reads one word at a time.
 
-Guarantees: the captions that transformers finds with `early_stopping=False`. Limitations: no sampling, and of what can
-be done to scores only `suppress_tokens`.
+Guarantees: the captions that transformers finds with `early_stopping=False`. Limitations: no sampling, and no
+processing of scores but `suppress_tokens`.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from modeling_vidcap.greedy_vidcap import GreedyWriter
+from modeling_vidcap.decoding_vidcap import GreedyWriter
 
 from .settings import EncodedClips, SearchSettings
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from .model import LightCaptioner
 
 
-IMPOSSIBLE = -1e9  # a score below all that captions can have
+IMPOSSIBLE = -1e9  # a score below that of any caption
 
 
 @dataclass
 class Beams:
     """K captions of each of B clips, unfinished or finished, best first.
 
-    Args:
+    Attributes:
         sequences: `(B, K, 1 + max_new_tokens)`.
-        scores: `(B, K)`: sums of logarithms of probabilities; of finished captions with the length penalty.
-        lengths: `(B, K)`: tokens, EOS included, of finished captions.
+        scores: `(B, K)`: sums of log-probabilities; for finished captions with the length penalty.
+        lengths: `(B, K)`: number of tokens of finished captions, EOS included.
         finished: `(B, K)` of bool.
     """
 
@@ -41,13 +41,13 @@ class Beams:
         return self.pick(by.topk(count)[1])
 
     def pick(self, order: torch.Tensor) -> "Beams":
-        """Those of the indices `(B, count)`."""
+        """The beams of the indices `(B, count)`."""
         sequences = self.sequences.take_along_dim(order[..., None], dim=1)
-        rest = (each.take_along_dim(order, dim=1) for each in (self.scores, self.lengths, self.finished))
+        rest = (values.take_along_dim(order, dim=1) for values in (self.scores, self.lengths, self.finished))
         return Beams(sequences, *rest)
 
     def joined(self, other: "Beams") -> "Beams":
-        """These beams, then those."""
+        """These beams, then the others."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Beams(*(torch.cat(pair, dim=1) for pair in pairs))
 
@@ -63,18 +63,18 @@ def search_beams(model: "LightCaptioner", clips: EncodedClips, settings: SearchS
     for length in range(1, limit):
         words = running.sequences[:, :, length - 1].reshape(-1, 1)
         log_probabilities = model.lm_logits(writer.read(words))[:, -1].log_softmax(dim=-1)
-        found, parents = _continue(running, settings.suppress(words, log_probabilities), length, settings)
+        continued, parents = _continue(running, settings.suppress(words, log_probabilities), length, settings)
 
-        # A clip's captions go on from the best that have not ended; ended ones count if they are among the best.
-        alive = found.scores + found.finished * IMPOSSIBLE
+        # The best unfinished captions of a clip are continued; finished ones count if they are among the best.
+        alive = continued.scores + continued.finished * IMPOSSIBLE
         order = alive.topk(beams)[1]
-        running = found.pick(order)
+        running = continued.pick(order)
         running.scores = alive.take_along_dim(order, dim=1)
-        found.finished[:, beams:] = False
-        found.scores = found.scores / length**settings.length_penalty
-        found.scores += ~improvable * IMPOSSIBLE
-        found.scores += ~found.finished * IMPOSSIBLE
-        done = done.joined(found)
+        continued.finished[:, beams:] = False
+        continued.scores = continued.scores / length**settings.length_penalty
+        continued.scores += ~improvable * IMPOSSIBLE
+        continued.scores += ~continued.finished * IMPOSSIBLE
+        done = done.joined(continued)
         done = done.best(done.scores, beams)
 
         worst = torch.where(done.finished, done.scores.amin(dim=1, keepdim=True), IMPOSSIBLE)
@@ -87,7 +87,7 @@ def search_beams(model: "LightCaptioner", clips: EncodedClips, settings: SearchS
 
 
 def _first_beams(batch: int, beams: int, limit: int, settings: SearchSettings) -> Beams:
-    """Captions that hold the start token alone. All but the first beam are ruled out, or all would be the same."""
+    """Captions of the start token only; all beams but the first are ruled out, or all would be the same."""
     sequences = torch.full((batch, beams, limit), settings.pad_token_id)
     sequences[:, :, 0] = settings.decoder_start_token_id
     scores = torch.zeros(batch, beams)
@@ -99,21 +99,20 @@ def _first_beams(batch: int, beams: int, limit: int, settings: SearchSettings) -
 def _continue(
     running: Beams, log_probabilities: torch.Tensor, length: int, settings: SearchSettings
 ) -> tuple[Beams, torch.Tensor]:
-    """The best continuations by one word, so many that as many as there are beams have not ended, and the beams
-    `(B, count)` that they go on from; `finished` are those that end or are as long as can be.
+    """The best continuations by one word, at least K of them unfinished, and their parent beams `(B, count)`.
 
     Args:
-        log_probabilities: `(B * K, V)` of the next word.
-        length: Tokens of the continuations, without the start token.
+        log_probabilities: `(B * K, V)`, of the next word.
+        length: Number of tokens of the continuations, without the start token.
     """
     batch, beams, _ = running.sequences.shape
     vocabulary = log_probabilities.shape[-1]
     totals = log_probabilities.unflatten(0, (batch, beams)) + running.scores[..., None]
     scores, indices = totals.flatten(1).topk(max(2, 1 + len(settings.eos_token_ids)) * beams)
     parents, words = indices // vocabulary, indices % vocabulary
-    found = running.pick(parents)
-    found.sequences[:, :, length] = words
-    found.scores = scores
-    found.lengths = torch.full_like(words, length)
-    found.finished = settings.ended(found.sequences[:, :, : 1 + length])
-    return found, parents
+    continued = running.pick(parents)
+    continued.sequences[:, :, length] = words
+    continued.scores = scores
+    continued.lengths = torch.full_like(words, length)
+    continued.finished = settings.ended(continued.sequences[:, :, : 1 + length])
+    return continued, parents

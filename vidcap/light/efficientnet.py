@@ -1,7 +1,7 @@
-"""EfficientNet-Lite (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) by itself.
+"""EfficientNet-Lite (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) without timm.
 
-timm's network of the same name takes seconds to import. Modules have the names that they have there, so that its
-weights fill this one. Given up: training, and other output strides.
+timm takes seconds to import. Modules have the same names as in timm's network, so that its weights load here.
+Limitations: no training, and no other output strides.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Of each stage: blocks, kernel size, stride of the first block, expansion and channels.
+# Per stage: blocks, kernel size, stride of the first block, expansion and channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -22,38 +22,40 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 STEM = 32  # channels
-# How many times as many channels and blocks as in STAGES.
+# Factors of the channels and of the blocks in STAGES.
 VARIANTS = {
     "tf_efficientnet_lite0": (1.0, 1.0),
     "tf_efficientnet_lite1": (1.0, 1.1),
     "tf_efficientnet_lite2": (1.1, 1.2),
 }
-OUTPUTS = (0, 1, 2, 4, 6)  # stages that timm counts as outputs: the last ones of their resolutions
+OUTPUTS = (0, 1, 2, 4, 6)  # stages that timm counts as outputs: the last one of each resolution
 
 
 class Conv2dSame(nn.Conv2d):
-    """A strided convolution with the padding that TensorFlow calls SAME: the output has 1 / stride of the size,
-    rounded up. It has the name that it has in timm, by which a network that pads so is known."""
+    """A strided convolution with TensorFlow's SAME padding: the output has 1 / stride of the size, rounded up.
+
+    `fused_vidcap.py` recognises this padding by the name of the class, which is the same in timm.
+    """
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         rows, columns = (self._missing(size) for size in maps.shape[-2:])
         return super().forward(F.pad(maps, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)))
 
     def _missing(self, size: int) -> int:
-        """Rows or columns of padding."""
+        """Number of rows or columns of padding."""
         stride = self.stride[0]
         return max((math.ceil(size / stride) - 1) * stride + self.kernel_size[0] - size, 0)
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution with SAME padding; with stride 1 that is the same on both sides, whatever the size."""
+    """A convolution with SAME padding, which with stride 1 is symmetric, whatever the size."""
     if stride > 1:
         return Conv2dSame(inputs, outputs, kernel, stride, groups=groups, bias=False)
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
 
 
 class NormAct(nn.BatchNorm2d):
-    """A batch norm and what stands behind it."""
+    """A batch norm and the activation after it."""
 
     def __init__(self, channels: int, *, activation: bool = True):
         super().__init__(channels, eps=1e-3)
@@ -75,12 +77,12 @@ class DepthwiseBlock(nn.Module):
         self.has_skip = stride == 1 and inputs == outputs
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        found = self.bn2(self.conv_pw(self.bn1(self.conv_dw(maps))))
-        return found + maps if self.has_skip else found
+        outputs = self.bn2(self.conv_pw(self.bn1(self.conv_dw(maps))))
+        return outputs + maps if self.has_skip else outputs
 
 
 class InvertedResidual(nn.Module):
-    """A block that expands its channels, convolves each, and projects them back."""
+    """A block that expands its channels, convolves each separately, and projects them back."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
         super().__init__()
@@ -94,9 +96,9 @@ class InvertedResidual(nn.Module):
         self.has_skip = stride == 1 and inputs == outputs
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        found = self.bn1(self.conv_pw(maps))
-        found = self.bn3(self.conv_pwl(self.bn2(self.conv_dw(found))))
-        return found + maps if self.has_skip else found
+        expanded = self.bn1(self.conv_pw(maps))
+        outputs = self.bn3(self.conv_pwl(self.bn2(self.conv_dw(expanded))))
+        return outputs + maps if self.has_skip else outputs
 
 
 class EfficientNetLite(nn.Module):
@@ -104,7 +106,7 @@ class EfficientNetLite(nn.Module):
 
     Args:
         variant: One of `VARIANTS`.
-        outputs: Which of `OUTPUTS` to give out, in ascending order.
+        outputs: Indices of the `OUTPUTS` to return, in ascending order.
     """
 
     def __init__(self, variant: str, outputs: list[int] | tuple[int, ...]):
@@ -129,16 +131,16 @@ class EfficientNetLite(nn.Module):
     def forward(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """Maps, each `(F, C_i, h_i, w_i)`, of frames `(F, 3, H, W)`."""
         maps = self.bn1(self.conv_stem(frames))
-        found = []
+        outputs = []
         for index, stage in enumerate(self.blocks):
             maps = stage(maps)
             if index in self.outputs:
-                found.append(maps)
-        return found
+                outputs.append(maps)
+        return outputs
 
 
 class LiteBackbone(nn.Module):
-    """The network where transformers' `TimmBackbone` holds it, and with its output."""
+    """The network with the interface and the attribute name of transformers' `TimmBackbone`."""
 
     def __init__(self, variant: str, outputs: list[int] | tuple[int, ...]):
         super().__init__()
@@ -149,6 +151,6 @@ class LiteBackbone(nn.Module):
 
 
 def _multiple_of_eight(channels: float) -> int:
-    """The nearest multiple of 8 that takes away no more than a tenth."""
+    """The nearest multiple of 8 that is at most a tenth smaller."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8

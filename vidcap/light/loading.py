@@ -1,7 +1,7 @@
-"""Which captioners the light path runs, and a model folder -> one of them.
+"""Selection and loading of the captioners that run without transformers.
 
-Whatever is unusual about a model, its files or what is asked of it is left to transformers, which either can do it or
-says what is wrong: nothing is reported here.
+Limitations: unusual models, files and options are left to transformers, which handles or refuses them; nothing is
+reported here.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from modeling_vidcap.settings_vidcap import VERSION, check_similarity
 if TYPE_CHECKING:
     from torch import nn
 
+    from modeling_vidcap.configuration_vidcap import VideoCaptionConfig
+
     from .model import LightCaptioner
     from .processor import LightProcessor, LightTokenizer, LightVideoProcessor
     from .settings import SearchSettings
@@ -26,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 FILES = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
 WEIGHTS = "model.safetensors"
-# Any of these means that the weights are not those of WEIGHTS alone.
+# Files of weights beside those in WEIGHTS.
 OTHER_WEIGHTS = ("adapter_config.json", "adapter_model.bin", "model.safetensors.index.json")
 
-# What options and files have to say. Other options are for captions that are drawn, or have to hold words.
+# Required values of options and files.
 ARGUMENTS: dict[str, Any] = {
     "ban": [],
     "dataset": None,
@@ -51,7 +53,7 @@ CONFIG = {
 }
 BACKBONE = {"features_only": True, "model_type": "timm_backbone", "num_channels": 3, "output_stride": None}
 PREPARING = dict.fromkeys(("do_normalize", "do_pad", "do_rescale", "do_resize", "do_sample_frames"), True)
-# Fields of a generation config: those that are heeded, and those that make no difference here.
+# Fields of a generation config that are used, and those that make no difference here.
 SEARCHING = (
     *("decoder_start_token_id", "length_penalty", "max_new_tokens", "num_beams", "pad_token_id"),
     *("similarity_weight", "suppress_tokens"),
@@ -61,15 +63,14 @@ TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # which add nothi
 
 
 class NotLightError(Exception):
-    """Why a captioner or an option is left to transformers."""
+    """The reason why a captioner or an option needs transformers."""
 
 
 def open_light(arguments: argparse.Namespace) -> "tuple[LightCaptioner, LightProcessor] | None":
-    """The light captioner of `vidcap caption`, or `None` where the one within transformers is needed.
+    """The light captioner of `vidcap caption`, or `None` where transformers is needed.
 
-    That is: for all but the usual options ([`check_arguments`]), for models that are no folder of this machine with
-    all its files intact ([`read_files`]), and for architectures other than ours with an EfficientNet-Lite or our own
-    CNN in front of it ([`check_config`]).
+    transformers is needed for unusual options ([`check_arguments`]), for models that are not a complete local folder
+    ([`read_files`]), and for backbones and decoders other than our own or an EfficientNet-Lite ([`check_config`]).
     """
     try:
         check_arguments(arguments)
@@ -82,7 +83,7 @@ def open_light(arguments: argparse.Namespace) -> "tuple[LightCaptioner, LightPro
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raises a [`NotLightError`] for an option that takes transformers."""
+    """Raises a [`NotLightError`] for an option that needs transformers."""
     _expect(ARGUMENTS, vars(arguments), "option")
     if arguments.backend == "openvino" or arguments.device == "cuda":
         raise NotLightError("option backend or device")
@@ -96,12 +97,12 @@ def read_files(folder: Path) -> dict[str, dict[str, Any]]:
     """The JSON files of a model's folder by name.
 
     Raises:
-        NotLightError: If it is incomplete, damaged, or its weights lie elsewhere.
+        NotLightError: If it is incomplete or damaged, or has other weights.
     """
     if missing := [name for name in (*FILES, WEIGHTS) if not (folder / name).is_file()]:
-        raise NotLightError(f"there is no {missing[0]}")
+        raise NotLightError(f"no {missing[0]}")
     if others := [name for name in OTHER_WEIGHTS if (folder / name).exists()]:
-        raise NotLightError(f"there is {others[0]}")
+        raise NotLightError(f"{others[0]} is present")
     try:
         files = {name: json.loads((folder / name).read_bytes()) for name in FILES}
     except (OSError, ValueError) as error:
@@ -113,14 +114,14 @@ def read_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raises a [`NotLightError`] for an architecture that is not run here, or of a newer version."""
+    """Raises a [`NotLightError`] for an architecture that needs transformers, or a newer version."""
     from packaging.version import Version
 
     from .efficientnet import VARIANTS
 
     _expect(CONFIG, config, "config")
     if Version(config.get("vidcap_version", VERSION)).release[:2] > Version(VERSION).release[:2]:
-        raise NotLightError("it is of a newer version")
+        raise NotLightError("newer version")
     backbone = config.get("backbone_config")
     if backbone is None:
         _expect({"own_backbone": "cnn"}, config, "config")
@@ -130,21 +131,21 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise NotLightError("backbone")
 
 
-def _expect(wanted: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
-    for name, value in wanted.items():
+def _expect(required: Mapping[str, Any], given: Mapping[str, Any], kind: str) -> None:
+    for name, value in required.items():
         if name not in given or given[name] != value:
-            raise NotLightError(f"{what} {name}")
+            raise NotLightError(f"{kind} {name}")
 
 
 def _check_weights(folder: Path) -> None:
-    """Whether the weights are those that were saved, as far as that was written down."""
+    """Compares the weights with the checksum saved with them, if any."""
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         return
     with open(folder / WEIGHTS, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sums.read_text(encoding="utf-8", errors="replace").split() != [found, WEIGHTS]:
-        raise NotLightError("the weights are not those that were saved")
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if sums.read_text(encoding="utf-8", errors="replace").split() != [checksum, WEIGHTS]:
+        raise NotLightError("the weights differ from those that were saved")
 
 
 def _load(folder: Path, files: Mapping[str, dict[str, Any]]) -> "tuple[LightCaptioner, LightProcessor]":
@@ -159,7 +160,7 @@ def _load(folder: Path, files: Mapping[str, dict[str, Any]]) -> "tuple[LightCapt
         settings = _search_settings(files["generation_config.json"], config)
         tokenizer = _tokenizer(folder, files["tokenizer_config.json"])
         processor = LightProcessor(_video_processor(files["processor_config.json"]), tokenizer)
-        model = LightCaptioner(config, settings, _network(config.backbone_config))
+        model = LightCaptioner(config, settings, _network(config))
         _fill(model, folder / WEIGHTS)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise NotLightError(f"{type(error).__name__}: {error}") from error
@@ -167,7 +168,7 @@ def _load(folder: Path, files: Mapping[str, dict[str, Any]]) -> "tuple[LightCapt
 
 
 def _fill(model: "nn.Module", path: Path) -> None:
-    """Reads the weights; raises a `RuntimeError` if they are not just those of the model."""
+    """Reads the weights; raises a `RuntimeError` unless they are exactly those of the model."""
     from safetensors.torch import load_file
 
     weights = load_file(path)
@@ -176,17 +177,18 @@ def _fill(model: "nn.Module", path: Path) -> None:
     model.requires_grad_(False)
 
 
-def _network(backbone: Any) -> "nn.Module | None":
-    """The network of a `backbone_config`; `None` stands for our own."""
+def _network(config: "VideoCaptionConfig") -> "nn.Module | None":
+    """The network of `backbone_config`; `None` for our own."""
     from .efficientnet import LiteBackbone
 
+    backbone: Any = config.backbone_config
     return None if backbone is None else LiteBackbone(backbone.backbone, backbone.out_indices)
 
 
-def _search_settings(found: Mapping[str, Any], config: Any) -> "SearchSettings":
+def _search_settings(content: Mapping[str, Any], config: "VideoCaptionConfig") -> "SearchSettings":
     from .settings import SearchSettings
 
-    given = {name: value for name, value in found.items() if value is not None and value is not False}
+    given = {name: value for name, value in content.items() if value is not None and value is not False}
     if unknown := sorted(set(given) - {*SEARCHING, *IGNORED}):
         raise NotLightError(f"generation config {unknown[0]}")
     check_similarity(config, given.get("similarity_weight"))
@@ -195,27 +197,27 @@ def _search_settings(found: Mapping[str, Any], config: Any) -> "SearchSettings":
     return SearchSettings(eos_token_ids=[ends] if isinstance(ends, int) else ends, **known)
 
 
-def _video_processor(found: Mapping[str, Any]) -> "LightVideoProcessor":
+def _video_processor(content: Mapping[str, Any]) -> "LightVideoProcessor":
     from .processor import LightVideoProcessor
 
-    _expect({"processor_class": "VideoCaptionProcessor"}, found, "processor")
-    options = dict(found["video_processor"])
+    _expect({"processor_class": "VideoCaptionProcessor"}, content, "processor")
+    options = dict(content["video_processor"])
     _expect(PREPARING, options, "video processor")
     for name in (*PREPARING, "auto_map", "processor_class", "video_processor_type"):
         options.pop(name, None)
     return LightVideoProcessor(**options)
 
 
-def _tokenizer(folder: Path, found: Mapping[str, Any]) -> "LightTokenizer":
+def _tokenizer(folder: Path, content: Mapping[str, Any]) -> "LightTokenizer":
     from tokenizers import Tokenizer
 
     from .processor import LightTokenizer
 
-    if found.get("tokenizer_class") not in TOKENIZERS:
+    if content.get("tokenizer_class") not in TOKENIZERS:
         raise NotLightError("tokenizer")
     tokenizer = Tokenizer.from_file(os.fspath(folder / "tokenizer.json"))
-    special = {each.content for each in tokenizer.get_added_tokens_decoder().values() if each.special}
-    named = {value for name, value in found.items() if name.endswith("_token")}
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    named = {value for name, value in content.items() if name.endswith("_token")}
     if not named <= special:  # transformers would add them
         raise NotLightError("tokenizer")
-    return LightTokenizer(tokenizer, clean_up=found.get("clean_up_tokenization_spaces", False))
+    return LightTokenizer(tokenizer, clean_up=content.get("clean_up_tokenization_spaces", False))

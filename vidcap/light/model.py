@@ -1,28 +1,30 @@
-"""The captioner in torch alone: the arithmetic of [`VideoCaptionForConditionalGeneration`] under the same names."""
+"""The captioner in torch alone: [`VideoCaptionForConditionalGeneration`] under the same names."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from modeling_vidcap.blocks_vidcap import time_rotation
-from modeling_vidcap.caption_reading_vidcap import CaptionReading
+from modeling_vidcap.decoding_vidcap import CaptionDecoding, write_greedily
 from modeling_vidcap.encoding_vidcap import ClipEncoding, padding_mask
-from modeling_vidcap.greedy_vidcap import write_greedily
 from modeling_vidcap.scoring_vidcap import CaptionScoring, rank_captions, score_tokens
 
 from .beams import search_beams
 from .settings import EncodedClips, SearchSettings
 
+if TYPE_CHECKING:
+    from modeling_vidcap.configuration_vidcap import VideoCaptionConfig
+
 
 class LightEncoder(ClipEncoding):
     """[`VideoCaptionEncoder`]."""
 
-    def __init__(self, config: Any, network: nn.Module | None):
+    def __init__(self, config: "VideoCaptionConfig", network: nn.Module | None):
         super().__init__()
         self.config = config
-        self.add_parts(config, network)
+        self.add_layers(config, network)
 
     def forward(
         self, video_features: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor
@@ -30,16 +32,16 @@ class LightEncoder(ClipEncoding):
         return EncodedClips(*self.encode(video_features, video_mask, video_times))
 
 
-class LightDecoder(CaptionReading):
-    """[`VideoCaptionDecoder`], for whole captions; `GreedyWriter` reads them word by word."""
+class LightDecoder(CaptionDecoding):
+    """[`VideoCaptionDecoder`] for whole captions; `GreedyWriter` reads them word by word."""
 
-    def __init__(self, config: Any):
+    def __init__(self, config: "VideoCaptionConfig"):
         super().__init__()
         self.config = config
-        self.add_parts(config)
+        self.add_layers(config)
 
     def forward(self, input_ids: torch.Tensor, clips: EncodedClips) -> torch.Tensor:
-        """Captions `(B, L)` beside their clips -> `(B, L, D)`."""
+        """Captions `(B, L)` with their clips -> `(B, L, D)`."""
         hidden_states = self.embed(input_ids)
         positions = torch.arange(input_ids.shape[1]).expand(len(input_ids), -1)
         rotation = self.text_rotation(positions, hidden_states.dtype)
@@ -55,18 +57,18 @@ class LightDecoder(CaptionReading):
 
 
 class LightCaptioner(CaptionScoring):
-    """The captioner; its methods take and give what those of [`VideoCaptionForConditionalGeneration`] do.
+    """The captioner, with the interface of [`VideoCaptionForConditionalGeneration`].
 
     Args:
-        config: Of the captioner.
+        config: Its config.
         settings: Its generation config.
-        network: The network of the backbone, `None` for the one that the config names.
+        network: The backbone's network; `None` for the one that the config names.
     """
 
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self, config: Any, settings: SearchSettings, network: nn.Module | None):
+    def __init__(self, config: "VideoCaptionConfig", settings: SearchSettings, network: nn.Module | None):
         super().__init__()
         self.config = config
         self.generation_config = settings
@@ -79,21 +81,21 @@ class LightCaptioner(CaptionScoring):
         return self.model.encoder
 
     @torch.inference_mode()
-    def generate(self, encoder_outputs: EncodedClips, **changes: Any) -> torch.Tensor:
+    def generate(self, encoder_outputs: EncodedClips, **changes) -> torch.Tensor:
         """Captions `(B * num_return_sequences, 1 + L)` of B clips, best first.
 
         Args:
             encoder_outputs: The encoded clips.
-            changes: Fields of [`SearchSettings`] in the place of the model's own.
+            changes: Fields of [`SearchSettings`] that replace the model's own.
         """
         settings = replace(self.generation_config, **changes)
         if settings.num_beams == 1:
             return self._write_greedily(encoder_outputs, settings)
-        found = search_beams(self, encoder_outputs, settings)
-        wanted = settings.num_return_sequences
+        beams = search_beams(self, encoder_outputs, settings)
+        count = settings.num_return_sequences
         if not settings.similarity_weight:
-            return found.sequences[:, :wanted, : 1 + int(found.lengths[:, :wanted].max())].flatten(0, 1)
-        sequences = found.sequences[:, :, : 1 + int(found.lengths.max())].flatten(0, 1)
+            return beams.sequences[:, :count, : 1 + int(beams.lengths[:, :count].max())].flatten(0, 1)
+        sequences = beams.sequences[:, :, : 1 + int(beams.lengths.max())].flatten(0, 1)
         log_probabilities, mask = self.get_token_log_probabilities(sequences, encoder_outputs)
         ranked = rank_captions(
             self,
@@ -104,7 +106,7 @@ class LightCaptioner(CaptionScoring):
             settings.similarity_weight,
             settings.length_penalty,
         )
-        rows, longest = ranked.best(wanted)
+        rows, longest = ranked.best(count)
         return sequences[rows, : 1 + longest]
 
     def _write_greedily(self, clips: EncodedClips, settings: SearchSettings) -> torch.Tensor:
@@ -115,8 +117,7 @@ class LightCaptioner(CaptionScoring):
     def get_token_log_probabilities(
         self, sequences: torch.Tensor, encoder_outputs: EncodedClips
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p(token | clip, tokens before it) of K captions of each clip, `(B * K, 1 + L)`, and which tokens are the
-        captions' own, see [`score_tokens`]."""
+        """log p(token | clip, previous tokens) of K captions per clip `(B * K, 1 + L)`, see [`score_tokens`]."""
         clips = encoder_outputs.repeat(len(sequences) // len(encoder_outputs.last_hidden_state))
         logits = self.lm_logits(self.model.decoder(sequences[:, :-1], clips))
         return score_tokens(logits, sequences[:, 1:], self.config.eos_token_id)

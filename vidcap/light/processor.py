@@ -1,8 +1,7 @@
-"""What stands around the light captioner: clips -> frames, and ids -> captions."""
+"""The processor of the light captioner: clips -> frames, and ids -> captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -10,8 +9,8 @@ from tokenizers import Tokenizer
 from processing.video_frames_vidcap import VideoFrames, centre_frames
 from processing.video_io_vidcap import decode_video
 
-INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers, as processor_config.json has them
-# Options of `decode_video` that go by the same names here.
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers, as in processor_config.json
+# Options of `decode_video` with the same names here.
 READING = (
     *("frame_rate", "max_clip_frames", "max_download_bytes", "max_frame_pixels", "num_frames"),
     *("skip_loop_filter", "snap_to_keyframes"),
@@ -20,7 +19,7 @@ READING = (
 
 @dataclass
 class LightVideoProcessor:
-    """The options of a [`VideoCaptionVideoProcessor`] that scales, centres and normalises frames."""
+    """A [`VideoCaptionVideoProcessor`] that scales, centres and normalises frames."""
 
     num_frames: int
     size: dict[str, int]
@@ -40,8 +39,8 @@ class LightVideoProcessor:
     def _box(self) -> tuple[int, int]:
         return self.size["height"], self.size["width"]
 
-    def decode_clip(self, video: Any, *, decoding_threads: int | None = None) -> VideoFrames:
-        """Reads a clip; its frames are not yet centred.
+    def decode_clip(self, video: object, *, decoding_threads: int | None = None) -> VideoFrames:
+        """Reads a clip, without centring its frames.
 
         Raises:
             VideoDecodeError: If it cannot be read.
@@ -55,25 +54,25 @@ class LightVideoProcessor:
         )
 
     def centre(self, clip: VideoFrames) -> torch.Tensor:
-        """The frames `(T, 3, H, W)` of a clip on black of `size`, uint8."""
+        """A clip's frames, centred on black: `(T, 3, H, W)`, uint8."""
         return centre_frames(clip, self._box)
 
 
 class LightTokenizer:
-    """The part of transformers' tokenizers that reads ids.
+    """The decoding half of transformers' tokenizers.
 
     Args:
-        tokenizer: Of a tokenizer.json.
-        clean_up: Take the spaces from in front of punctuation, as `clean_up_tokenization_spaces` does.
+        tokenizer: Read from a tokenizer.json.
+        clean_up: Remove spaces before punctuation, as `clean_up_tokenization_spaces` does.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, clean_up: bool):
         self.tokenizer = tokenizer
-        # It would spoil byte pairs, whose spaces are the text's own: transformers leaves them alone, too.
+        # Not with byte pairs, whose spaces are the text's own, as in transformers.
         self.clean_up = clean_up and type(tokenizer.model).__name__ != "BPE"
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        return [self.tokenizer.id_to_token(each) or "" for each in ids]
+        return [self.tokenizer.id_to_token(token) or "" for token in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text, without special tokens."""
@@ -89,11 +88,11 @@ class LightTokenizer:
 
 @dataclass
 class LightProcessor:
-    """Video processor and tokenizer in one, as [`VideoCaptionProcessor`]."""
+    """Video processor and tokenizer in one, as in [`VideoCaptionProcessor`]."""
 
     video_processor: LightVideoProcessor
     tokenizer: LightTokenizer
 
     def batch_decode(self, sequences: torch.Tensor, *, skip_special_tokens: bool = True) -> list[str]:
-        """Captions of ids `(N, L)`."""
+        """The captions of ids `(N, L)`."""
         return [self.tokenizer.decode(row) for row in sequences.tolist()]

@@ -1,41 +1,46 @@
-"""What the light captioner is told, and what its encoder gives out."""
+"""Config, search settings and encoder output of the light captioner."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from modeling_vidcap.settings_vidcap import DerivedSizes
 
+if TYPE_CHECKING:
+    from modeling_vidcap.configuration_vidcap import VideoCaptionConfig
+
 
 class LightConfig(DerivedSizes, SimpleNamespace):
-    """The fields of a config.json as attributes, and what [`VideoCaptionConfig`] derives from them; backbones here see
-    each frame alone."""
+    """The fields of a config.json as attributes, with the derived sizes of [`VideoCaptionConfig`].
+
+    Backbones here see each frame alone.
+    """
 
     encodes_clips = False
     frame_stride = 1
     min_frames = 1
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> "LightConfig":
-        """The config of a config.json."""
+    def of(cls, fields: Mapping[str, Any]) -> "VideoCaptionConfig":
+        """Builds the config from the content of a config.json; to its readers it is a [`VideoCaptionConfig`]."""
         backbone = fields["backbone_config"]
         changes = {
             "backbone_config": None if backbone is None else SimpleNamespace(**backbone),
-            "stochastic_depth": 0.0,  # of training, and would import torchvision
+            "stochastic_depth": 0.0,  # for training only, and would import torchvision
         }
-        return cls(**{**fields, **changes})
+        return cast("VideoCaptionConfig", cls(**{**fields, **changes}))
 
 
 @dataclass
 class SearchSettings:
-    """How captions are searched for, named as transformers' `GenerationConfig` has it.
+    """Settings of the search, with the names of transformers' `GenerationConfig`.
 
-    Args:
+    Attributes:
         eos_token_ids: Tokens that end a caption.
-        max_new_tokens: Longest caption, EOS included.
+        max_new_tokens: Maximum length of a caption in tokens, EOS included.
         similarity_weight: See [`VideoCaptionGenerationMixin`].
     """
 
@@ -52,15 +57,15 @@ class SearchSettings:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a caption, the start token included."""
+        """Maximum number of tokens of a caption, the start token included."""
         return 1 + self.max_new_tokens
 
     def suppress(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores `(N, V)` of the next word without the tokens that no caption may hold."""
+        """Scores `(N, V)` of the next word without the suppressed tokens."""
         return scores.index_fill(-1, torch.tensor(self.suppress_tokens, dtype=torch.long), -torch.inf)
 
     def ended(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Whether captions `(..., L)`, start token included, go no further: `(...)` of bool."""
+        """Whether captions `(..., L)`, start token included, are complete: `(...)` of bool."""
         ends = torch.isin(input_ids[..., -1], torch.tensor(self.eos_token_ids))
         return ends | (input_ids.shape[-1] >= self.max_length)
 
@@ -75,4 +80,4 @@ class EncodedClips:
 
     def repeat(self, times: int) -> "EncodedClips":
         """Each clip `times` times in a row."""
-        return EncodedClips(*(each.repeat_interleave(times, dim=0) for each in vars(self).values()))
+        return EncodedClips(*(tensor.repeat_interleave(times, dim=0) for tensor in vars(self).values()))

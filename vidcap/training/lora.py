@@ -50,7 +50,7 @@ def add_lora(
         raise ValueError(f"--lora_rank {rank} must be at least 1")
     adapters = []
     for part in parts:
-        module: Any = model.model.decoder if part == "decoder" else model.model.encoder.backbone
+        module: Any = model.model.decoder if part == "decoder" else model.backbone
         if part == "decoder" and not isinstance(module, PretrainedDecoder):
             raise ValueError("--lora decoder needs a pretrained decoder; add --decoder, or leave it out")
         if part == "decoder" and model.config.freeze_decoder:

@@ -21,25 +21,35 @@ def main(argv: list[str] | None = None, program: str = "train_hf.py") -> int:
     Raises:
         SystemExit: With status 2 on wrong usage, 0 after `--help all`.
     """
-    started = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
     if asks_for_help(argv) == "short":
         print(short_help(program), end="")
         return 0
     from ..messages import as_options
-    from .arguments.command_line import parse
-    from .run import train
 
-    options = parse(argv, program)
-    _configure_output()
     try:
-        train(options, started)
+        run(argv, program)
     except (ValueError, ImportError, OSError) as error:
         if os.environ.get("VIDCAP_DEBUG"):
             raise
         print(f"{program}: error: {as_options(str(error))}", file=sys.stderr)
         return 1
     return 0
+
+
+def run(argv: list[str], program: str) -> None:
+    """Run one training, and raise its errors.
+
+    Args:
+        program: Name of the command in errors.
+    """
+    started = time.perf_counter()
+    from .arguments.command_line import parse
+    from .run import train
+
+    options = parse(argv, program)
+    _configure_output()
+    train(options, started)
 
 
 def _configure_output() -> None:

@@ -9,8 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from modeling_vidcap import VideoCaptionConfig, VideoCaptionForConditionalGeneration
-from modeling_vidcap.generation_vidcap import check_guidance, check_similarity
-from modeling_vidcap.pretrained.backbones import Backbone, load_backbone, what_is_trained
+from modeling_vidcap.pretrained.backbones import Backbone, load_backbone, trained_part
 from modeling_vidcap.pretrained.text import (
     LanguageModel,
     check_language_model,
@@ -18,6 +17,7 @@ from modeling_vidcap.pretrained.text import (
     load_embeddings,
     load_language_model,
 )
+from modeling_vidcap.settings_vidcap import check_guidance, check_similarity
 from processing import VideoCaptionProcessor, VideoCaptionVideoProcessor
 from processing.clips.tokenizers import load_tokenizer, train_tokenizer
 
@@ -110,7 +110,7 @@ def continue_from(arguments: ModelArguments, captions: list[str], given: Collect
         setattr(search, name, getattr(arguments, name))
     check_guidance(model.config, search.guidance_scale)
     check_similarity(model.config, getattr(search, "similarity_weight", None))
-    logger.info(f"backbone: the captioner's own, {what_is_trained(model.model.encoder.backbone)}")
+    logger.info(f"backbone: the captioner's own, {trained_part(model.backbone)}")
     tokens = processor.tokenizer(captions)["input_ids"]
     unknown = sum(ids.count(model.config.unk_token_id) for ids in tokens) / sum(map(len, tokens))
     logger.info(f"continuing from {public_name(source)}; its tokenizer lacks {unknown:.1%} of the words")
@@ -155,7 +155,7 @@ def build(arguments: ModelArguments, captions: list[str], corpus: list[str], giv
         arguments = dataclasses.replace(arguments, similarity_weight=weight)
     check_similarity(config, arguments.similarity_weight)
     model = VideoCaptionForConditionalGeneration(config)
-    logger.info(backbone.fill(model.model.encoder.backbone))
+    logger.info(backbone.fill(model.backbone))
     if text.embeddings is not None:
         logger.info(fill_embeddings(model, text.embeddings))
     if text.language_model is not None:

@@ -13,6 +13,7 @@ from ..evaluation.report.curves import plot_history
 from ..evaluation.report.errors import word_facts
 from ..evaluation.report.report import write_report
 from ..files import public_name
+from ..inference.captioning import ModelCaptioner
 from .arguments.training_arguments import changed_arguments
 from .data import public_names
 from .run_facts import run_facts
@@ -30,7 +31,8 @@ def evaluate_on_test(run: TrainRun) -> Evaluation:
         logger.info(f"no {run.data.test_split} split: the report holds no scores")
         return Evaluation({}, [], [])
     test = run.clips.test(rows)
-    evaluation = evaluate_model(run.model, run.processor, test, train_captions=run.train_captions)
+    captioner = ModelCaptioner(run.model, run.processor)
+    evaluation = evaluate_model(captioner, test, train_captions=run.train_captions)
     return dataclasses.replace(evaluation, report=evaluation.report | {"coverage": coverage_of(rows, test)})
 
 

@@ -108,11 +108,11 @@ def test_what_hides_patches_or_reads_no_frames_is_refused(tmp_path: Path) -> Non
     decoder = {"decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1}
     config = AutoConfig.for_model("vit_mae", **TINY, **decoder, decoder_intermediate_size=16)
     config.save_pretrained(tmp_path / "mae")
-    with pytest.raises(ValueError, match="vit_mae hides patches at random; take another model"):
+    with pytest.raises(ValueError, match="vit_mae hides patches"):
         load_backbone(str(tmp_path / "mae"))
     bert = AutoConfig.for_model("bert", **{name: value for name, value in TINY.items() if "size" not in name})
     bert.save_pretrained(tmp_path / "bert")
-    with pytest.raises(ValueError, match="--backbone .*bert: bert cannot read frames"):
+    with pytest.raises(ValueError, match="bert cannot read frames"):
         load_backbone(str(tmp_path / "bert"))
 
 
@@ -147,7 +147,7 @@ def test_damaged_decoders_and_tokenizers_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^{source}: "):
         load_tokenizer(str(source))
     change(source / "config.json", n_inner=48)
-    with pytest.raises(ValueError, match=f"^{source}: its weights do not fit gpt2, mismatched keys: "):
+    with pytest.raises(ValueError, match=f"^{source}: .*gpt2, mismatched keys: "):
         load_language_model(str(source), fusion="joint", vocab_size=99)
 
 
@@ -164,7 +164,7 @@ def test_four_uses_have_four_tokens(doubled: dict[str, str], tmp_path: Path) -> 
     assert None not in ids.values() and len(set(ids.values())) == 4
     assert found.eos_token == "</s>"
     for name in ("unk_token_id", "decoder_start_token_id"):
-        with pytest.raises(ValueError, match="is also the unknown or the first token"):
+        with pytest.raises(ValueError, match="unk_token_id"):
             tiny_config(pad_token_id=5, **{name: 5})
 
 
@@ -183,7 +183,7 @@ def test_what_is_frozen_can_be_changed_when_training_goes_on(tmp_path: Path, cap
     assert train_hf.main([*go_on, "--freeze_backbone", "False", "--output_dir", str(tmp_path / "m2")]) == 0
     after = AutoModel.from_pretrained(tmp_path / "m2")
     assert not after.config.freeze_backbone
-    pairs = zip(before.model.encoder.backbone.parameters(), after.model.encoder.backbone.parameters(), strict=True)
+    pairs = zip(before.backbone.parameters(), after.backbone.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
 
 
@@ -198,7 +198,7 @@ def test_whatever_stages_were_trained_all_or_nothing_can_be(tmp_path: Path, monk
     def trained(**freezing: Any) -> int:
         arguments = ModelArguments(model_name_or_path=str(tmp_path / "model"), **freezing)
         model = continue_from(arguments, ["a cat"], {"model_name_or_path", *freezing}).model
-        return sum(each.requires_grad for each in model.model.encoder.backbone.parameters())
+        return sum(each.requires_grad for each in model.backbone.parameters())
 
     assert trained(freeze_backbone=True) == 0 < trained() < trained(freeze_backbone=False)
     states = [line.split("own, ")[1] for line in said if line.startswith("backbone: ")]
@@ -223,4 +223,4 @@ def test_a_frozen_decoder_takes_no_low_rank_matrices(tmp_path: Path, capsys) -> 
     assert "--lora decoder trains what --freeze_decoder" in capsys.readouterr().err
     command = command.replace(decoder, save_backbone("vit", tmp_path))
     assert train_hf.main([*command.split(), "--hidden_size", "32", "--num_attention_heads", "2"]) == 1
-    assert "vit cannot serve, it takes one of type" in capsys.readouterr().err
+    assert "is a model of type vit" in capsys.readouterr().err

@@ -189,7 +189,7 @@ def test_the_limit_is_checked_and_may_come_from_the_environment(monkeypatch):
     assert cache_limit() == 2 * 10**9 and cache_limit(1) == 10**9
     for wrong in ("much", "-1", "nan"):
         monkeypatch.setenv("VIDCAP_CACHE_LIMIT", wrong)
-        with pytest.raises(ValueError, match=f"VIDCAP_CACHE_LIMIT={wrong}: give a number of GB above 0"):
+        with pytest.raises(ValueError, match=f"VIDCAP_CACHE_LIMIT .*got {wrong}"):
             cache_limit()
 
 

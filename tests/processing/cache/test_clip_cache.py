@@ -45,7 +45,7 @@ def test_features_of_other_stages_of_the_same_weights_have_another_cache(tmp_pat
     for stages in (None, [0], [1], [2], [1, 2], [2, 1]):
         loaded = load_backbone(source, grid=2, stages=stages, frozen=True)
         model = tiny_model(**loaded.settings)
-        loaded.fill(model.model.encoder.backbone)
+        loaded.fill(model.backbone)
         cache = open_clip_cache(model, processor, folder=tmp_path / "cache")
         folders.append(cache.folder)
     assert len(set(folders)) == len(folders)
@@ -85,7 +85,7 @@ def test_a_trained_model_finds_the_features_it_was_trained_on(family: str, tmp_p
     source = family if family in OWN else save_backbone(family, tmp_path)
     loaded = load_backbone(source, grid=2)
     model, processor = tiny_model(**(loaded.settings | {"freeze_backbone": True})), tiny_processor()
-    loaded.fill(model.model.encoder.backbone)
+    loaded.fill(model.backbone)
     trained_on = open_clip_cache(model, processor, folder=tmp_path / "cache").folder
     model.save_pretrained(tmp_path / "trained")
     processor.save_pretrained(tmp_path / "trained")

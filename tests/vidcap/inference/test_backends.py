@@ -32,7 +32,7 @@ def clip(frames: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("backend", ENGINES)
 @torch.no_grad()
 def test_features_are_the_same_for_any_number_of_frames(lite, backend: str) -> None:
-    backbone = lite.model.encoder.backbone
+    backbone = lite.backbone
     fast = fast_backbone(backbone, clip(2), backend)
     for frames in (1, 5):
         wanted, found = backbone(clip(frames, seed=1)), fast(clip(frames, seed=1))
@@ -44,7 +44,7 @@ def test_features_are_the_same_for_any_number_of_frames(lite, backend: str) -> N
 
 @torch.no_grad()
 def test_threads_do_not_get_the_features_of_one_another(lite) -> None:
-    fast = fast_backbone(lite.model.encoder.backbone, clip(2), "openvino", streams=2)
+    fast = fast_backbone(lite.backbone, clip(2), "openvino", streams=2)
     clips = [clip(2, seed) for seed in range(8)]
     alone = [fast(each) for each in clips]
     with ThreadPoolExecutor(2) as pool:
@@ -59,8 +59,8 @@ import gc, signal, subprocess, sys
 from modeling_vidcap.pretrained.backbones import load_backbone
 from tests.vidcap.inference.test_backends import clip, fast_backbone, tiny_model
 model = tiny_model(**load_backbone("efficientnet_lite0", grid=2).settings)
-first = fast_backbone(model.model.encoder.backbone, clip(2), "openvino")
-second = fast_backbone(model.model.encoder.backbone, clip(2), "openvino")
+first = fast_backbone(model.backbone, clip(2), "openvino")
+second = fast_backbone(model.backbone, clip(2), "openvino")
 del first
 gc.collect()
 del second
@@ -86,7 +86,7 @@ def test_the_cache_of_one_serves_the_other(tmp_path: Path) -> None:
 def test_features_of_frames_of_the_usual_size_can_be_compiled() -> None:
     loaded, processor = load_backbone("efficientnet_lite0"), tiny_processor(num_frames=16)
     model = tiny_model(**loaded.settings, num_frames=16)
-    loaded.fill(model.model.encoder.backbone.train())  # as it is when training opens its cache
+    loaded.fill(model.backbone.train())  # as it is when training opens its cache
     processor.video_processor.size = {"height": 160, "width": 160}
     clips = torch.rand(1, 2, 3, 160, 160, generator=torch.Generator().manual_seed(1)) * 2 - 1
     one, other = (feature_extractor(model, processor, workers=1, backend=each)(clips) for each in ENGINES)
@@ -126,7 +126,7 @@ def test_evaluation_runs_a_trained_backbone_by_the_back_end_too(tmp_path: Path, 
 
 
 def test_openvino_is_taken_by_itself_where_it_gains(lite, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone, cpu = lite.model.encoder.backbone, torch.device("cpu")
+    backbone, cpu = lite.backbone, torch.device("cpu")
     for in_bf16, installed, wanted in ((True, True, "openvino"), (True, False, "torch"), (False, True, "torch")):
         monkeypatch.setattr(backends, "computes_in_bf16", lambda device, answer=in_bf16: answer)
         monkeypatch.setattr(backends, "find_spec", lambda name, answer=installed: answer or None)
@@ -134,8 +134,8 @@ def test_openvino_is_taken_by_itself_where_it_gains(lite, monkeypatch: pytest.Mo
 
 
 def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = lite.model.encoder.backbone
-    with pytest.raises(ValueError, match="--backend tensorrt: there are auto, torch, openvino"):
+    backbone = lite.backbone
+    with pytest.raises(ValueError, match="auto, torch, openvino, got 'tensorrt'"):
         fast_backbone(backbone, clip(1), "tensorrt")
     seeing_clips = tiny_model(own_backbone="s3d", feature_size=1024, num_frames=8)
     with pytest.raises(ValueError, match="is for backbones that see each frame alone, this one sees clips"):
@@ -146,7 +146,7 @@ def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) ->
             fast_backbone(backbone, clip(1), "openvino")
     with monkeypatch.context() as patch:
         patch.setattr(backends, "find_spec", lambda name: None)
-        with pytest.raises(ImportError, match=r"--backend openvino needs openvino: pip install 'vidcap\[openvino\]'"):
+        with pytest.raises(ImportError, match=r"openvino: pip install 'vidcap\[openvino\]'"):
             fast_backbone(backbone, clip(1), "openvino")
 
 
@@ -155,14 +155,14 @@ def test_a_captioner_keeps_its_captions(lite, tmp_path: Path) -> None:
     model = tiny_model(seed=3)
     inputs = tiny_processor()(videos=[tiny_clip(0), tiny_clip(1)], return_tensors="pt")
     before = model.generate(**inputs, max_new_tokens=6)
-    original = model.model.encoder.backbone
+    original = model.backbone
     use_fast_backbone(model, tiny_processor(), "torch")
-    assert model.model.encoder.backbone is original
+    assert model.backbone is original
     use_fast_backbone(model, tiny_processor(), "openvino")
-    assert model.model.encoder.backbone is not original
+    assert model.backbone is not original
     assert torch.equal(model.generate(**inputs, max_new_tokens=6), before)
-    with pytest.raises(ValueError, match="the backbone is a fast copy that can only run"):
+    with pytest.raises(ValueError, match="use_fast_backbone"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
-    model.model.encoder.backbone = original
+    model.get_encoder().backbone = original
     model.save_pretrained(tmp_path / "model")

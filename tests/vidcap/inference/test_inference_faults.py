@@ -112,9 +112,7 @@ def test_a_hub_out_of_reach_is_named_as_such(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("processing.clips.rows.HfApi.file_exists", fail)
     for call in (lambda: has_split("nope", "train"), lambda: load_clips("nope", "train")):
-        with pytest.raises(
-            DatasetError, match=r"nope: neither a local folder nor a Hub data set in reach \(name or"
-        ):
+        with pytest.raises(DatasetError, match=r"nope: neither a local folder nor a Hub data set in reach \(name or"):
             call()
     with pytest.raises(ValueError, match="nope/nope: the Hub cannot be reached"):
         pull_cache(tmp_path, "nope/nope")  # offline, as all tests are

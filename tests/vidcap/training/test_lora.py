@@ -84,7 +84,7 @@ def test_training_both_parts(tmp_path: Path) -> None:
     assert not any("lora" in name for name in model.state_dict())
     for found, original in (
         (model.model.decoder.net, AutoModel.from_pretrained(source)),
-        (model.model.encoder.backbone.net, ViTModel.from_pretrained(tmp_path / "vit")),
+        (model.backbone.net, ViTModel.from_pretrained(tmp_path / "vit")),
     ):
         weights, ranks = dict(found.named_parameters()), set()
         for name, value in original.named_parameters():

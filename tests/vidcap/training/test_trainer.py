@@ -14,7 +14,7 @@ from modeling_vidcap import modeling_vidcap
 from modeling_vidcap.losses_vidcap import MAX_LOGIT_SCALE, contrastive_loss
 from tests.tiny import tiny_model, tiny_processor
 from tests.trainers import CAPTIONS, Clips, make_trainer
-from vidcap.inference.captioning import caption_clips
+from vidcap.inference.captioning import ModelCaptioner
 from vidcap.training.arguments.training_arguments import VideoCaptionTrainingArguments
 from vidcap.training.caption_evaluation import CaptionEvaluationTrainer
 from vidcap.training.trainer import PRIVATE_OVERRIDES, VideoCaptionTrainer
@@ -33,7 +33,7 @@ def clips(processor):
 def test_eight_clips_are_learnt_by_heart(tmp_path, processor, clips):
     trainer = make_trainer(tmp_path, processor, clips, max_steps=200, learning_rate=3e-3)
     trainer.train()
-    assert caption_clips(trainer.model, processor, clips, max_new_tokens=16) == list(CAPTIONS)
+    assert ModelCaptioner(trainer.model, processor).caption(clips, max_new_tokens=16) == list(CAPTIONS)
     metrics = trainer.evaluate(max_new_tokens=16)
     assert metrics["eval_exact"] == 1.0 and metrics["eval_distinct"] == 1.0
     parts = [entry for entry in trainer.state.log_history if "contrastive_loss" in entry]
@@ -285,7 +285,7 @@ class Renamed(torch.utils.data.Dataset):
 def test_any_data_set_is_scored_against_its_own_captions(tmp_path, processor, clips):
     options = {"dataloader_drop_last": True, "per_device_eval_batch_size": 3, "generation_max_length": 12}
     trainer = make_trainer(tmp_path, processor, clips, **options)
-    said = caption_clips(trainer.model, processor, clips, max_new_tokens=11, num_beams=1)
+    said = ModelCaptioner(trainer.model, processor).caption(clips, max_new_tokens=11, num_beams=1)
     right, half = Renamed(clips, said), Renamed(clips, [*said[:2], "no", "no"])
     names = ("eval_exact", "test_exact", "eval_right_exact", "eval_half_exact")
     assert trainer.evaluate()[names[0]] == 0

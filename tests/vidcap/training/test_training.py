@@ -91,7 +91,7 @@ def test_going_on_from_a_trained_model(trained, folder, tmp_path, capsys):
     assert (changed.config.color_dropout, changed.generation_config.num_beams) == (0.3, 2)
     assert changed.generation_config.similarity_weight == 0.0
     assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--guidance_scale", "2"]) == 1
-    assert "--video_dropout" in capsys.readouterr().err
+    assert "--video_dropout 0.1" in capsys.readouterr().err
     assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--hidden_size", "256"]) == 1
     assert "--hidden_size is fixed by the model" in capsys.readouterr().err
     assert train_hf.main([*arguments, "--output_dir", str(tmp_path / "m"), "--decoder_learning_rate", "1e-4"]) == 1

@@ -15,12 +15,11 @@ from modeling_vidcap.generation_vidcap import repeat_clips, without_video
 from modeling_vidcap.losses_vidcap import play_backwards, real_frames, reorder_frames
 from processing.clips.clip_dataset import ClipDataset
 from processing.clips.collator import VideoCaptionCollator
-from vidcap.adapters import CaptionAdapter
-from vidcap.inference.captioning import caption_clips, map_batches
+from vidcap.captioner import Captioner
+from vidcap.inference.captioning import map_batches
 
 if TYPE_CHECKING:
     from modeling_vidcap import VideoCaptionForConditionalGeneration
-    from processing import VideoCaptionProcessor
 
 Batch = dict[str, torch.Tensor]
 
@@ -73,8 +72,7 @@ def show_instead(batch: Batch, frames: torch.Tensor) -> Batch:
 
 @torch.inference_mode()
 def caption_perturbed(
-    model: "VideoCaptionForConditionalGeneration | CaptionAdapter",
-    processor: "VideoCaptionProcessor | CaptionAdapter",
+    captioner: Captioner,
     clips: ClipDataset,
     indices: Sequence[int],
     names: Sequence[str],
@@ -86,7 +84,7 @@ def caption_perturbed(
     """Captions clips once per perturbation.
 
     Args:
-        model, processor: The captioner; an adapter is its own processor.
+        captioner: A captioner of any family.
         clips: The clips.
         indices: The clips to use.
         names: Names from `PERTURBED`.
@@ -107,13 +105,13 @@ def caption_perturbed(
         "first_half": cut_in_half,
     }
     subset = torch.utils.data.Subset(clips, indices)
-    if isinstance(model, CaptionAdapter):  # its processor sees the pixels after they are changed
+    if not captioner.gives_features:  # its processor sees the pixels after they are changed
         perturbations["black"] = lambda clip: show_instead(clip, torch.zeros_like(clip["pixel_values_videos"][0]))
         perturbations["noise"] = lambda clip: show_instead(clip, _noise(clip["pixel_values_videos"][0].shape, seed))
         options: dict[str, Any] = {"batch_size": batch_size, "progress": "controls", **generate_kwargs}
-        return {name: caption_clips(model, processor, subset, change=perturbations[name], **options) for name in names}
+        return {name: captioner.caption(subset, change=perturbations[name], **options) for name in names}
 
-    assert not isinstance(processor, CaptionAdapter)
+    model, processor = captioner.model, captioner.processor
     collator = VideoCaptionCollator(processor)
     frames = {name: _artificial_frames(name, model, collator, seed) for name in ("black", "noise") if name in names}
 
@@ -121,7 +119,7 @@ def caption_perturbed(
         pixels = inputs.get("pixel_values_videos")
         if pixels is not None and not model.config.encodes_clips:
             inputs = {name: value for name, value in inputs.items() if name != "pixel_values_videos"}
-            inputs["video_features"] = model.model.encoder.backbone(pixels.to(model.dtype))
+            inputs["video_features"] = model.backbone(pixels.to(model.dtype))
         captions = []
         for name in names:
             if name == "no_video":
@@ -152,7 +150,7 @@ def _artificial_frames(
     clip = {"pixel_values_videos": pixels, "video_mask": torch.ones(count, dtype=torch.long)}
     normalised = collator.videos([clip])["pixel_values_videos"].to(model.device, model.dtype)
     model.eval()
-    return (normalised if model.config.encodes_clips else model.model.encoder.backbone(normalised))[0]
+    return (normalised if model.config.encodes_clips else model.backbone(normalised))[0]
 
 
 def _noise(shape: torch.Size, seed: int) -> torch.Tensor:

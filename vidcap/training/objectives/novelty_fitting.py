@@ -48,7 +48,7 @@ def fit_novelty(
             inputs = {name: value.to(model.device) for name, value in collator.videos(batch).items()}
             features = inputs.get("video_features")
             if features is None:
-                features = model.model.encoder.backbone(inputs["pixel_values_videos"])
+                features = model.backbone(inputs["pixel_values_videos"])
             yield model.novelty.summarise(features, inputs["video_mask"]).cpu()
 
     try:

@@ -9,6 +9,7 @@ Limitations: the model must have been trained by cross-entropy before.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -78,7 +79,8 @@ class SelfCriticalLoss:
         try:
             # Replaced, not passed: `generate` completes a config that is passed from the model's own.
             model.generation_config = GenerationConfig(num_beams=1, top_k=0, **kept)
-            return model.generate(**video, do_sample=True, num_return_sequences=self.samples)
+            inputs: dict[str, Any] = dict(video)
+            return model.generate(**inputs, do_sample=True, num_return_sequences=self.samples)
         finally:
             model.generation_config = config
 

@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, get_cosine_schedule_with_warmup
 
 from modeling_vidcap import VideoCaptionConfig, VideoCaptionForConditionalGeneration
+from modeling_vidcap.encoder_vidcap import VideoEncoderOutput
 from modeling_vidcap.losses_vidcap import caption_loss
-from modeling_vidcap.outputs_vidcap import VideoEncoderOutput
 from processing import VideoCaptionProcessor
 from processing.support.progress import track
 

@@ -30,7 +30,7 @@ def pretrained_groups(
         ValueError: If a learning rate is given for a part of which nothing is trained.
     """
     decoder = model.model.decoder
-    parameters = {"backbone": model.model.encoder.backbone.parameters(), "decoder": pretrained_parameters(decoder)}
+    parameters = {"backbone": model.backbone.parameters(), "decoder": pretrained_parameters(decoder)}
     trainable = {part: [each for each in found if each.requires_grad] for part, found in parameters.items()}
     rates = {"backbone": args.backbone_learning_rate, "decoder": args.decoder_learning_rate}
     for part, rate in rates.items():

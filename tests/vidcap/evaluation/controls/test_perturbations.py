@@ -22,7 +22,7 @@ from vidcap.evaluation.controls.perturbations import (
     stand_still,
 )
 from vidcap.evaluation.evaluate import evaluate_model
-from vidcap.inference.captioning import caption_clips
+from vidcap.inference.captioning import ModelCaptioner
 from vidcap.inference.clip_cache import open_clip_cache
 
 CAPTIONS = ["a red dog runs", "a small cat sleeps", "a green star blinks", "a dog jumps", "the cat runs fast"]
@@ -91,21 +91,26 @@ def captioner(request, tmp_path: Path) -> tuple[Any, Any, ClipDataset]:
 def test_clips_are_captioned_as_they_would_be_if_they_were_such(captioner):
     model, processor, clips = captioner
     some, options = [4, 0, 2], {"max_new_tokens": 8, "num_beams": 2}
-    found = caption_perturbed(model, processor, clips, some, PERTURBED, batch_size=2, **options)
+    found = caption_perturbed(ModelCaptioner(model, processor), clips, some, PERTURBED, batch_size=2, **options)
     assert list(found) == list(PERTURBED) and all(len(captions) == 3 for captions in found.values())
-    backwards = caption_clips(model, processor, clips, change=play_backwards, **options)
+    backwards = ModelCaptioner(model, processor).caption(clips, change=play_backwards, **options)
     assert found["reversed"] == [backwards[index] for index in some]
-    assert found == caption_perturbed(model, processor, clips, some, PERTURBED, batch_size=1, **options)
+    assert found == caption_perturbed(
+        ModelCaptioner(model, processor), clips, some, PERTURBED, batch_size=1, **options
+    )
     size = processor.video_processor.size["height"]
     black = processor(videos=torch.zeros(4, 3, size, size, dtype=torch.uint8).numpy(), return_tensors="pt")
     expected = dict(clips[4])
     times = {"video_times": expected["video_times"][None], "video_mask": expected["video_mask"][None]}
     tokens = model.generate(pixel_values_videos=black["pixel_values_videos"], **times, **options)
     assert found["black"][0] == processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
-    true = caption_clips(model, processor, clips, **options)
+    true = ModelCaptioner(model, processor).caption(clips, **options)
     assert any(found["black"][place] != true[index] for place, index in enumerate(some))
-    assert caption_perturbed(model, processor, clips, some, ()) == {}
-    drawn = [caption_perturbed(model, processor, clips, [4], ["noise"], seed=seed, **options) for seed in range(4)]
+    assert caption_perturbed(ModelCaptioner(model, processor), clips, some, ()) == {}
+    drawn = [
+        caption_perturbed(ModelCaptioner(model, processor), clips, [4], ["noise"], seed=seed, **options)
+        for seed in range(4)
+    ]
     assert drawn[0]["noise"] == found["noise"][:1] and any(each != drawn[0] for each in drawn)
 
 
@@ -142,12 +147,14 @@ def test_words_of_several_tokens_and_signs_between_words():
 def test_an_evaluation_of_some_controls_on_some_clips(captioner):
     model, processor, clips = captioner
     names = ("other_clip", "shuffled")
-    found = evaluate_model(model, processor, clips, controls=names, control_clips=3, train_captions=["a"], num_beams=1)
+    found = evaluate_model(
+        ModelCaptioner(model, processor), clips, controls=names, control_clips=3, train_captions=["a"], num_beams=1
+    )
     assert list(found.report["controls"]) == list(names)
     assert [each["clips"] for each in found.report["controls"].values()] == [5, 3]
     assert found.report["grounding"]["clips"] == 3
     assert [bool(each["controls"]) for each in found.predictions].count(True) == 3
     assert {each["backwards"] for each in found.predictions} == {None}
-    everything = evaluate_model(model, processor, clips, controls=(), num_beams=1)
+    everything = evaluate_model(ModelCaptioner(model, processor), clips, controls=(), num_beams=1)
     assert everything.report["controls"] == {} and "grounding" not in everything.report
     assert {each["answer"] for each in everything.report["verdict"]} == {"not measured"}

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from modeling_vidcap.outputs_vidcap import VideoEncoderOutput
+from modeling_vidcap.encoder_vidcap import VideoEncoderOutput
 from tests.tiny import tiny_model, tiny_processor
 from vidcap.training.objectives.text_warmup import read_corpus, warm_up_text
 
