@@ -15,9 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import httpx2  # errors of huggingface_hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import filter_repo_objects
 from transformers.utils import CONFIG_NAME
 
@@ -101,7 +100,7 @@ def upload_model(
             return _upload(api, Path(directory), repo_id, patterns, private, commit, force, complete, contents or {})
         except PushError:
             raise
-        except (OSError, RuntimeError, httpx2.HTTPError) as error:
+        except (OSError, RuntimeError, HTTPError) as error:
             cause = _cause(error)
             if cause is None:
                 raise
@@ -179,7 +178,7 @@ def _any(name: str, patterns: Iterable[str]) -> bool:
 def _cause(error: BaseException | None) -> Exception | None:
     """The answer of the Hub, or the failure of the connection, behind an error of its client."""
     while error is not None:
-        if isinstance(error, (HfHubHTTPError, httpx2.TransportError, ConnectionError, TimeoutError)):
+        if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
             return error
         error = error.__cause__
     return None

@@ -9,10 +9,12 @@ import transformers
 from huggingface_hub.dataclasses import strict
 from packaging.version import Version
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import __version__ as transformers_version
 
 from .settings_vidcap import DECODERS, VERSION, DerivedSizes, warn_of_transformers
 
+# The name of the cache among the arguments of transformers' functions and models, which 5.24 changed.
+CACHE = "cache" if Version(transformers_version) >= Version("5.24") else "past_key_values"
 SHARES = (
     "dropout",
     "attention_dropout",
@@ -24,6 +26,7 @@ SHARES = (
     "scheduled_sampling",
     "label_smoothing",
 )
+DEFAULT_TYPES = {"backbone_config": "timm_backbone", "decoder_config": "gpt2"}
 WEIGHTS = ("caption_weight", "masked_word_weight", "contrastive_weight")
 
 
@@ -128,10 +131,7 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
 
     model_type = "vidcap"
     keys_to_ignore_at_inference = ["cache"]
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="timm_backbone", optional=True),
-        "decoder_config": SubConfigSpec(config_class=AutoConfig, model_type="gpt2", optional=True),
-    }
+    sub_configs = {"backbone_config": AutoConfig, "decoder_config": AutoConfig}
 
     vocab_size: int = 1000
     embedding_size: int | None = None
@@ -205,6 +205,9 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
     vidcap_version: str = VERSION
 
     def __post_init__(self, **kwargs):
+        for name in self.sub_configs:
+            if isinstance(value := getattr(self, name), dict):
+                setattr(self, name, AutoConfig.for_model(**{"model_type": DEFAULT_TYPES[name], **value}))
         super().__post_init__(**kwargs)
         for name in ("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size"):
             if getattr(self, name) < 1:

@@ -1,5 +1,6 @@
 """The decoder of captions within transformers: causal text layers, then layers that also see the video."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -8,11 +9,11 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import OutputRecorder
 
 from .blocks_vidcap import time_rotation
-from .configuration_vidcap import VideoCaptionConfig
+from .configuration_vidcap import CACHE, VideoCaptionConfig
 from .decoding_vidcap import CaptionDecoding
 from .encoder_vidcap import (
     VideoCaptionAttention,
@@ -22,6 +23,17 @@ from .encoder_vidcap import (
     check_recording,
     records_outputs,
 )
+
+
+@dataclass
+class VideoDecoderOutput(ModelOutput):
+    """The decoder's output `(B, L, D)` and its cache; the rest as in [`VideoCaptionOutput`]."""
+
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
+    cache: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class VideoCaptionDecoder(CaptionDecoding, VideoCaptionPreTrainedModel):
@@ -51,7 +63,7 @@ class VideoCaptionDecoder(CaptionDecoding, VideoCaptionPreTrainedModel):
             init.normal_(self.summary_embedding, std=self.config.initializer_range)
 
     def _causal_mask(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> Any:
-        return create_causal_mask(self.config, hidden_states, attention_mask, cache=None)
+        return create_causal_mask(self.config, hidden_states, attention_mask, **{CACHE: None})
 
     @partial(records_outputs, tie_last_hidden_states=True)
     def forward(
@@ -65,7 +77,7 @@ class VideoCaptionDecoder(CaptionDecoding, VideoCaptionPreTrainedModel):
         *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> VideoDecoderOutput:
         """Reads captions `(B, L)` with their clips; unless `is_causal` each word also sees those after it."""
         check_recording(self.config, output_attentions)
         if use_cache and cache is None:
@@ -79,7 +91,7 @@ class VideoCaptionDecoder(CaptionDecoding, VideoCaptionPreTrainedModel):
 
         if is_causal:
             word_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else None
-            mask = create_causal_mask(self.config, hidden_states, attention_mask, cache=word_cache)
+            mask = create_causal_mask(self.config, hidden_states, attention_mask, **{CACHE: word_cache})
         else:
             mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         for layer in self.text_layers:
@@ -105,9 +117,7 @@ class VideoCaptionDecoder(CaptionDecoding, VideoCaptionPreTrainedModel):
             }
         for layer in self.multimodal_layers:
             hidden_states = layer(hidden_states, mask, rotation, cache=cache, **seen, **options)
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states[:, -length:]), cache=cache
-        )
+        return VideoDecoderOutput(last_hidden_state=self.norm(hidden_states[:, -length:]), cache=cache)
 
     def _joint_mask(
         self,

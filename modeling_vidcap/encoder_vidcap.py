@@ -195,7 +195,7 @@ class VideoCaptionPreTrainedModel(VideoCaptionSaving):
     input_modalities = ["video", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["VideoCaptionEncoderLayer", "VideoCaptionDecoderLayer"]
-    _skip_keys_device_placement = ["cache"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_sdpa = True
     _can_compile_fullgraph = True
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
-from .configuration_vidcap import VideoCaptionConfig
+from .configuration_vidcap import CACHE, VideoCaptionConfig
 from .decoding_vidcap import is_unmodified, write_greedily
 from .encoder_vidcap import VideoEncoderOutput
 from .losses_vidcap import several_ranks
@@ -84,6 +84,13 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         if mode == "greedy_search" and self._can_write_greedily(settings, options):
             options["custom_generate"] = _greedy_loop
         return super().generate(inputs, generation_config, **options)
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As in transformers, but with the cache named `cache` under each of its versions."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        if CACHE in inputs:
+            inputs["cache"] = inputs.pop(CACHE)
+        return inputs
 
     def _settings_of_call(self, generation_config: GenerationConfig | None, options: dict[str, Any]) -> Any:
         """The generation config of a call: its options, then its config, then the model's own config."""

@@ -6,6 +6,7 @@ Guarantees: each option goes to `generate` or to the processor, whichever knows 
 Limitations: no captions of events within a clip.
 """
 
+import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,6 @@ class VideoCaptioningPipeline(Pipeline):
     _load_image_processor: Any = False
     _load_video_processor: Any = False
     _load_feature_extractor: Any = False
-    _pipeline_calls_generate = True
 
     def __init__(self, model: "PreTrainedModel", **kwargs):
         if model.config.model_type != "vidcap":
@@ -131,7 +131,12 @@ class VideoCaptioningPipeline(Pipeline):
         return inputs
 
     def _forward(self, input_tensors: dict[str, Any], **forward_parameters) -> Any:
-        options = self._prepare_generate_kwargs(forward_parameters, return_dict_in_generate=False)
+        options = dict(forward_parameters)
+        if (settings := options.get("generation_config")) is None:
+            options["return_dict_in_generate"] = False
+        else:
+            options["generation_config"] = copy.copy(settings)
+            options["generation_config"].return_dict_in_generate = False
         sequences = self.model.generate(**input_tensors, **options)  # (B * R, L)
         clips = input_tensors["pixel_values_videos"].shape[0]
         return {"sequences": sequences.unflatten(0, (clips, -1))}  # (B, R, L), which a batch is split by

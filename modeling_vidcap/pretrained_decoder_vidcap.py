@@ -15,10 +15,10 @@ from torch import nn
 from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from .blocks_vidcap import FreezableModule, positions_behind, time_angles, to_sines
-from .configuration_vidcap import VideoCaptionConfig
+from .configuration_vidcap import CACHE, VideoCaptionConfig
+from .decoder_vidcap import VideoDecoderOutput
 from .encoder_vidcap import VideoCaptionPreTrainedModel, VideoEncoderOutput, check_recording
 
 CROSS_ATTENTION = ("crossattention", "ln_cross_attn")  # in the names of weights that are added to a pretrained model
@@ -80,7 +80,7 @@ class PretrainedDecoder(FreezableModule, VideoCaptionPreTrainedModel):
         *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> VideoDecoderOutput:
         """Reads captions `(B, L)` with their clips."""
         check_recording(self.net.config, output_attentions)
         if use_cache and cache is None:
@@ -91,7 +91,7 @@ class PretrainedDecoder(FreezableModule, VideoCaptionPreTrainedModel):
         options: dict[str, Any] = {"use_cache": bool(use_cache), "return_dict": True}
         options |= {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if self.config.fusion == "cross_attention":
-            options |= {"inputs_embeds": words, "attention_mask": attention_mask, "cache": cache}
+            options |= {"inputs_embeds": words, "attention_mask": attention_mask, CACHE: cache}
             options |= {"encoder_hidden_states": self._video(encoder_outputs), "encoder_attention_mask": video_mask}
         else:
             past_words = max(0, past - video_mask.shape[1])  # the cache also holds the clip's tokens
@@ -102,9 +102,9 @@ class PretrainedDecoder(FreezableModule, VideoCaptionPreTrainedModel):
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
             joint_cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
             options |= {"inputs_embeds": inputs, "attention_mask": mask}
-            options |= {"position_ids": positions, "cache": joint_cache}
+            options |= {"position_ids": positions, CACHE: joint_cache}
         outputs = self.net(**options)
-        return BaseModelOutputWithPastAndCrossAttentions(
+        return VideoDecoderOutput(
             last_hidden_state=outputs.last_hidden_state[:, -length:],
             cache=cache,
             hidden_states=outputs.hidden_states,

@@ -19,6 +19,7 @@ class VideoCaptionProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call of [`VideoCaptionProcessor`]: those of the tokenizer and of the video processor."""
 
     videos_kwargs: VideoCaptionVideoProcessorKwargs  # type: ignore[misc]
+    _defaults = {}  # type: ignore[misc]  # read by transformers before 5.23
 
 
 class VideoCaptionProcessor(ProcessorMixin):
@@ -66,7 +67,8 @@ class VideoCaptionProcessor(ProcessorMixin):
         names = set(kwargs) - {"text_kwargs", "videos_kwargs"}
         check_option_names(names.union(kwargs.get("text_kwargs", {}), kwargs.get("videos_kwargs", {})), known)
 
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        settings = self.tokenizer.init_kwargs
+        merged = self._merge_kwargs(VideoCaptionProcessorKwargs, tokenizer_init_kwargs=settings, **kwargs)
         data: dict[str, Any] = {}
         if videos is not None:
             data.update(self.video_processor(videos, **merged["videos_kwargs"]))

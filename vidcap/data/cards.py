@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2  # a dependency of huggingface_hub, which passes its errors on
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.errors import HTTPError
 
 from hub_card.card import UNNAMED
 from hub_card.markdown import block, bullets, table, text
@@ -48,7 +48,7 @@ def origin(source: str) -> dict[str, Any]:
                 return facts
             source = str(folder / CARD)
         license = DatasetCard.load(source, ignore_metadata_errors=True).data.license
-    except (OSError, ValueError, RuntimeError, httpx2.HTTPError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RuntimeError, HTTPError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         logger.warning(f"{source}: the data set card cannot be read, so its licence is unknown ({reason:.200})")
         return facts

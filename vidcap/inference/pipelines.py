@@ -141,7 +141,7 @@ class AdapterPipeline(VideoCaptioningPipeline):
         return self.adapter.prepare(clip, prompt=prompt, keep_frames=reading.get("num_frames") is not None or None)
 
     def _forward(self, input_tensors: Any, **forward_parameters) -> Any:
-        generated = self.adapter.generate(input_tensors, **self._prepare_generate_kwargs(forward_parameters))
+        generated = self.adapter.generate(input_tensors, **forward_parameters)
         return [[self.adapter.decode(caption) for caption in captions] for captions in generated]
 
     def postprocess(self, model_outputs: Any, **postprocess_parameters) -> list[dict[str, str]]:
