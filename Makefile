@@ -3,22 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := .venv-oldest
 DEMO_READY := $(VENV)/.demo-ready
 
-.PHONY: help venv browser test test-slow lint demo docs dist clean
+.PHONY: help venv browser test test-slow test-oldest lint demo docs dist clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       train, evaluate and try a captioner on generated clips; writes outputs/demo/"
 	@echo "make test       the tests"
 	@echo "make test-slow  the longer proofs"
+	@echo "make test-oldest  a core of the tests with the lowest versions of all packages, in $(OLDEST)"
 	@echo "make lint       ruff and mypy"
 	@echo "make browser    what the test of report.html needs, where it can be installed; make test does this first"
 	@echo "make docs       the API reference, from the docstrings; writes outputs/api/"
 	@echo "make dist       wheel and source archive; writes dist/"
 	@echo "make venv       set up $(VENV) with all extras, which all of these do first; make demo sets up what it needs alone"
 	@echo "                (PYTHON=python3.12 chooses the interpreter)"
-	@echo "make clean      remove build files and caches, but neither $(VENV) nor outputs/"
+	@echo "make clean      remove build files and caches, but neither $(VENV) nor $(OLDEST) nor outputs/"
 
 # pip says nothing for minutes, so that somebody has to.
 comma := ,
@@ -59,6 +61,26 @@ test: $(READY) browser
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
+# What a model goes through, from clips to training, export and captions, with the versions of tests/oldest.txt.
+CORE := tests/hub_card/test_export.py tests/hub_card/test_hub_push.py tests/modeling_vidcap/test_generation.py \
+	tests/modeling_vidcap/test_greedy.py tests/modeling_vidcap/test_model.py tests/modeling_vidcap/test_pipeline.py \
+	tests/modeling_vidcap/test_pretrained_decoders.py tests/modeling_vidcap/test_recorded_outputs.py \
+	tests/processing/clips/test_clip_dataset.py tests/processing/clips/test_streams.py \
+	tests/processing/test_processing.py tests/processing/test_video_io.py \
+	tests/vidcap/evaluation/scores/test_metrics.py tests/vidcap/inference/test_loading.py \
+	tests/vidcap/light/test_light.py tests/vidcap/training/test_resume.py tests/vidcap/training/test_training.py
+
+test-oldest: $(OLDEST)/.ready
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(CORE)
+
+$(OLDEST)/.ready: setup.cfg pyproject.toml tests/oldest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the lowest versions need Python 3.11: make test-oldest PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(OLDEST)
+	@echo "installing the lowest versions into $(OLDEST): several minutes"
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/oldest.txt \
+	  --editable '.[train,evaluate,lora,onnx,dev]'
+	touch $@
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -77,4 +99,4 @@ dist: $(READY)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(OLDEST)/*' -prune -exec rm -rf {} +

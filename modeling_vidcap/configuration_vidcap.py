@@ -13,6 +13,13 @@ from transformers import __version__ as transformers_version
 
 from .settings_vidcap import DECODERS, VERSION, DerivedSizes, warn_of_transformers
 
+OLDEST_TRANSFORMERS = "5.16"  # as in setup.cfg
+if Version(transformers_version) < Version(OLDEST_TRANSFORMERS):  # configs are loaded first
+    raise ImportError(
+        f"vidcap {VERSION} needs transformers {OLDEST_TRANSFORMERS} or later, not {transformers_version}; "
+        "run: pip install --upgrade transformers"
+    )
+
 # The name of the cache among the arguments of transformers' functions and models, which 5.24 changed.
 CACHE = "cache" if Version(transformers_version) >= Version("5.24") else "past_key_values"
 SHARES = (

@@ -67,8 +67,8 @@ class VideoCaptionProcessor(ProcessorMixin):
         names = set(kwargs) - {"text_kwargs", "videos_kwargs"}
         check_option_names(names.union(kwargs.get("text_kwargs", {}), kwargs.get("videos_kwargs", {})), known)
 
-        settings = self.tokenizer.init_kwargs
-        merged = self._merge_kwargs(VideoCaptionProcessorKwargs, tokenizer_init_kwargs=settings, **kwargs)
+        kinds: Any = VideoCaptionProcessorKwargs
+        merged = self._merge_kwargs(kinds, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         data: dict[str, Any] = {}
         if videos is not None:
             data.update(self.video_processor(videos, **merged["videos_kwargs"]))

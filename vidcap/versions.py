@@ -26,6 +26,21 @@ def requirements(distribution: str = "vidcap") -> dict[str, list[str]]:
     return needed
 
 
+def lowest_versions(distribution: str = "vidcap") -> dict[str, str]:
+    """Lower bounds of the packages that `distribution` requires; empty if it is not installed."""
+    try:
+        lines = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return {}
+    bounds = [
+        (requirement.name, specifier.version)
+        for requirement in map(Requirement, lines)
+        for specifier in requirement.specifier
+        if specifier.operator == ">="
+    ]
+    return dict(bounds)
+
+
 def stack_versions() -> dict[str, str]:
     """Versions of Python, vidcap and every installed package that it depends on."""
     names = dict.fromkeys(name for extra, names in requirements().items() if extra != "dev" for name in names)

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 from av.video.stream import VideoStream
+from packaging.version import Version
 from PIL import Image
 
 from processing import VideoDecodeError, decode_video
 
-from ..versions import requirements, stack_versions
+from ..versions import lowest_versions, requirements, stack_versions
 
 EXTRAS = ("train", "evaluate")  # whose missing packages are noted; those of other extras are named when needed
 ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "VIDCAP_CACHE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
@@ -32,6 +33,7 @@ class Diagnosis:
 
     Args:
         versions: Versions of Python and packages; `None` for a missing package.
+        lowest: Lowest version of each package that vidcap works with.
         decodes: `"ok"` or the failure, per container.
         devices: Devices that models can run on.
         backbone: Whether the default backbone's weights are installed.
@@ -41,6 +43,7 @@ class Diagnosis:
     """
 
     versions: dict[str, str | None]
+    lowest: dict[str, str]
     decodes: dict[str, str]
     devices: dict[str, str]
     backbone: str
@@ -54,7 +57,7 @@ class Diagnosis:
     def as_text(self) -> str:
         lines = []
         sections = {
-            "versions": {name: version or "missing" for name, version in self.versions.items()},
+            "versions": {name: self._version(name) for name in self.versions},
             "decodes": self.decodes,
             "devices": self.devices,
             "pretrained backbone": {"EfficientNet-Lite0": self.backbone},
@@ -64,6 +67,10 @@ class Diagnosis:
             lines += [title, *(f"  {name:34} {value}" for name, value in values.items())]
         lines += [f"note: {note}" for note in self.notes] + [f"problem: {problem}" for problem in self.problems]
         return "\n".join(lines if self.problems else [*lines, "no problems"]) + "\n"
+
+    def _version(self, name: str) -> str:
+        version, lowest = self.versions[name] or "missing", self.lowest.get(name)
+        return f"{version} (needs {lowest} or later)" if lowest else version
 
 
 def diagnose() -> Diagnosis:
@@ -76,6 +83,11 @@ def diagnose() -> Diagnosis:
     missing = [name for name in needed.get("", ()) if name not in versions]
     if missing:
         problems.append(f"missing packages: {', '.join(missing)}; run: pip install {' '.join(missing)}")
+    lowest = {name: bound for name, bound in lowest_versions().items() if name in versions}
+    outdated = [name for name, bound in lowest.items() if Version(versions[name] or "0") < Version(bound)]
+    if outdated:
+        bounds = " ".join(f"'{name}>={lowest[name]}'" for name in outdated)
+        problems.append(f"too old: {', '.join(outdated)}; run: pip install {bounds}")
     for extra in EXTRAS:
         absent = [name for name in needed.get(extra, ()) if name not in versions]
         versions |= dict.fromkeys(absent)
@@ -88,7 +100,7 @@ def diagnose() -> Diagnosis:
     broken = [name for name, result in decodes.items() if result != "ok"]
     if broken:
         problems.append(f"cannot decode {', '.join(broken)}; run: pip install --force-reinstall av Pillow")
-    return Diagnosis(versions, decodes, _devices(), _backbone(versions), _environment(), problems, notes)
+    return Diagnosis(versions, lowest, decodes, _devices(), _backbone(versions), _environment(), problems, notes)
 
 
 def _devices() -> dict[str, str]:
