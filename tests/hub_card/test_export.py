@@ -166,7 +166,7 @@ def test_a_card_tells_what_is_known(tmp_path: Path) -> None:
     assert "| control: another clip's frames | 1.0 | 0 |" in card
     assert "0.93" in card
     assert "```yaml\nlearning_rate: 0.001\nseed: 0\n```\n" in card and "- training time: 61 s\n" in card
-    assert "- versions: torch 2.14 &#124; a b\n" in card
+    assert "- made with: torch 2.14 &#124; a b\n" in card
     assert 'model="me/shapes"' in card
     assert "secret" not in card and str(tmp_path) not in card and tmp_path.name.replace("_", "\\_") in card
     assert yaml.safe_load(model_card({"dataset": "me/clips"}).split("---")[1])["datasets"] == ["me/clips"]
