@@ -13,7 +13,7 @@ from transformers import __version__ as transformers_version
 
 from .settings_vidcap import DECODERS, VERSION, DerivedSizes, warn_of_transformers
 
-OLDEST_TRANSFORMERS = "5.16"  # as in setup.cfg
+OLDEST_TRANSFORMERS = "5.20"  # as in setup.cfg
 if Version(transformers_version) < Version(OLDEST_TRANSFORMERS):  # configs are loaded first
     raise ImportError(
         f"vidcap {VERSION} needs transformers {OLDEST_TRANSFORMERS} or later, not {transformers_version}; "

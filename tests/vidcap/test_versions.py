@@ -38,7 +38,7 @@ def test_the_exported_config_asks_for_the_transformers_of_setup_cfg() -> None:
     assert bounds()["transformers"] == OLDEST_TRANSFORMERS
 
 
-@pytest.mark.parametrize(("version", "loads"), [("5.15.1", False), (f"{OLDEST_TRANSFORMERS}.0", True)])
+@pytest.mark.parametrize(("version", "loads"), [("5.19.0", False), (f"{OLDEST_TRANSFORMERS}.0", True)])
 def test_an_older_transformers_is_refused_in_one_line(version, loads) -> None:
     command = [sys.executable, "-c", IMPORT_UNDER.format(version)]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
