@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VERSION = "0.2.0.dev0"  # of vidcap, and of the checkpoints that it writes
-OLDEST_TRANSFORMERS = "5.24"  # that the tests ran on, as in setup.cfg
 
 # Backbones of whole clips, and the config option with the number of frames that they join (None: they join none).
 CLIP_ENCODERS: dict[str, str | None] = {
@@ -173,7 +172,7 @@ def contains_phrase(words: Sequence[int], phrase: Sequence[int]) -> bool:
 
 @cache  # a model's config is read several times while it is loaded
 def warn_of_transformers(saved_with: str | None, installed: str) -> None:
-    """Warns in one line of an installed transformers on which a model may not run as it was saved.
+    """Warns in one line of an installed transformers of another major version than a model was saved with.
 
     Args:
         saved_with: Version of transformers that saved the model, if its config names one.
@@ -181,13 +180,7 @@ def warn_of_transformers(saved_with: str | None, installed: str) -> None:
     """
     from packaging.version import Version
 
-    running = Version(installed)
-    if running < Version(OLDEST_TRANSFORMERS):
-        logger.warning(
-            f"transformers {installed} is older than {OLDEST_TRANSFORMERS}, the oldest version that vidcap supports: "
-            "update transformers if loading or captioning fails"
-        )
-    elif saved_with is not None and Version(saved_with).major != running.major:
+    if saved_with is not None and Version(saved_with).major != Version(installed).major:
         logger.warning(
             f"the model was saved with transformers {saved_with} and is loaded with {installed}: captions may differ; "
             f"install transformers {Version(saved_with).major} to rule that out"

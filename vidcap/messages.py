@@ -5,6 +5,7 @@ import re
 # Parameters that messages of the library name, and that are options of the same name.
 OPTIONS = (
     "backbone",
+    "backbone_stages",
     "caption_column",
     "contrastive_weight",
     "dataloader_num_workers",

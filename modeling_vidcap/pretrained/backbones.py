@@ -114,7 +114,8 @@ def load_backbone(
         backbone = _efficientnet(name, stages)
     elif name in OWN:
         if stages is not None:
-            raise ValueError(f"`backbone_stages` {list(stages)}: the backbone {name} has only one; leave them out")
+            numbers = ",".join(map(str, stages))
+            raise ValueError(f"backbone_stages={numbers}: the backbone {name} has only one stage; leave it out")
         sizes: dict[str, Any] = {"feature_size": S3D_CHANNELS} if name == "s3d" else {}
         title = "S3D" if name == "s3d" else "small CNN"
         backbone = Backbone({"backbone_config": None, "own_backbone": name, **sizes}, None, f"{title}, random weights")

@@ -250,7 +250,7 @@ def test_checkpoints_of_this_and_earlier_versions_load() -> None:
 def test_a_checkpoint_of_a_newer_version_is_refused(exported: Path, tmp_path: Path) -> None:
     config = json.loads((exported / "config.json").read_text())
     assert config["vidcap_version"] == vidcap.__version__
-    for version, reason in (("99.1.0", "a model of vidcap 99.1.0, and this is .* update vidcap"), ("new", "Invalid")):
+    for version, reason in (("99.1.0", "vidcap 99.1.0.*update vidcap"), ("new", "Invalid")):
         (exported / "config.json").write_text(json.dumps({**config, "vidcap_version": version}))
         with pytest.raises(ValueError, match=reason):
             AutoModel.from_pretrained(exported)

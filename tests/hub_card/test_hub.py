@@ -92,7 +92,7 @@ def test_a_data_set_on_the_hub_trains_a_model_that_is_pushed(hub: HubServer, tmp
     environment = hub.environment(tmp_path / "home")
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert "backbone: small CNN" in run.stderr and "(true: " in run.stderr  # the log reaches the user
+    assert "backbone: small CNN" in run.stderr and "(reference: " in run.stderr  # the log reaches the user
     pushed = hub.files("tester/trained")
     assert pushed["model.safetensors"] == (tmp_path / "model" / "model.safetensors").read_bytes()
     assert json.loads(pushed["report.json"])["arguments"]["dataset"] == "tester/clips"

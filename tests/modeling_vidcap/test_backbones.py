@@ -243,11 +243,9 @@ def test_what_cannot_work_is_refused_by_name(tmp_path: Path) -> None:
     model = captioner(save_backbone("vjepa2", tmp_path))
     with pytest.raises(ValueError, match="`num_frames`.* 2 .*got 3"):
         model(torch.zeros(1, 3, 3, SIDE, SIDE), labels=LABELS[:1])
-    with pytest.raises(
-        ValueError, match="`trained_backbone_stages` 1 must be at least 1, with `freeze_backbone` False"
-    ):
+    with pytest.raises(ValueError, match="`trained_backbone_stages`.*`freeze_backbone`"):
         captioner(save_backbone("vit", tmp_path), frozen=True, trained_stages=1)
-    with pytest.raises(ValueError, match="cnn has none to choose from"):
+    with pytest.raises(ValueError, match="backbone_stages=1"):
         load_backbone("cnn", stages=[1])
     source = Path(save_backbone("resnet", tmp_path))
     AutoConfig.for_model("resnet", **(IMAGES["resnet"] | {"hidden_sizes": [8, 24]})).save_pretrained(source)

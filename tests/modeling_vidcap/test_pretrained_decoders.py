@@ -188,11 +188,11 @@ def test_configurations_that_cannot_work_are_refused(tmp_path) -> None:
         ({"max_position_embeddings": 90}, "91 positions.*90"),
         ({"vocab_size": 40}, "`vocab_size`.*34.*40"),
         ({"masked_word_weight": 0.5}, "sees no words ahead"),
-        ({"fusion": "joint"}, "`fusion` 'joint' needs `add_cross_attention` False"),
+        ({"fusion": "joint"}, "`fusion` 'joint'.*`add_cross_attention` False"),
     ):
         with pytest.raises(ValueError, match=message):
             captioner(source, "cross_attention", changes)
-    with pytest.raises(ValueError, match="`freeze_decoder` is for a pretrained decoder"):
+    with pytest.raises(ValueError, match="`freeze_decoder`"):
         tiny_model(freeze_decoder=True)
     weights = AutoModelForCausalLM.from_pretrained(source)
     kept = {name: value for name, value in weights.state_dict().items() if "h.1." not in name}

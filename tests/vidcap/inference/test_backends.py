@@ -138,11 +138,11 @@ def test_what_cannot_be_had_is_refused(lite, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="auto, torch, openvino, got 'tensorrt'"):
         fast_backbone(backbone, clip(1), "tensorrt")
     seeing_clips = tiny_model(own_backbone="s3d", feature_size=1024, num_frames=8)
-    with pytest.raises(ValueError, match="is for backbones that see each frame alone, this one sees clips"):
+    with pytest.raises(ValueError, match="backend openvino"):
         use_fast_backbone(seeing_clips, tiny_processor(), "openvino")
     with monkeypatch.context() as patch:
         patch.setattr(backends, "TOLERANCE", 0.0)
-        with pytest.raises(ValueError, match="features differ by .*% of the largest from those of torch"):
+        with pytest.raises(ValueError, match="backend openvino: features differ"):
             fast_backbone(backbone, clip(1), "openvino")
     with monkeypatch.context() as patch:
         patch.setattr(backends, "find_spec", lambda name: None)
