@@ -63,7 +63,7 @@ def choose_folder(root: Path, name: str | None) -> Path:
 
 
 def push_cache(root: Path, folder: Path, repo_id: str, *, private: bool | None = None) -> tuple[str, int]:
-    """Uploads a folder of the cache, in one commit.
+    """Upload a folder of the cache, in one commit.
 
     Returns:
         The address of the repository, and the number of clips in it.
@@ -118,7 +118,7 @@ def push_cache(root: Path, folder: Path, repo_id: str, *, private: bool | None =
 
 
 def pull_cache(root: Path, repo_id: str, *, limit: int | None = None) -> tuple[Path, int, int]:
-    """Fetches the clips of a repository that the cache lacks; an interrupted call continues when repeated.
+    """Fetch the clips of a repository that the cache lacks; an interrupted call continues when repeated.
 
     Returns:
         The folder, the number of clips in the repository, and the number of new ones.
@@ -217,7 +217,7 @@ def _read_table(path: Path, repo_id: str) -> tuple[dict[str, str], set[CacheReco
 
 
 def _unpack(path: Path, clips: set[str], folder: Path, room: SizeLimit | None, name: str) -> None:
-    """Writes these clips from a file of a repository into a folder."""
+    """Write these clips from a file of a repository into a folder."""
     try:
         with safe_open(path, "pt") as file:
             keys: dict[str, list[str]] = defaultdict(list)

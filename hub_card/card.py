@@ -38,7 +38,7 @@ REQUIREMENTS = ("torch", "torchvision", "transformers", "av", "Pillow")  # of th
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """
-    Writes a card.
+    Write a card.
 
     Args:
         facts (`Mapping`): the contents of `report.json`, all of them optional: of the evaluation `scores`, `controls`,
@@ -82,7 +82,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
 
 def name_card(card: bytes, repo_id: str) -> bytes:
-    """Puts a name into the snippets of a card that was written without one."""
+    """Put a name into the snippets of a card that was written without one."""
     return card.replace(UNNAMED.encode(), repo_id.encode())
 
 

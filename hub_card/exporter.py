@@ -73,7 +73,7 @@ def export_model(
     max_shard_size: int | str = "50GB",
 ) -> Path:
     """
-    Writes a folder from which the model loads anywhere: weights, configuration, processor, tokenizer, code and card.
+    Write a folder from which the model loads anywhere: weights, configuration, processor, tokenizer, code and card.
 
     Files of an earlier export are replaced; other files, and sample clips that were changed since, stay.
 
@@ -137,7 +137,7 @@ def export_model(
 
 
 def _remove_samples(folder: Path) -> None:
-    """Removes the unchanged sample clips of an earlier export."""
+    """Remove the unchanged sample clips of an earlier export."""
     sums = folder / CHECKSUMS
     if not sums.is_file():
         return
@@ -179,10 +179,10 @@ def verify_export(
     trust_remote_code: bool = False,
 ) -> Path:
     """
-    Proves that an exported folder loads without this package.
+    Prove that an exported folder loads without this package.
 
     A new process, which cannot import the package and is offline, loads the folder with `trust_remote_code=True` in
-    every promised way and captions two synthetic clips. Its results must equal those of the model in memory.
+    every promised way and caption two synthetic clips. Its results must equal those of the model in memory.
 
     Args:
         directory (`str` or `os.PathLike`): the folder.
@@ -252,7 +252,7 @@ def push_to_hub(
     **verification: Unpack[VerifyOptions],
 ) -> str:
     """
-    Uploads an exported folder that passes [`verify_export`] as one commit.
+    Upload an exported folder that passes [`verify_export`] as one commit.
 
     Checkpoints, pickles and other files that no model needs stay behind. The snippets of a card that was written
     before the model had a name get `repo_id`.
@@ -280,7 +280,7 @@ def push_to_hub(
 
 @contextmanager
 def _without_autocast(model: VideoCaptionForConditionalGeneration | None) -> Iterator[None]:
-    """Undoes the autocast of accelerate, which lasts after a training but is not saved with the model."""
+    """Undo the autocast of accelerate, which lasts after a training but is not saved with the model."""
     attributes = {} if model is None else vars(model)
     wrapped, original = attributes.get("forward"), attributes.get("_original_forward")
     if original is None:
@@ -295,7 +295,7 @@ def _without_autocast(model: VideoCaptionForConditionalGeneration | None) -> Ite
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Hides progress bars, so that a failure stays one line."""
+    """Hide progress bars, so that a failure stays one line."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -366,7 +366,7 @@ def _references(path: Path) -> list[str]:
 
 
 def _check_code(directory: Path, parts: list[str]) -> None:
-    """Raises ExportError if a folder's code is not that of this package."""
+    """Raise ExportError if a folder's code is not that of this package."""
     package_code = {path.name: path for path in code_files()}
     needed = {path.name for part in parts for path in code_files(PART_CLASSES[part])}
     for name in sorted(needed | {path.name for path in directory.glob(f"*{CODE_SUFFIX}")}):

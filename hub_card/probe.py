@@ -51,7 +51,7 @@ def probe(
     source: str, *, trust_remote_code: bool, parts: Collection[str] = PARTS, hub: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """
-    Loads a folder or repository through the Auto classes and `pipeline`, and captions two synthetic clips.
+    Load a folder or repository through the Auto classes and `pipeline`, and caption two synthetic clips.
 
     Args:
         source (`str`): the exported folder, or a Hub id.

@@ -46,7 +46,7 @@ def push_captioner(
     **commit: str | bool | None,
 ) -> str:
     """
-    Exports a captioner, checks the export against the model in memory, and uploads it in one commit.
+    Export a captioner, check the export against the model in memory, and upload it in one commit.
 
     Args:
         model ([`VideoCaptionForConditionalGeneration`], *optional*): the model.
@@ -110,7 +110,7 @@ def _tagged(tags: Tags) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Makes the classes push through this file, which their own files, copied into model folders, cannot import."""
+    """Make the classes push through this file, which their own files, copied into model folders, cannot import."""
     for cls, push in (
         (VideoCaptionForConditionalGeneration, _push_model),
         (VideoCaptionProcessor, _push_processor),

@@ -64,7 +64,7 @@ def upload_model(
     contents: Mapping[str, bytes] | None = None,
 ) -> str:
     """
-    Uploads files of a folder as one commit.
+    Upload files of a folder as one commit.
 
     A repository with an earlier video captioner gets the new one on top of its history: the same commit removes files
     of the old model that loaders would find; all others stay.
@@ -153,7 +153,7 @@ def _upload(
 
 
 def _check_content(api: HfApi, repo_id: str, revision: str, held: set[str]) -> None:
-    """Raises PushError if a repository holds something other than a video captioner."""
+    """Raise PushError if a repository holds something other than a video captioner."""
     foreign = sorted(name for name in held if not _any(name, BYSTANDERS))
     if not foreign:
         return

@@ -69,7 +69,7 @@ class VideoBackbone(FreezableModule, nn.Module):
         self._trained = self.freeze()
 
     def freeze(self) -> list[nn.Module]:
-        """Stops the gradient of the frozen parts, and returns the trained modules."""
+        """Stop the gradient of the frozen parts, and return the trained modules."""
         if self.frozen:
             self.requires_grad_(False)
             return []
@@ -280,7 +280,7 @@ def stages_of(net: nn.Module) -> list[nn.Module]:
 
 
 def train_last_stages(net: nn.Module, count: int) -> list[nn.Module]:
-    """Freezes a backbone up to its last `count` stages.
+    """Freeze a backbone up to its last `count` stages.
 
     Returns:
         The trained modules: these stages and all that follow them.

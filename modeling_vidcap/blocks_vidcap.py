@@ -74,7 +74,7 @@ def positions_behind(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 def rotate(states: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Rotates `states` `(B, heads, L, head_dim)`; channel i is paired with channel i + head_dim / 2."""
+    """Rotate `states` `(B, heads, L, head_dim)`; channel i is paired with channel i + head_dim / 2."""
     cos, sin = rotation
     first, second = states.chunk(2, dim=-1)
     return states * cos + torch.cat([-second, first], dim=-1) * sin

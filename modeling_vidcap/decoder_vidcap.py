@@ -78,7 +78,7 @@ class VideoCaptionDecoder(CaptionDecoding, VideoCaptionPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> VideoDecoderOutput:
-        """Reads captions `(B, L)` with their clips; unless `is_causal` each word also sees those after it."""
+        """Read captions `(B, L)` with their clips; unless `is_causal` each word also sees those after it."""
         check_recording(self.config, output_attentions)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))

@@ -43,7 +43,7 @@ class CaptionDecoding(FreezableModule, nn.Module):
     config: Any  # `VideoCaptionConfig`; transformers declares it as `PreTrainedConfig`
 
     def add_layers(self, config: "VideoCaptionConfig") -> None:
-        """Creates all modules."""
+        """Create all modules."""
         size = config.embedding_size or config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, size, config.pad_token_id)
         self.freeze()
@@ -69,7 +69,7 @@ class CaptionDecoding(FreezableModule, nn.Module):
         return rotary_rotation(positions, head_dim, min_period=2 * torch.pi, max_period=MAX_TEXT_PERIOD, dtype=dtype)
 
     def freeze(self) -> None:
-        """Stops the gradient of the embeddings with `freeze_embeddings`."""
+        """Stop the gradient of the embeddings with `freeze_embeddings`."""
         if self.config.freeze_embeddings:
             self.embed_tokens.weight.requires_grad_(False)
 
@@ -183,7 +183,7 @@ class GreedyWriter:
         return self.decoder.norm(hidden_states)
 
     def reorder(self, rows: torch.Tensor) -> None:
-        """Continues from the captions of these rows `(B,)`, which may repeat."""
+        """Continue from the captions of these rows `(B,)`, which may repeat."""
         at = slice(0, self.length)
         for cache in self.words:
             cache[:, :, :, at] = cache[:, rows, :, at]
@@ -225,7 +225,7 @@ def write_greedily(
     max_length: int,
     pad_token_id: int,
 ) -> torch.Tensor:
-    """Writes captions with the likeliest word at each step.
+    """Write captions with the likeliest word at each step.
 
     Args:
         model: The captioner.

@@ -112,7 +112,7 @@ def records_outputs(forward: Callable, *, tie_last_hidden_states: bool) -> Calla
 
 
 def check_recording(config: PreTrainedConfig, output_attentions: bool | None) -> None:
-    """Raises a `ValueError` if attention weights are requested from an implementation that does not return them."""
+    """Raise a `ValueError` if attention weights are requested from an implementation that does not return them."""
     if output_attentions and config._attn_implementation != "eager":
         raise ValueError(
             f"`output_attentions` needs eager attention, since {config._attn_implementation!r} attention returns no "
@@ -253,7 +253,7 @@ class VideoCaptionEncoder(ClipEncoding, VideoCaptionPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> VideoEncoderOutput:
-        """Encodes clips given as pixels `(B, T, C, H, W)` or as backbone features `(B, T, N, D)`.
+        """Encode clips given as pixels `(B, T, C, H, W)` or as backbone features `(B, T, N, D)`.
 
         Features take precedence over pixels, since `generate` fills an absent main input with dummy ids.
         """

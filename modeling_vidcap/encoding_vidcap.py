@@ -45,7 +45,7 @@ class ClipEncoding(nn.Module):
     config: Any  # `VideoCaptionConfig`; transformers declares it as `PreTrainedConfig`
 
     def add_layers(self, config: "VideoCaptionConfig", network: nn.Module | None = None) -> None:
-        """Creates all modules; `network` replaces the backbone's network that the config names."""
+        """Create all modules; `network` replaces the backbone's network that the config names."""
         cells = config.feature_grid**2
         self.backbone = VideoBackbone(config, network)
         # The projection scales anyway; a scale here would cost the gradient of all features, a quarter of a step.
@@ -144,7 +144,7 @@ class ClipEncoding(nn.Module):
         return tokens
 
     def _attend(self, tokens: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor) -> torch.Tensor:
-        """Runs the layers over `(B, T, N, D)`: jointly, or alternately within each frame and along time."""
+        """Run the layers over `(B, T, N, D)`: jointly, or alternately within each frame and along time."""
         frames, cells = tokens.shape[1:3]
         angles = self._rotary_angles(video_times, cells)  # (B, T, N, head_dim / 2)
         if self.config.encoder_attention == "joint":
@@ -199,7 +199,7 @@ def padding_mask(attention_mask: torch.Tensor) -> torch.Tensor | None:
 
 
 def drop_frames(video_mask: torch.Tensor, rate: float) -> torch.Tensor:
-    """Hides a share `rate` of the frames `(B, T)` from attention, but never a clip's first frame."""
+    """Hide a share `rate` of the frames `(B, T)` from attention, but never a clip's first frame."""
     keep = torch.rand(video_mask.shape, device=video_mask.device) >= rate
     keep[:, 0] = True
     return video_mask * keep

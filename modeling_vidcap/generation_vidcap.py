@@ -273,7 +273,7 @@ def generate_including(
     phrases_ids: Sequence[Forms],
     **generate_kwargs,
 ) -> torch.Tensor:
-    """Writes captions that contain given phrases.
+    """Write captions that contain given phrases.
 
     Each clip is captioned as by `generate` first. Then, phrase by phrase, for each position t of the caption the words
     before t and the phrase are continued greedily, all positions in one batch. Of the continuations that contain this

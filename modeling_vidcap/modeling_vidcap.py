@@ -139,7 +139,7 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
         self.post_init()
 
     def set_ramps(self, *, losses: float = 1.0, word_dropout: float = 1.0) -> None:
-        """Sets factors that a Trainer raises from 0 to 1.
+        """Set factors that a Trainer raises from 0 to 1.
 
         Args:
             losses: Factor of scheduled sampling and of the weights of all losses but the caption loss.
@@ -199,7 +199,7 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> VideoCaptionOutput | tuple:
-        """Scores captions; with `labels`, also computes the loss.
+        """Score captions; with `labels`, also computes the loss.
 
         Args:
             pixel_values_videos: `(B, T, C, H, W)`, from the processor.
@@ -313,7 +313,7 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
 
     @torch.no_grad()
     def _mix_in_predictions(self, input_ids: torch.Tensor, encoder_outputs: VideoEncoderOutput) -> torch.Tensor:
-        """Replaces a share `scheduled_sampling` of the input words by the model's own predictions."""
+        """Replace a share `scheduled_sampling` of the input words by the model's own predictions."""
         outputs = self.model.decoder(input_ids, encoder_outputs)
         hidden_states = outputs.last_hidden_state[:, :-1]  # which predict the words from the second on
         predicted = self.lm_logits(hidden_states).argmax(dim=-1)
@@ -330,7 +330,7 @@ def shift_right(labels: torch.Tensor, config: VideoCaptionConfig) -> torch.Tenso
 
 
 def drop_words(input_ids: torch.Tensor, config: VideoCaptionConfig, *, rate: float) -> torch.Tensor:
-    """Replaces a share `rate` of the words, but not the start token or padding, by the unknown token."""
+    """Replace a share `rate` of the words, but not the start token or padding, by the unknown token."""
     if rate == 0:
         return input_ids
     drop = torch.rand(input_ids.shape, device=input_ids.device) < rate
@@ -339,7 +339,7 @@ def drop_words(input_ids: torch.Tensor, config: VideoCaptionConfig, *, rate: flo
 
 
 def hide_videos(encoder_outputs: VideoEncoderOutput, config: VideoCaptionConfig) -> VideoEncoderOutput:
-    """Zeroes all tokens of a share `config.video_dropout` of the clips."""
+    """Zero all tokens of a share `config.video_dropout` of the clips."""
     if config.video_dropout == 0:
         return encoder_outputs
     tokens = encoder_outputs.last_hidden_state  # (B, S, D)

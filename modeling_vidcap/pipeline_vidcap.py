@@ -57,7 +57,7 @@ class VideoCaptioningPipeline(Pipeline):
 
     def __call__(self, inputs: Any, **kwargs) -> Any:  # type: ignore[override]
         """
-        Captions one clip or many.
+        Caption one clip or many.
 
         Args:
             inputs: A clip: a path, URL, bytes, open binary file, array of 4 axes, `{"path", "bytes"}` dict, Pillow
@@ -93,7 +93,7 @@ class VideoCaptioningPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs) -> None:
-        """Saves model, processor and code, for processes with this package and without it.
+        """Save model, processor and code, for processes with this package and without it.
 
         With `push_to_hub`, the three are also uploaded, to `repo_id` or the folder's name.
         """
@@ -169,7 +169,7 @@ def sort_options(
     generation_names: Iterable[str],
     reading_names: list[str],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits the options of a call by their names.
+    """Split the options of a call by their names.
 
     Args:
         options: All options that were passed directly.

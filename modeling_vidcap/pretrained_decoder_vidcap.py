@@ -50,7 +50,7 @@ class PretrainedDecoder(FreezableModule, VideoCaptionPreTrainedModel):
         self.net.set_input_embeddings(value)
 
     def freeze(self) -> None:
-        """Stops the gradient of the parts that the config freezes; added cross-attention is always trained."""
+        """Stop the gradient of the parts that the config freezes; added cross-attention is always trained."""
         if self.config.freeze_decoder:
             for parameter in pretrained_parameters(self):
                 parameter.requires_grad_(False)
@@ -81,7 +81,7 @@ class PretrainedDecoder(FreezableModule, VideoCaptionPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> VideoDecoderOutput:
-        """Reads captions `(B, L)` with their clips."""
+        """Read captions `(B, L)` with their clips."""
         check_recording(self.net.config, output_attentions)
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(config=self.net.config), DynamicCache(config=self.net.config))

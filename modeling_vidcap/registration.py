@@ -61,7 +61,7 @@ class _ImportWatcher(MetaPathFinder):
         return exec_module
 
     def run_callbacks(self) -> None:
-        """Runs the callbacks, unless transformers is absent or a watched module is loading."""
+        """Run the callbacks, unless transformers is absent or a watched module is loading."""
         with self.lock:
             if self.loading or not any(name in sys.modules for name in TRIGGERS):
                 return
@@ -76,7 +76,7 @@ _watcher = _ImportWatcher()
 
 
 def when_loaded(callback: Callable[[], None]) -> None:
-    """Calls `callback` once transformers' Auto classes are loaded, possibly now; earlier callbacks run first."""
+    """Call `callback` once transformers' Auto classes are loaded, possibly now; earlier callbacks run first."""
     with _watcher.lock:
         _watcher.callbacks.append(callback)
         if _watcher not in sys.meta_path:
@@ -95,7 +95,7 @@ class _NoDefaultModel(dict[str, Any]):
 
 
 def register() -> None:
-    """Registers the classes with the Auto classes and the pipeline registry; may be repeated."""
+    """Register the classes with the Auto classes and the pipeline registry; may be repeated."""
     from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoVideoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 

@@ -27,7 +27,7 @@ LOCATION = ("cache_dir", "force_download", "local_files_only", "proxies", "revis
 
 
 def check_weight_names(folder: str | os.PathLike[str]) -> None:
-    """Raises a `ValueError` if a folder holds a pickled adapter, or its index names files outside it."""
+    """Raise a `ValueError` if a folder holds a pickled adapter, or its index names files outside it."""
     if Path(folder, "adapter_model.bin").is_file():
         raise ValueError(
             f"{folder}: adapter_model.bin is a pickle, which is not loaded; save the adapter as safetensors by peft"
@@ -47,13 +47,13 @@ def check_weight_names(folder: str | os.PathLike[str]) -> None:
 
 
 def write_checksums(folder: str | os.PathLike[str], pattern: str = "model*.safetensors") -> None:
-    """Writes the checksums of a folder's files that match, by default its weights, so that changes are detected."""
+    """Write the checksums of a folder's files that match, by default its weights, so that changes are detected."""
     sums = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(Path(folder).glob(pattern))]
     Path(folder, CHECKSUMS).write_text("".join(sums), encoding="utf-8")
 
 
 def check_checksums(name: str | os.PathLike[str], **location) -> None:
-    """Compares the weights of a model with the checksums saved with them, if any.
+    """Compare the weights of a model with the checksums saved with them, if any.
 
     Args:
         name: A folder, or the id of a repository whose weights are in the cache.
@@ -89,7 +89,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def pop_hub_options(kwargs: dict[str, Any], folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Removes and returns the options of `save_pretrained` that are for `push_to_hub`.
+    """Remove and return the options of `save_pretrained` that are for `push_to_hub`.
 
     By default the repository has the folder's name.
     """

@@ -56,7 +56,7 @@ class VideoCaptionNovelty(nn.Module):
         return torch.einsum("btnd,bt->bd", video_features.float(), weights) / video_features.shape[2]
 
     def fit(self, training: Iterable[torch.Tensor], validation: Iterable[torch.Tensor]) -> None:
-        """Fits the distribution of the summaries `(B, D)` of training clips, and the scale by validation clips.
+        """Fit the distribution of the summaries `(B, D)` of training clips, and the scale by validation clips.
 
         Raises:
             ValueError: If there are fewer than 2 training clips or no validation clip.
@@ -106,7 +106,7 @@ class CaptionScoring(nn.Module):
         return self.model.encoder.backbone
 
     def add_heads(self, config: "VideoCaptionConfig") -> None:
-        """Creates all modules beside encoder and decoder."""
+        """Create all modules beside encoder and decoder."""
         size = config.embedding_size or config.decoder_size
         self.head_projection = None
         if size != config.decoder_size:
@@ -201,7 +201,7 @@ def rank_captions(
     similarity_weight: float,
     length_penalty: float,
 ) -> RankedCaptions:
-    """Ranks captions by their probability and their likeness to the clip.
+    """Rank captions by their probability and their likeness to the clip.
 
     Args:
         sequences: `(B * K, 1 + L)`: the start token, then the caption.

@@ -91,7 +91,7 @@ class DerivedSizes:
         return self.frame_stride
 
     def check_frames(self, frames: int) -> None:
-        """Raises a `ValueError` if the backbone cannot take clips of so many frames."""
+        """Raise a `ValueError` if the backbone cannot take clips of so many frames."""
         if self._takes_fixed_frames and frames != self.min_frames:
             raise ValueError(f"`num_frames` must be {self.min_frames} for this clip encoder, got {frames}")
         if frames % self.frame_stride or frames < self.min_frames:
@@ -109,7 +109,7 @@ Forms = Sequence[Sequence[int]]  # a phrase's ids at the start of a caption and,
 
 
 def check_guidance(config: AnyConfig, guidance_scale: float | None) -> None:
-    """Refuses guidance that cannot work with a model of this config.
+    """Refuse guidance that cannot work with a model of this config.
 
     Raises:
         ValueError: If the scale is below 1, or the model was not trained to write captions without video.
@@ -126,7 +126,7 @@ def check_guidance(config: AnyConfig, guidance_scale: float | None) -> None:
 
 
 def check_similarity(config: AnyConfig, similarity_weight: float | None) -> None:
-    """Refuses to rank captions by embeddings that were never trained.
+    """Refuse to rank captions by embeddings that were never trained.
 
     Raises:
         ValueError: If the weight is negative, or above 0 for a model without contrastive loss.
@@ -145,7 +145,7 @@ def check_similarity(config: AnyConfig, similarity_weight: float | None) -> None
 def check_phrases(
     phrases_ids: Sequence[Forms], bad_words_ids: Sequence[Sequence[int]], max_new_tokens: int | None
 ) -> None:
-    """Refuses phrases that no caption can contain.
+    """Refuse phrases that no caption can contain.
 
     Raises:
         ValueError: If one contains a banned word, or all together are too long.
@@ -172,7 +172,7 @@ def contains_phrase(words: Sequence[int], phrase: Sequence[int]) -> bool:
 
 @cache  # a model's config is read several times while it is loaded
 def warn_of_transformers(saved_with: str | None, installed: str) -> None:
-    """Warns in one line of an installed transformers of another major version than a model was saved with.
+    """Warn in one line of an installed transformers of another major version than a model was saved with.
 
     Args:
         saved_with: Version of transformers that saved the model, if its config names one.

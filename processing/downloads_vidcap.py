@@ -48,7 +48,7 @@ def make_client(timeout: float) -> httpx2.Client:
 
 def download(url: str, client: httpx2.Client, *, max_bytes: int, limit: str) -> Iterator[bytes]:
     """
-    Fetches a URL.
+    Fetch a URL.
 
     Args:
         url (`str`): an http(s) address, escaped or as people write it.

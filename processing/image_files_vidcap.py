@@ -37,7 +37,7 @@ PILLOW_ERRORS = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image
 
 def read_image_file(file: IO[bytes], source: str, options: DecodeOptions, *, still: bool = False) -> VideoFrames:
     """
-    Reads a clip from a seekable image file, which stays open; a still image is a clip of one frame.
+    Read a clip from a seekable image file, which stays open; a still image is a clip of one frame.
 
     Args:
         still (`bool`, defaults to `False`): refuse animations.
@@ -66,7 +66,7 @@ def read_image_file(file: IO[bytes], source: str, options: DecodeOptions, *, sti
 
 
 def read_image(image: Image.Image, source: str, options: DecodeOptions) -> VideoFrames:
-    """Reads a clip from a Pillow image, animated or not, as [`read_image_file`]; it stays at its current frame."""
+    """Read a clip from a Pillow image, animated or not, as [`read_image_file`]; it stays at its current frame."""
     options.check_pixels(image.height, image.width, source)
     current = image.tell()
     delays = array("q")
@@ -115,7 +115,7 @@ def _damaged(source: str, error: Exception) -> VideoDecodeError:
 
 
 def _sample_image(image: Image.Image, delays: array, source: str, options: DecodeOptions) -> VideoFrames:
-    """Samples an open image, given the delay of each frame, or none for a still image."""
+    """Sample an open image, given the delay of each frame, or none for a still image."""
     if delays:
         starts, now = array("q"), 0
         for delay in delays:
@@ -185,7 +185,7 @@ def _skip_gif_colours(file: IO[bytes], flags: int) -> None:
 
 
 def _first_gif_block(file: IO[bytes]) -> bytes:
-    """Skips a chain of data blocks and returns the first."""
+    """Skip a chain of data blocks and return the first."""
     first = b""
     while size := _take(file, 1)[0]:
         block = _take(file, size)

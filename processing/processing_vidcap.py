@@ -44,7 +44,7 @@ class VideoCaptionProcessor(ProcessorMixin):
         **kwargs: Unpack[VideoCaptionProcessorKwargs],
     ) -> BatchFeature:
         """
-        Prepares clips, captions or both.
+        Prepare clips, captions or both.
 
         Args:
             videos (*optional*): a clip or a list of clips of any kinds.
@@ -83,5 +83,5 @@ class VideoCaptionProcessor(ProcessorMixin):
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def post_process_generation(self, generated_ids: torch.Tensor | Sequence[Sequence[int]]) -> list[str]:
-        """Turns generated ids `(B, L)` into one caption per row, without special tokens and surrounding space."""
+        """Turn generated ids `(B, L)` into one caption per row, without special tokens and surrounding space."""
         return [caption.strip() for caption in self.tokenizer.batch_decode(generated_ids, skip_special_tokens=True)]

@@ -69,7 +69,7 @@ class _Index:
 
 def read_video_file(file: IO[bytes], source: str, options: DecodeOptions, declared_size: int) -> VideoFrames:
     """
-    Reads a clip from a seekable video file, which stays open.
+    Read a clip from a seekable video file, which stays open.
 
     Args:
         declared_size (`int`): the size in bytes that the file declares, 0 if it declares none.
@@ -176,7 +176,7 @@ def _packets(container: InputContainer, stream: VideoStream, source: str) -> Ite
 
 
 def _index_file(file: IO[bytes], source: str, options: DecodeOptions) -> _Index:
-    """Reads through the file without decoding."""
+    """Read through the file without decoding."""
     stamps, keys = array("q"), array("q")
     timed, ascending = True, True
     latest, stay = 0, 0
@@ -244,7 +244,7 @@ def _decode_in_parts(
 
 
 def _shares(stamps: list[int], keys: Sequence[int], count: int) -> list[list[int]]:
-    """Cuts ascending times before key frames into at most `count` consecutive lists of about equal decoding time."""
+    """Cut ascending times before key frames into at most `count` consecutive lists of about equal decoding time."""
     parts = [list(part) for _, part in groupby(stamps, key=lambda stamp: bisect_right(keys, stamp))]
     costs = [part[-1] - keys[max(0, bisect_right(keys, part[-1]) - 1)] + 1 for part in parts]
     total, before = sum(costs), 0
@@ -263,7 +263,7 @@ def _decode_fast(
     options: DecodeOptions,
     lock: AbstractContextManager[object] | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Decodes the frames shown at the ascending times `stamps` and as few others as possible; or `_FastWayFailed`."""
+    """Decode the frames shown at the ascending times `stamps` and as few others as possible; or `_FastWayFailed`."""
     pending, needed = deque(stamps), set(stamps)
     with _open(file, lock) as container:
         stream = _video_stream(container, source, options)
@@ -301,7 +301,7 @@ def _decode_plainly(
     file: IO[bytes], source: str, index: _Index, stamps: list[int], options: DecodeOptions
 ) -> Iterator[torch.Tensor]:
     """
-    Decodes everything from the start to the last of the ascending times `stamps`. Where a packet shows nothing, as
+    Decode everything from the start to the last of the ascending times `stamps`. Where a packet shows nothing, as
     some codecs allow, the frame before it is on screen.
     """
     pending, count, failed = deque(stamps), 0, False

@@ -96,7 +96,7 @@ class DecodeOptions:
             raise ValueError(f"frame_rate={self.frame_rate}: pass a number of frames per second above 0")
 
     def check_pixels(self, height: int, width: int, source: str) -> None:
-        """Raises [`VideoDecodeError`] if a frame of `height` x `width` exceeds `max_frame_pixels`."""
+        """Raise [`VideoDecodeError`] if a frame of `height` x `width` exceeds `max_frame_pixels`."""
         if height * width > self.max_frame_pixels:
             raise VideoDecodeError(
                 source,
@@ -105,7 +105,7 @@ class DecodeOptions:
             )
 
     def check_length(self, count: int, source: str) -> None:
-        """Raises [`VideoDecodeError`] if `count` frames exceed `max_clip_frames`."""
+        """Raise [`VideoDecodeError`] if `count` frames exceed `max_clip_frames`."""
         if count > self.max_clip_frames:
             raise VideoDecodeError(
                 source, f"more than {self.max_clip_frames} frames; raise max_clip_frames to read the clip"
@@ -177,7 +177,7 @@ def assemble_clip(
 def stack_clip(
     source: str, frames: Sequence[torch.Tensor], times: list[float], duration: float, options: DecodeOptions
 ) -> VideoFrames:
-    """Stacks frames `(3, H, W)` and pads them to `options.num_frames`; [`VideoDecodeError`] if they differ in size."""
+    """Stack frames `(3, H, W)` and pad them to `options.num_frames`; [`VideoDecodeError`] if they differ in size."""
     sizes = sorted({tuple(frame.shape[-2:]) for frame in frames})
     if len(sizes) > 1:
         examples = " and ".join(f"{width}x{height}" for height, width in sizes[:2])
@@ -199,7 +199,7 @@ def uniform_indices(total: int, num_frames: int | None) -> list[int]:
 
 def uniform_time_indices(starts: Sequence[int], end: int, num_frames: int | None) -> list[int]:
     """
-    Spreads `num_frames` moments over the time of a clip and takes the frame on screen at each.
+    Spread `num_frames` moments over the time of a clip and take the frame on screen at each.
 
     The ascending times `starts` and the `end` of the last frame are in one integer unit. A clip with at most
     `num_frames` frames gives every frame once; a longer one gives exactly `num_frames` ascending indices, where a
@@ -236,7 +236,7 @@ def uniform_time_indices(starts: Sequence[int], end: int, num_frames: int | None
 
 def snap_to_keys(indices: Sequence[int], starts: Sequence[int], keys: Sequence[int]) -> list[int]:
     """
-    Replaces frames by key frames near them, which decode without the frames before them.
+    Replace frames by key frames near them, which decode without the frames before them.
 
     Each of the ascending `indices` into `starts` moves by less than half the time to its neighbour on that side, so
     that no two meet; the first does not move backwards, nor the last forwards.
@@ -255,7 +255,7 @@ def snap_to_keys(indices: Sequence[int], starts: Sequence[int], keys: Sequence[i
 
 def segment_indices(total: int, num_frames: int, draws: Sequence[float]) -> list[int]:
     """
-    Cuts a clip into `num_frames` consecutive segments and takes a random frame of each
+    Cut a clip into `num_frames` consecutive segments and take a random frame of each
     (TSN, Wang et al. 2016, https://arxiv.org/abs/1608.00859).
 
     Of the `num_frames + 1` random numbers in [0, 1), the first shifts the rounding of the cuts, the others choose the
@@ -276,7 +276,7 @@ def fit_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
 
 
 def resize_frames(frames: torch.Tensor, options: DecodeOptions) -> torch.Tensor:
-    """Scales uint8 frames `(..., 3, H, W)` to fit into `options.fit`; frames that fit exactly stay as they are."""
+    """Scale uint8 frames `(..., 3, H, W)` to fit into `options.fit`; frames that fit exactly stay as they are."""
     height, width = frames.shape[-2:]
     if options.fit is None or fit_size(height, width, options.fit) == (height, width):
         return frames
@@ -288,13 +288,13 @@ def resize_frames(frames: torch.Tensor, options: DecodeOptions) -> torch.Tensor:
 
 
 def over_white(frames: torch.Tensor) -> torch.Tensor:
-    """Composes uint8 RGBA frames `(..., 4, H, W)` over white: `(..., 3, H, W)`."""
+    """Compose uint8 RGBA frames `(..., 4, H, W)` over white: `(..., 3, H, W)`."""
     colour, alpha = frames[..., :3, :, :].int(), frames[..., 3:, :, :].int()
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).to(torch.uint8)
 
 
 def centre_frames(clip: VideoFrames, size: tuple[int, int]) -> torch.Tensor:
-    """Centres the frames of a clip on black of `size` (height, width): `(T, 3, height, width)`, uint8.
+    """Centre the frames of a clip on black of `size` (height, width): `(T, 3, height, width)`, uint8.
 
     Raises:
         ValueError: If the frames are larger.

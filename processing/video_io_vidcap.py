@@ -47,7 +47,7 @@ WIDE = (torch.uint16, torch.uint32, torch.uint64)  # types that torch cannot com
 
 def decode_video(source: object, **options: Any) -> VideoFrames:
     """
-    Reads one clip.
+    Read one clip.
 
     Args:
         source: any input that the docstring of this file lists.
@@ -79,7 +79,7 @@ def decode_video(source: object, **options: Any) -> VideoFrames:
 
 def split_batch(videos: object) -> list[Any]:
     """
-    Splits an input into clips for [`decode_video`].
+    Split an input into clips for [`decode_video`].
 
     Args:
         videos: a clip, a list of clips of any kinds, or a 5-D array. A list of 3-D arrays or of still Pillow images is
@@ -191,7 +191,7 @@ def _decode_url(url: str, options: DecodeOptions) -> VideoFrames:
 
 
 def check_regular(path: str | Path) -> None:
-    """Raises a [`VideoDecodeError`] for a device, which may have no end, or a pipe, which may have no writer."""
+    """Raise a [`VideoDecodeError`] for a device, which may have no end, or a pipe, which may have no writer."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise VideoDecodeError(str(path), "neither a regular file nor a folder of images")
 
@@ -215,7 +215,7 @@ def _natural_order(path: Path) -> tuple[list[int | str], str]:
 
 
 def _decode_file(file: IO[bytes], name: str, options: DecodeOptions) -> VideoFrames:
-    """Reads an open, seekable file from its beginning; the first bytes decide how."""
+    """Read an open, seekable file from its beginning; the first bytes decide how."""
     file.seek(0)
     head = file.read(16)
     if not head:
@@ -227,7 +227,7 @@ def _decode_file(file: IO[bytes], name: str, options: DecodeOptions) -> VideoFra
 
 
 def _decode_stream(stream: IO[bytes], name: str, options: DecodeOptions) -> VideoFrames:
-    """Reads a file object of the user's."""
+    """Read a file object of the user's."""
     if not isinstance(stream.read(0), bytes):
         raise VideoDecodeError(name, "a file in text mode; open it in binary mode, 'rb'")
     if stream.seekable():
@@ -289,7 +289,7 @@ def _matroska_number(data: bytes) -> tuple[int, int]:
 
 
 def _decode_folder(folder: str, name: str, options: DecodeOptions) -> VideoFrames:
-    """Reads a folder of images."""
+    """Read a folder of images."""
     paths = frame_files(folder)
     options.check_length(len(paths), name)
     timeline = Timeline(range(len(paths)), len(paths), 1 / options.frame_rate)
@@ -310,7 +310,7 @@ def _decode_frames(
     name: str,
     options: DecodeOptions,
 ) -> VideoFrames:
-    """Samples a sequence of frames in memory."""
+    """Sample a sequence of frames in memory."""
     timeline = Timeline(range(len(clip)), len(clip), 1 / options.frame_rate)
     picks = pick_frames(name, timeline, options)
     frames = (_frame_to_tensor(clip[index], name, options) for index in sorted(set(picks)))
@@ -358,7 +358,7 @@ def _array_to_tensor(array: np.ndarray | torch.Tensor, name: str, options: Decod
 
 
 def _decode_torchcodec(decoder: Any, name: str, options: DecodeOptions) -> VideoFrames:
-    """Samples a torchcodec `VideoDecoder` at the moments of [`uniform_time_indices`], in seconds."""
+    """Sample a torchcodec `VideoDecoder` at the moments of [`uniform_time_indices`], in seconds."""
     total, num_frames = len(decoder), options.num_frames
     if not total:
         raise VideoDecodeError(name, "it has no frames")

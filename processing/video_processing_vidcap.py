@@ -129,7 +129,7 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
     def from_dict(  # type: ignore[override]
         cls, video_processor_dict: dict[str, Any], **kwargs: object
     ) -> "VideoCaptionVideoProcessor":
-        """Builds the processor from a saved configuration, without the options that this version does not know."""
+        """Build the processor from a saved configuration, without the options that this version does not know."""
         known = set(cls.valid_kwargs.__annotations__) | SERVICE_KEYS
         unknown = sorted(set(video_processor_dict) - known)
         if unknown:
@@ -140,7 +140,7 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
         )
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Brings options to one form and checks them, both in the constructor and in a call."""
+        """Bring options to one form and check them, both in the constructor and in a call."""
         options = super()._standardize_kwargs(default_to_square=True, **kwargs)
         if not (options["size"].height and options["size"].width):
             raise ValueError(f"size={dict(options['size'])}: pass the height and the width of the output")
@@ -154,7 +154,7 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos: object, **kwargs: Unpack[VideoCaptionVideoProcessorKwargs]) -> BatchFeature:
         """
-        Prepares one clip or a batch.
+        Prepare one clip or a batch.
 
         Args:
             videos: a clip or a list of clips of any kinds: paths, URLs, bytes, open files, arrays, lists of frames;
@@ -193,7 +193,7 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
         return BatchFeature(data, tensor_type=options["return_tensors"])
 
     def decode_clip(self, video: object, **kwargs: Unpack[VideoCaptionVideoProcessorKwargs]) -> VideoFrames:
-        """Reads one clip as [`preprocess`] does: its uint8 frames, not yet centred on `size`, times and duration."""
+        """Read one clip as [`preprocess`] does: its uint8 frames, not yet centred on `size`, times and duration."""
         return self._decode(video, self._complete(kwargs))
 
     def centre(self, clip: VideoFrames) -> torch.Tensor:
@@ -223,14 +223,14 @@ class VideoCaptionVideoProcessor(BaseVideoProcessor):
 
 
 def check_option_names(names: set[str], known: set[str]) -> None:
-    """Raises a TypeError that lists the known options if a name is not among them."""
+    """Raise a TypeError that lists the known options if a name is not among them."""
     unknown = sorted(names - known)
     if unknown:
         raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(sorted(known))}")
 
 
 def _stack_frames(clips: list[VideoFrames], size: tuple[int, int] | None) -> torch.Tensor:
-    """Centres the frames of all clips on black of `size` (height, width) and stacks them: `(B, T, 3, H, W)`, uint8."""
+    """Centre the frames of all clips on black of `size` (height, width) and stack them: `(B, T, 3, H, W)`, uint8."""
     if size is not None:
         return torch.stack([centre_frames(clip, size) for clip in clips])
     shapes = sorted({tuple(clip.frames.shape[-2:]) for clip in clips})

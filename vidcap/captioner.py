@@ -80,7 +80,7 @@ class Captioner(Protocol):
     def num_parameters(self) -> int: ...
 
     def check_options(self, options: Mapping[str, Any], *, prefix: str = "") -> None:
-        """Raises a `ValueError` for an option that this captioner does not have.
+        """Raise a `ValueError` for an option that this captioner does not have.
 
         Args:
             options: By name; `None` and empty lists count as not given.
@@ -88,10 +88,10 @@ class Captioner(Protocol):
         """
 
     def configure(self, *, num_frames: int | None = None, prompt: str | None = None) -> None:
-        """Sets the frames read per clip, and the prompt."""
+        """Set the frames read per clip, and the prompt."""
 
     def use_backend(self, backend: str) -> None:
-        """Prepares for captioning with a backend of `vidcap.inference.backends`, where there is a choice."""
+        """Prepare for captioning with a backend of `vidcap.inference.backends`, where there is a choice."""
 
     def clip_encoder(self) -> Change | None:
         """A function from a clip's pixels to its features, for threads of one core each; `None` for whole batches."""
@@ -110,7 +110,7 @@ class Captioner(Protocol):
         progress: str | None = None,
         **generate_kwargs,
     ) -> list[str]:
-        """Captions clips.
+        """Caption clips.
 
         Args:
             clips: Dicts of tensors without a batch axis, as from a `ClipDataset`; read batch by batch.

@@ -21,7 +21,7 @@ codecs.register_error(ESCAPES, _escape)
 
 
 def write_atomically(path: str | os.PathLike[str], content: str) -> None:
-    """Writes a UTF-8 text file, replacing an earlier one only after writing has succeeded.
+    """Write a UTF-8 text file, replacing an earlier one only after writing has succeeded.
 
     File names that are not UTF-8 are written as escapes (`\\udcff`), which JSON reads as the same names.
 
@@ -34,7 +34,7 @@ def write_atomically(path: str | os.PathLike[str], content: str) -> None:
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file of bytes as [`write_atomically`] does."""
+    """Write a file of bytes as [`write_atomically`] does."""
     path = Path(path)
     if path.exists() and not path.is_file():
         path.write_bytes(content)
@@ -82,7 +82,7 @@ def json_lines(rows: Iterable[Any]) -> str:
 
 
 def read_notes(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Reads JSON lines that earlier runs appended, and removes the half line of a run that was killed.
+    """Read JSON lines that earlier runs appended, and remove the half line of a run that was killed.
 
     Args:
         path: The file; a missing one has no notes.

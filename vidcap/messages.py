@@ -31,5 +31,5 @@ _PARAMETER = re.compile(rf"(?<![\w./-])({'|'.join(OPTIONS)})=([\w.,-]*\w)")
 
 
 def as_options(message: str) -> str:
-    """Writes parameters as options: `skip_broken_clips=True` as `--skip_broken_clips`, `limit=GB` as `--limit GB`."""
+    """Write parameters as options: `skip_broken_clips=True` as `--skip_broken_clips`, `limit=GB` as `--limit GB`."""
     return _PARAMETER.sub(lambda match: f"--{match[1]}" + f" {match[2]}" * (match[2] != "True"), message)

@@ -68,7 +68,7 @@ class Backbone:
     fixed: tuple[str, ...] = ()
 
     def fill(self, backbone: VideoBackbone) -> str:
-        """Loads the weights into a captioner's backbone, and returns a line for the log."""
+        """Load the weights into a captioner's backbone, and return a line for the log."""
         if self.weights is not None:
             target: Any = backbone.net
             if self.settings["backbone_config"].model_type == "timm_backbone":

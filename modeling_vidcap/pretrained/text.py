@@ -38,7 +38,7 @@ def load_embeddings(source: str) -> torch.Tensor:
 
 
 def fill_embeddings(model: VideoCaptionForConditionalGeneration, table: torch.Tensor) -> str:
-    """Copies a table into a captioner, whose vocabulary may be larger, and returns a line for the log."""
+    """Copy a table into a captioner, whose vocabulary may be larger, and return a line for the log."""
     with torch.no_grad():
         model.model.decoder.embed_tokens.weight[: len(table)] = table
     added = model.config.vocab_size - len(table)
@@ -68,7 +68,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def fill(self, model: VideoCaptionForConditionalGeneration) -> str:
-        """Loads the weights into a captioner, and returns a line for the log.
+        """Load the weights into a captioner, and return a line for the log.
 
         Embeddings of added tokens start from the mean of the others: random ones of another norm would make these
         tokens likelier than any word at first.

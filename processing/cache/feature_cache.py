@@ -100,7 +100,7 @@ def folder_name(described: dict[str, Any]) -> str:
 
 
 def write_clip(path: Path, tensors: dict[str, torch.Tensor], limit: SizeLimit | None = None) -> None:
-    """Writes a clip's file, complete or not at all.
+    """Write a clip's file, complete or not at all.
 
     Raises:
         CacheFullError: If there is no room, or the disk cannot be written to.
@@ -124,7 +124,7 @@ def _unwritable(folder: Path, error: Exception) -> CacheFullError:
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Records how the clips of a folder were made, unless that was done before."""
+    """Record how the clips of a folder were made, unless that was done before."""
     path = folder / SETTINGS
     if not path.exists():
         with replacing(path) as unfinished:
@@ -238,7 +238,7 @@ class ClipCache:
         return self._hashes[clip["path"]]
 
     def recognise(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> int:
-        """Looks up the clips of missing files; returns how many are known.
+        """Look up the clips of missing files; return how many are known.
 
         Args:
             paths: Path of each clip, `None` for clips that come as bytes.
@@ -256,7 +256,7 @@ class ClipCache:
         return len(clips)
 
     def remember(self, paths: Sequence[str | None], captions: Sequence[Sequence[str]]) -> None:
-        """Records the clips of these files, for [`recognise`] when the files are gone."""
+        """Record the clips of these files, for [`recognise`] when the files are gone."""
         if not os.access(self._root, os.W_OK):
             return
         write_names(
@@ -304,7 +304,7 @@ class ClipCache:
         return True
 
     def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> FillResult:
-        """Decodes and stores the clips that are missing, with progress.
+        """Decode and store the clips that are missing, with progress.
 
         Args:
             clips: Indexed one by one, so that no more are in memory than there are workers.

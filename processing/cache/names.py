@@ -38,7 +38,7 @@ def captions_hash(captions: Sequence[str]) -> str:
 
 
 def write_names(root: Path, records: Iterable[CacheRecord]) -> Path | None:
-    """Records clips; the same records make no second file."""
+    """Record clips; the same records make no second file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -78,7 +78,7 @@ def read_names(root: Path, names: set[str] | None = None) -> set[CacheRecord]:
 
 
 def tidy_names(root: Path, clips: set[str]) -> None:
-    """Moves the records of these clips into one file, and removes all others."""
+    """Move the records of these clips into one file, and remove all others."""
     files = set((root / FOLDER).glob("*.parquet"))
     kept = write_names(root, (record for record in read_names(root) if record.clip in clips))
     for path in files - {kept}:
@@ -86,7 +86,7 @@ def tidy_names(root: Path, clips: set[str]) -> None:
 
 
 def find_clips(root: Path, missing: dict[str, tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
-    """Finds clips whose files are missing.
+    """Find clips whose files are missing.
 
     Args:
         root: The cache.

@@ -116,7 +116,7 @@ def folders(root: Path) -> list[Path]:
 
 
 def prune(root: Path, limit: int) -> tuple[Counter, int]:
-    """Removes leftovers of dead processes, then unused clips, least recently used first, down to `limit` bytes.
+    """Remove leftovers of dead processes, then unused clips, least recently used first, down to `limit` bytes.
 
     Returns:
         Numbers of clips removed by folder name, and the bytes that remain.
@@ -143,7 +143,7 @@ def prune(root: Path, limit: int) -> tuple[Counter, int]:
 
 
 def _remove(entry: Entry) -> bool:
-    """Removes a file unless it was used meanwhile."""
+    """Remove a file unless it was used meanwhile."""
     path = Path(entry.path)
     leaving = path.with_name(f".{path.stem}-leaving{UNFINISHED}")
     try:
@@ -181,7 +181,7 @@ class SizeLimit:
         return type(self), (self.root, self.size)
 
     def make_room(self, needed: int) -> None:
-        """Makes room for a file of that many bytes.
+        """Make room for a file of that many bytes.
 
         Raises:
             CacheFullError: If the remaining clips are in use.
@@ -201,7 +201,7 @@ class SizeLimit:
             self._used += needed
 
     def trim(self) -> None:
-        """Removes clips that exceed the limit and are not in use."""
+        """Remove clips that exceed the limit and are not in use."""
         with self._lock:
             removed, self._used = prune(self.root, self.size)
             _log_removed(removed, self.size)

@@ -80,7 +80,7 @@ class ClipAugmentation:
 
     @classmethod
     def from_parts(cls, parts: str | None, *, direction_words: Sequence[str] = ()) -> "ClipAugmentation":
-        """Builds an augmentation from parts such as `"crop,flip=0.3,speed"`; a bare name has its default strength, and
+        """Build an augmentation from parts such as `"crop,flip=0.3,speed"`; a bare name has its default strength, and
         `None` and `"none"` leave out all."""
         strengths: dict[str, Any] = dict.fromkeys(PARTS, 0.0)
         for part in parts.split(",") if parts not in (None, "none") else ():
@@ -93,7 +93,7 @@ class ClipAugmentation:
         return cls(**strengths, direction_words=direction_words)
 
     def check_features(self) -> None:
-        """Raises a ValueError if a part needs pixels, which clips kept as features lack."""
+        """Raise a ValueError if a part needs pixels, which clips kept as features lack."""
         parts = [name for name in PIXEL_PARTS if getattr(self, name)]
         if parts:
             raise ValueError(
@@ -113,7 +113,7 @@ class ClipAugmentation:
         return _uniform(0, 1, generator) < self.flip
 
     def __call__(self, clip: dict[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
-        """Returns the clip with new uint8 `pixel_values_videos` `(T, 3, H, W)`, `video_mask` and `video_times` `(T,)`,
+        """Return the clip with new uint8 `pixel_values_videos` `(T, 3, H, W)`, `video_mask` and `video_times` `(T,)`,
         and its other entries. Of `video_features` `(T, N, D)` only frames and times are drawn: [`ClipDataset`]
         keeps those of mirrored frames. Draws from `generator`, by default from torch's own."""
         name = "video_features" if "video_features" in clip else "pixel_values_videos"

@@ -44,7 +44,7 @@ class _Processes:
     gather: Callable[[Any], list[Any]]
 
     def fill(self, cache: ClipCache, clips: _Videos, description: str, indices: Sequence[int]) -> FillResult:
-        """Fills a cache; returns the outcome for the clips of all processes."""
+        """Fill a cache; return the outcome for the clips of all processes."""
         filled = self._fill_share(cache, clips, description, indices[self.rank :: self.world_size])
         if self.world_size == 1:
             return filled
@@ -146,7 +146,7 @@ class ClipDataset(torch.utils.data.Dataset):
         world_size: int = 1,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> "ClipDataset":
-        """Decodes every clip that the cache lacks, and leaves out broken ones.
+        """Decode every clip that the cache lacks, and leave out broken ones.
 
         Args:
             description: Shown beside the progress.
@@ -184,7 +184,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def _prepare_mirrored(
         self, processes: _Processes, description: str, paths: list[str | None], captions: list[list[str]]
     ) -> dict[int, str]:
-        """Stores the features of mirrored clips, if the augmentation draws any; returns why clips are broken."""
+        """Store the features of mirrored clips, if the augmentation draws any; return why clips are broken."""
         mirrored = self._mirrored
         if self.augmentation is None or mirrored is None:
             return {}

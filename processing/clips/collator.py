@@ -38,7 +38,7 @@ class VideoCaptionCollator:
     _ids: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)  # of captions met before
 
     def __call__(self, clips: list[dict[str, Any]]) -> dict[str, Any]:
-        """Returns `pixel_values_videos` `(B, T, C, H, W)` or `video_features` `(B, T, N, D)`, `video_mask` and
+        """Return `pixel_values_videos` `(B, T, C, H, W)` or `video_features` `(B, T, N, D)`, `video_mask` and
         `video_times` `(B, T)`, and `labels` `(B, L)`: the caption's tokens and EOS, then -100. With near misses also
         `near_misses` `(B, K, L)` of the same form, -100 where there is none."""
         batch: dict[str, Any] = self.videos(clips)

@@ -30,7 +30,7 @@ def seed_of(*numbers: int) -> int:
 
 @contextmanager
 def generator_kept() -> Iterator[None]:
-    """Restores the state of torch's global CPU generator afterwards."""
+    """Restore the state of torch's global CPU generator afterwards."""
     state = torch.get_rng_state()
     try:
         yield

@@ -20,7 +20,7 @@ from .sources import HUB, DatasetError
 
 
 def resolve_name(name: str, where: str) -> str:
-    """Resolves a file name from a Hub data set; a [`DatasetError`] if it leads out of the folder of its split."""
+    """Resolve a file name from a Hub data set; a [`DatasetError`] if it leads out of the folder of its split."""
     resolved = posixpath.normpath(name.replace("\\", "/"))
     absolute = posixpath.isabs(resolved) or os.path.isabs(name) or os.path.splitdrive(name)[0]
     if absolute or "://" in name or resolved.split("/")[0] in (".", ".."):
@@ -53,7 +53,7 @@ class OwnFiles:
 
 
 def fetch_clip(clip: dict[str, Any]) -> dict[str, Any]:
-    """Fetches the bytes of a clip on the Hub; returns others unchanged.
+    """Fetch the bytes of a clip on the Hub; return others unchanged.
 
     Raises:
         VideoDecodeError: If there is no such file.

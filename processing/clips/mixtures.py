@@ -134,7 +134,7 @@ class MixedStreams:
         return tuple(StreamPosition() for _ in self.sources)
 
     def split(self, rank: int, world_size: int) -> None:
-        """Keeps one rank's part of each source: whole shards if they divide evenly, otherwise every n-th row. May be
+        """Keep one rank's part of each source: whole shards if they divide evenly, otherwise every n-th row. May be
         called again, as each new loader does."""
         if world_size > 1:
             self.sources = [split_dataset_by_node(source, rank, world_size) for source in self.whole]

@@ -54,7 +54,7 @@ def load_clips(
     columns: Columns = GUESSED,
     captions_only: bool = False,
 ) -> Rows:
-    """Loads one split as rows of the form above.
+    """Load one split as rows of the form above.
 
     Args:
         dataset: A local folder, a file that `sources.py` reads, or a Hub id; only an id touches the network.
@@ -132,7 +132,7 @@ def _is_hub_folder(dataset: str, split: str) -> bool:
 
 
 def _load_hub_folder(dataset: str, split: str, *, streaming: bool, columns: Columns) -> Rows:
-    """Loads a Hub repository in the folder form; `datasets` itself would leave out its GIF and WebP files."""
+    """Load a Hub repository in the folder form; `datasets` itself would leave out its GIF and WebP files."""
     if not streaming:
         folder = Path(snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*"))
         return datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others, hub=str(folder))))
@@ -179,7 +179,7 @@ def _read_metadata(
 def split_off_validation(
     rows: datasets.Dataset, *, share: float = 0.05, seed: int = 0
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Moves a random `share` of the training rows, at least one, to validation."""
+    """Move a random `share` of the training rows, at least one, to validation."""
     if len(rows) < 2:
         raise DatasetError(f"{len(rows)} training clip; at least 2 are needed, one of them for validation")
     parts = rows.train_test_split(test_size=max(1, round(share * len(rows))), seed=seed)
@@ -187,7 +187,7 @@ def split_off_validation(
 
 
 def join_sources(parts: Sequence[datasets.Dataset | None]) -> datasets.Dataset:
-    """Joins rows of several data sets, any of which may be missing, with the number of its own under `source`."""
+    """Join rows of several data sets, any of which may be missing, with the number of its own under `source`."""
     numbered = []
     for number, rows in enumerate(parts):
         if rows is not None:

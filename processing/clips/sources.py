@@ -72,7 +72,7 @@ def split_of_file(file: Path, split: str = "train") -> str:
 
 
 def load_files(files: list[Path], *, streaming: bool, columns: Columns, captions_only: bool = False) -> Rows:
-    """Loads rows of the common form from a table or shards; shards of a stream stay shards.
+    """Load rows of the common form from a table or shards; shards of a stream stay shards.
 
     Args:
         files: From [`find_files`].
@@ -114,7 +114,7 @@ def to_common_form(
     folder: Path | None = None,
     check: Callable[[str, str], str] | None = None,
 ) -> Rows:
-    """Converts rows with a video and a caption column to the form of `processing.clips.rows`.
+    """Convert rows with a video and a caption column to the form of `processing.clips.rows`.
 
     Args:
         rows: The rows.

@@ -75,7 +75,7 @@ class StreamedClips(torch.utils.data.IterableDataset):
         self._broken: set[tuple[int, str, str]] = set()  # already reported
 
     def split(self, rank: int, world_size: int) -> None:
-        """Keeps one rank's part, see [`MixedStreams`]."""
+        """Keep one rank's part, see [`MixedStreams`]."""
         self.streams.split(rank, world_size)
 
     def one_pass(self) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ WORD = r"\w+(?:[-'’]\w+)*|[^\w\s]"  # a word keeps its hyphens and apostrophes
 def train_tokenizer(
     captions: Iterable[str], further: Iterable[str] = (), *, vocab_size: int = 10_000, max_length: int = 64
 ) -> PreTrainedTokenizerFast:
-    """Trains a lower-casing word-level tokenizer.
+    """Train a lower-casing word-level tokenizer.
 
     Args:
         captions: Training captions.
@@ -63,7 +63,7 @@ def train_tokenizer(
 
 
 def load_tokenizer(source: str, *, max_length: int = 64) -> PreTrainedTokenizerFast:
-    """Loads the tokenizer of a pretrained text model and adapts it to captions.
+    """Load the tokenizer of a pretrained text model and adapt it to captions.
 
     Captions need four different tokens: to pad, to begin, to end (a caption would never end if this were the one that
     pads), and for unknown and dropped words. BERT's [CLS] and [SEP] begin and end; tokens that are missing, or double

@@ -9,7 +9,7 @@ from typing import Any
 def lazy_names(
     package: str, homes: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Makes `__getattr__`, `__dir__` and `__all__` of a package.
+    """Make `__getattr__`, `__dir__` and `__all__` of a package.
 
     Args:
         package: Its `__name__`.

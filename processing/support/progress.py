@@ -71,7 +71,7 @@ class Progress:
             self._bar.total = total
 
     def update(self, count: int = 1, **notes: object) -> None:
-        """Counts finished items; `notes`, such as a loss, are shown beside them until others replace them."""
+        """Count finished items; `notes`, such as a loss, are shown beside them until others replace them."""
         self.count += count
         self._notes |= notes
         if self._bar is not None:
@@ -80,11 +80,11 @@ class Progress:
             self._bar.update(count)
 
     def write(self, line: str) -> None:
-        """Writes a line to standard error, above the bar if there is one."""
+        """Write a line to standard error, above the bar if there is one."""
         tqdm.write(line, file=sys.stderr)
 
     def close(self) -> None:
-        """Ends the bar, or the lines, with a last one that gives count and time."""
+        """End the bar, or the lines, with a last one that gives count and time."""
         if self._ended.is_set():
             return
         self._ended.set()
@@ -130,7 +130,7 @@ class Progress:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None, *, unit: str = "clip") -> Iterator[T]:
-    """Yields the items; each counts as done when the next is requested."""
+    """Yield the items; each counts as done when the next is requested."""
     with Progress(description, total, unit=unit) as progress:
         for item in items:
             yield item

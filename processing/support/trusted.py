@@ -13,7 +13,7 @@ class ForeignCodeError(ValueError):
 
 
 def load_pretrained(load: Callable[..., Loaded], source: str, **options: Any) -> Loaded:
-    """Loads a folder or Hub id without running code in it, and without asking whether to.
+    """Load a folder or Hub id without running code in it, and without asking whether to.
 
     Args:
         load: `from_pretrained` of an Auto class.

@@ -129,7 +129,7 @@ class CaptionAdapter(ABC):
 
     @classmethod
     def load_processor(cls, name: str, *, trust_remote_code: bool = False, **kwargs) -> Any:
-        """Loads the processor from a folder or Hub id; `kwargs` are for `from_pretrained`."""
+        """Load the processor from a folder or Hub id; `kwargs` are for `from_pretrained`."""
         return AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
 
     @abstractmethod
@@ -143,7 +143,7 @@ class CaptionAdapter(ABC):
         """
 
     def collate(self, items: Sequence[Inputs]) -> Inputs:
-        """Joins the inputs of single clips, whose tensors have equal shapes but for the first axis."""
+        """Join the inputs of single clips, whose tensors have equal shapes but for the first axis."""
         return {name: torch.cat([item[name] for item in items]) for name in items[0]}
 
     def shapes(self, item: Inputs) -> list[tuple[str, torch.Size]]:
@@ -173,7 +173,7 @@ class CaptionAdapter(ABC):
         return self.model.num_parameters()
 
     def check_options(self, options: Mapping[str, Any], *, prefix: str = "") -> None:
-        """Refuses options that this family does not have.
+        """Refuse options that this family does not have.
 
         Args:
             options: By name; `None` and empty lists count as not given.
@@ -205,7 +205,7 @@ class CaptionAdapter(ABC):
     def open_cache(
         self, *, folder: str | Path | None = None, backend: str = "auto", limit: float | None = None
     ) -> "ClipCache":
-        """Reads clips anew each time, see [`UncachedClips`]."""
+        """Read clips anew each time, see [`UncachedClips`]."""
         from .clips import UncachedClips
 
         return UncachedClips(self.video_processor)
@@ -258,7 +258,7 @@ class CaptionAdapter(ABC):
         return results
 
     def configure(self, *, num_frames: int | None = None, prompt: str | None = None) -> None:
-        """Sets the frames read per clip, and the prompt; see [`check_options`]."""
+        """Set the frames read per clip, and the prompt; see [`check_options`]."""
         self.check_options({"num_frames": num_frames, "prompt": prompt})
         if num_frames is not None:
             self.video_processor.num_frames = num_frames
@@ -269,7 +269,7 @@ class CaptionAdapter(ABC):
     def prepare(
         self, clip: Mapping[str, Any], *, prompt: str | None = None, keep_frames: bool | None = None
     ) -> Inputs:
-        """Turns a clip into the model's inputs.
+        """Turn a clip into the model's inputs.
 
         Args:
             clip: `pixel_values_videos` `(T, 3, H, W)` as uint8, `video_mask` and `video_times` `(T,)`, as from
@@ -304,7 +304,7 @@ class CaptionAdapter(ABC):
     def generate(
         self, items: Sequence[Inputs], *, scores: bool = False, **generate_kwargs
     ) -> list[list[GeneratedCaption]]:
-        """Captions prepared clips, as many at once as have inputs of the same shapes.
+        """Caption prepared clips, as many at once as have inputs of the same shapes.
 
         Args:
             items: One result of [`prepare`] per clip.

@@ -60,7 +60,7 @@ class ChatAdapter(CaptionAdapter):
         )
 
     def collate(self, items: Sequence[Inputs]) -> Inputs:
-        """Joins inputs, with texts padded on the left, as `generate` needs them."""
+        """Join inputs, with texts padded on the left, as `generate` needs them."""
         length = max(item["input_ids"].shape[1] for item in items)
         filling = {"input_ids": self._pad_token() or 0}
         joined: dict[str, list[torch.Tensor]] = {}

@@ -43,7 +43,7 @@ class UncachedClips(ClipCache):
         return {name: value[0] for name, value in self.video_processor(clip, return_tensors="pt").items()}
 
     def fill(self, clips: Sequence[Clip], description: str, indices: Sequence[int] | None = None) -> FillResult:
-        """Reads every clip once to find unreadable ones; none is stored."""
+        """Read every clip once to find unreadable ones; none is stored."""
         indices = range(len(clips)) if indices is None else indices
 
         def try_reading(index: int) -> str | None:

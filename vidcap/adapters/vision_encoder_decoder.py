@@ -37,7 +37,7 @@ class VisionEncoderDecoderAdapter(CaptionAdapter):
 
     @classmethod
     def load_processor(cls, name: str, *, trust_remote_code: bool = False, **kwargs) -> SeparateProcessor:
-        """Loads tokenizer and image or video processor from the same folder or Hub id."""
+        """Load tokenizer and image or video processor from the same folder or Hub id."""
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)
         try:
             images = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code, **kwargs)

@@ -191,7 +191,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def caption_results(arguments: argparse.Namespace, results: list[CaptionedClip]) -> list[CaptionedClip]:
-    """Captions clips as the command line says, stores captions or errors in them, and returns the readable ones."""
+    """Caption clips as the command line says, store captions or errors in them, and return the readable ones."""
     from ..inference.reading import readable_clips
 
     captioner, options = open_captioner(arguments)

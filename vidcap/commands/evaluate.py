@@ -153,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Evaluates as the command line says, writes the report and its page, and returns the report."""
+    """Evaluate as the command line says, write the report and its page, and return the report."""
     from ..evaluation.report.report import write_report
     from ..files import write_atomically, write_bytes_atomically
 

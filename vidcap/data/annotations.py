@@ -50,7 +50,7 @@ class Annotation:
 
 
 def read_annotations(path: Path, format: str) -> list[Annotation]:
-    """Reads a caption file, and merges the captions of the same part of the same video.
+    """Read a caption file, and merge the captions of the same part of the same video.
 
     Args:
         path: The file.
@@ -81,7 +81,7 @@ def read_annotations(path: Path, format: str) -> list[Annotation]:
 
 
 def read_split_lists(paths: Sequence[Path]) -> dict[str, str]:
-    """Reads lists of sources, one per line, such as TGIF's `train.txt`, `val.txt`, `test.txt`.
+    """Read lists of sources, one per line, such as TGIF's `train.txt`, `val.txt`, `test.txt`.
 
     Returns:
         The split of each source.

@@ -29,7 +29,7 @@ PATTERNS = {"parquet": "{split}-*.parquet", "webdataset": "{split}-*.tar", "fold
 
 def origin(source: str) -> dict[str, Any]:
     """
-    Reads the licence and the numbers of clips of a data set.
+    Read the licence and the numbers of clips of a data set.
 
     Args:
         source: A folder, a file or a Hub id.
@@ -58,7 +58,7 @@ def origin(source: str) -> dict[str, Any]:
 
 
 def write_card(folder: Path, manifest: Mapping[str, Any], reasons: Mapping[str, str], license: str | None) -> None:
-    """Writes the card of a data set into its folder, unless someone else wrote one.
+    """Write the card of a data set into its folder, unless someone else wrote one.
 
     Args:
         folder: Folder of the data set.
@@ -76,7 +76,7 @@ def dataset_card(
     name: str, manifest: Mapping[str, Any], reasons: Mapping[str, str], *, license: str | None = None
 ) -> str:
     """
-    Writes the card of a data set made by `vidcap data prepare`.
+    Write the card of a data set made by `vidcap data prepare`.
 
     Args:
         name: Name of the data set.

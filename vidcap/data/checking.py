@@ -120,7 +120,7 @@ class Check:
 
 
 def check_all(tasks: Iterable[Task], folder: Path, *, workers: int = 1) -> list[Check]:
-    """Checks files in threads.
+    """Check files in threads.
 
     Args:
         tasks: The files.
@@ -209,7 +209,7 @@ class SegmentError(ValueError):
 
 
 def cut_segment(path: Path, start: float, end: float, folder: Path) -> Path:
-    """Cuts a part of a video into an MP4 file without sound, unless an earlier run has done so.
+    """Cut a part of a video into an MP4 file without sound, unless an earlier run has done so.
 
     Args:
         path: The video.

@@ -43,7 +43,7 @@ MOJIBAKE = re.compile(f"{_class(0xC2, 0xDF)}{_NEXT}|{_class(0xE0, 0xEF)}{_NEXT}{
 
 
 def repair_encoding(caption: str) -> str:
-    """Repairs UTF-8 that was read as latin-1 or cp1252, also several times.
+    """Repair UTF-8 that was read as latin-1 or cp1252, also several times.
 
     Unicode is composed (NFC), control characters become spaces, invisible characters are removed.
     """
@@ -61,7 +61,7 @@ def repair_encoding(caption: str) -> str:
 
 
 def strip_markup(caption: str) -> str:
-    """Replaces HTML entities, also those escaped twice, and removes HTML tags and comments."""
+    """Replace HTML entities, also those escaped twice, and remove HTML tags and comments."""
     while (plain := ENTITY.sub(lambda match: html.unescape(match[0]), caption)) != caption:
         caption = plain
     caption = re.sub(r"<!--.*?-->", "", caption, flags=re.DOTALL)
@@ -70,17 +70,17 @@ def strip_markup(caption: str) -> str:
 
 
 def collapse_spaces(caption: str) -> str:
-    """Replaces white space of any kind between words by one space."""
+    """Replace white space of any kind between words by one space."""
     return " ".join(caption.split())
 
 
 def drop_empty(captions: list[str]) -> list[str]:
-    """Drops captions without a letter or digit."""
+    """Drop captions without a letter or digit."""
     return [caption for caption in captions if any(character.isalnum() for character in caption)]
 
 
 def drop_other_scripts(captions: list[str]) -> list[str]:
-    """Drops captions more than half of whose letters are not Latin."""
+    """Drop captions more than half of whose letters are not Latin."""
 
     def is_latin(caption: str) -> bool:
         letters = [character for character in caption if character.isalpha()]
@@ -91,7 +91,7 @@ def drop_other_scripts(captions: list[str]) -> list[str]:
 
 
 def drop_repeated(captions: list[str]) -> list[str]:
-    """Keeps the first of the captions of a clip that differ in case alone."""
+    """Keep the first of the captions of a clip that differ in case alone."""
     first: dict[str, str] = {}
     for caption in captions:
         first.setdefault(caption.casefold(), caption)

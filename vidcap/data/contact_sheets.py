@@ -25,12 +25,12 @@ CAPTIONS_SHOWN, LINES_SHOWN = 2, 3  # captions per clip, and lines per caption
 
 
 def draw_clips(readable: Sequence[int]) -> list[int]:
-    """Draws up to `CLIPS` of the clips with a fixed seed, and sorts them."""
+    """Draw up to `CLIPS` of the clips with a fixed seed, and sort them."""
     return sorted(random.Random(SEED).sample(list(readable), min(CLIPS, len(readable))))
 
 
 def save_contact_sheet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Saves a picture with the first, middle and last frame of each clip above its captions.
+    """Save a picture with the first, middle and last frame of each clip above its captions.
 
     Args:
         rows: Rows as described in `processing.clips.rows`, at least one.

@@ -80,7 +80,7 @@ def path_of(url: str, folder: Path) -> Path:
 
 
 def fetch_all(urls: Iterable[str], folder: Path, options: FetchOptions) -> dict[str, Fetched]:
-    """Fetches the files that are missing.
+    """Fetch the files that are missing.
 
     Args:
         urls: http(s) addresses; repeated ones are fetched once.
@@ -161,7 +161,7 @@ class _Fetcher:
         self._sleep(turn - time.monotonic())
 
     def _hold(self, host: str, seconds: float) -> None:
-        """Keeps all connections from a host that asked for a pause."""
+        """Keep all connections from a host that asked for a pause."""
         with self.lock:
             self.free[host] = max(self.free.get(host, 0.0), time.monotonic() + seconds)
 

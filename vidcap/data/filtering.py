@@ -59,7 +59,7 @@ def score_pairs(
     *,
     batch_size: int = 16,
 ) -> tuple[list[ScoredPair], list[CaptionedClip]]:
-    """Scores every caption of every readable clip.
+    """Score every caption of every readable clip.
 
     Args:
         model: A model trained with a contrastive loss.
@@ -101,7 +101,7 @@ def score_pairs(
 def choose_kept(
     pairs: Sequence[ScoredPair], *, keep_share: float | None = None, min_score: float | None = None
 ) -> list[bool]:
-    """Chooses the pairs to keep.
+    """Choose the pairs to keep.
 
     Args:
         pairs: Scored pairs, at least one.
@@ -143,7 +143,7 @@ def write_filtered(
     kept: Sequence[bool],
     unreadable: Sequence[CaptionedClip] = (),
 ) -> None:
-    """Writes the filtered data set and the scores of all captions.
+    """Write the filtered data set and the scores of all captions.
 
     `scores.jsonl` lists the captions, worst first, and `unreadable.jsonl` unreadable clips. The data set is
     `SPLIT.jsonl` with relative paths, or Parquet files if clips come as bytes.

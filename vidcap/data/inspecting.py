@@ -78,7 +78,7 @@ class InspectedClip:
 
 
 def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
-    """Measures one clip; an unreadable clip is a result, not an error.
+    """Measure one clip; an unreadable clip is a result, not an error.
 
     Args:
         row: A row as described in `processing.clips.rows`.
@@ -105,7 +105,7 @@ def inspect_clip(row: Mapping[str, Any]) -> InspectedClip:
 
 
 def inspect_rows(rows: "Dataset", description: str, *, workers: int | None = None) -> list[InspectedClip]:
-    """Measures all clips of a split in threads, with a progress bar.
+    """Measure all clips of a split in threads, with a progress bar.
 
     Args:
         rows: From `load_clips`. Clips that are bytes are read one by one.
@@ -142,7 +142,7 @@ def near_pairs(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) ->
 
 
 def summarise(clips: Sequence[InspectedClip]) -> dict[str, Any]:
-    """Summarises a split for `inspection.json`.
+    """Summarise a split for `inspection.json`.
 
     Args:
         clips: The clips of the split, at least one.
@@ -183,7 +183,7 @@ def summarise(clips: Sequence[InspectedClip]) -> dict[str, Any]:
 
 
 def find_leaks(splits: Mapping[str, Sequence[InspectedClip]]) -> dict[str, Any]:
-    """Finds content that splits have in common.
+    """Find content that splits have in common.
 
     Returns:
         `content`: for each content in two splits, its `sha256` and the names of its files by split.

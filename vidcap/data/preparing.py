@@ -94,7 +94,7 @@ class _Item:
 
 
 def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[str, Any]:
-    """Makes a data set.
+    """Make a data set.
 
     Args:
         annotations: A published caption file.
@@ -213,7 +213,7 @@ def _by_content(items: Sequence[_Item]) -> list[list[_Item]]:
 
 
 def _refuse_placeholders(items: Sequence[_Item]) -> None:
-    """Refuses pictures such as "no longer available", which many sources serve, each with other captions."""
+    """Refuse pictures such as "no longer available", which many sources serve, each with other captions."""
     for group in _by_content(items):
         sources = {item.annotation.source for item in group}
         captions = {tuple(sorted(caption.casefold() for caption in item.captions)) for item in group}
@@ -223,7 +223,7 @@ def _refuse_placeholders(items: Sequence[_Item]) -> None:
 
 
 def _merge_duplicates(items: Sequence[_Item], options: PrepareOptions) -> int:
-    """Moves the captions of equal clips to the first one; returns the number of captions dropped as repeated."""
+    """Move the captions of equal clips to the first one; return the number of captions dropped as repeated."""
     repeated = 0
     for first, *others in _by_content(items):
         for other in others:
@@ -247,7 +247,7 @@ def _clip(item: _Item) -> Clip:
 
 
 def _write(clips: Sequence[Clip], output: Path, options: PrepareOptions) -> dict[str, Any]:
-    """Writes the shards, unless those of the last run have the same content; returns the manifest's part on them."""
+    """Write the shards, unless those of the last run have the same content; return the manifest's part on them."""
     content = [(clip.split, clip.file_name, clip.sha256, clip.captions) for clip in clips]
     settings = {"form": options.shards, "shard_bytes": options.shard_bytes}
     fingerprint = hashlib.sha256(json.dumps([settings, content]).encode()).hexdigest()

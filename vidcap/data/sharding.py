@@ -47,7 +47,7 @@ class Clip:
 
 
 def write_shards(clips: Sequence[Clip], folder: Path, form: str, shard_bytes: int) -> list[dict[str, Any]]:
-    """Writes the shards of all splits, replacing older ones.
+    """Write the shards of all splits, replacing older ones.
 
     Args:
         clips: In the order of the data set.
@@ -82,7 +82,7 @@ def write_shards(clips: Sequence[Clip], folder: Path, form: str, shard_bytes: in
 
 
 def _remove_shards(folder: Path) -> None:
-    """Removes the shards of an earlier run, of any form."""
+    """Remove the shards of an earlier run, of any form."""
     for path in folder.iterdir():
         if OWN_NAMES.fullmatch(path.name):
             if path.is_dir():
@@ -108,7 +108,7 @@ def size_and_hash(path: Path) -> dict[str, Any]:
 
 
 def _parts(clips: Sequence[Clip], most_bytes: int | None) -> list[list[Clip]]:
-    """Groups clips into parts of at most `most_bytes`."""
+    """Group clips into parts of at most `most_bytes`."""
     parts: list[list[Clip]] = []
     room = 0
     for clip in clips:

@@ -73,7 +73,7 @@ _THREE_ACTIONS = _Ranges(
 
 
 def plan_splits(seed: int = 0, *, hard: bool = False) -> dict[str, tuple[list[tuple[str, str]], list[Order]]]:
-    """Assigns colour-shape pairs and orders of actions to the splits.
+    """Assign colour-shape pairs and orders of actions to the splits.
 
     Of each shape, test has one colour, validation one colour of every second shape, and train the others. Orders: see
     `_plan_pairs` and, if `hard`, `_plan_triples`.
@@ -93,7 +93,7 @@ def plan_splits(seed: int = 0, *, hard: bool = False) -> dict[str, tuple[list[tu
 
 
 def _plan_pairs(rng: np.random.Generator) -> dict[str, list[Order]]:
-    """Assigns the 72 orders of two actions to the splits.
+    """Assign the 72 orders of two actions to the splits.
 
     The nine actions are placed on a circle in random order. Pairs at distance 3 and 4 go to train in both orders. Of
     pairs at distance 2, one direction, chosen at random, goes to train and the other to test. Of every second pair at
@@ -112,7 +112,7 @@ def _plan_pairs(rng: np.random.Generator) -> dict[str, list[Order]]:
 
 
 def _plan_triples(rng: np.random.Generator) -> dict[str, list[Order]]:
-    """Assigns the 1320 orders of three actions to the splits.
+    """Assign the 1320 orders of three actions to the splits.
 
     Of the ten actions that can follow any two, three go to train, three to validation and four to test.
     """
@@ -125,7 +125,7 @@ def _plan_triples(rng: np.random.Generator) -> dict[str, list[Order]]:
 
 
 def draw_specs(split: str, count: int, *, seed: int = 0, size: int = 64, hard: bool = False) -> list[ClipSpec]:
-    """Draws `count` clips of a split, using each combination of colour, shape and actions once before any twice.
+    """Draw `count` clips of a split, using each combination of colour, shape and actions once before any twice.
 
     No circle spins, since it would look still.
     """
@@ -205,7 +205,7 @@ def generate_demo_data(
     size: int = 64,
     hard: bool = False,
 ) -> dict[str, int]:
-    """Writes a captioned data set in the `videofolder` layout: `{split}/metadata.jsonl` beside its clips.
+    """Write a captioned data set in the `videofolder` layout: `{split}/metadata.jsonl` beside its clips.
 
     Each line of `metadata.jsonl` has `file_name`, `caption` and `caption_reversed`, the caption of the clip played
     backwards, null where that equals `caption`. Every fourth clip is a GIF, the others are MP4 (H.264); frames last
@@ -286,7 +286,7 @@ def _write_mp4(path: Path, frames: np.ndarray, frame_ms: int) -> None:
 
 
 def _write_gif(path: Path, frames: np.ndarray, frame_ms: int) -> None:
-    """Writes a GIF in which equal consecutive frames become one longer frame, as in most GIFs."""
+    """Write a GIF in which equal consecutive frames become one longer frame, as in most GIFs."""
     # All frames share the palette of the first, which shows the object: dithering and changing palettes flicker.
     first = Image.fromarray(frames[0]).quantize(256, dither=Image.Dither.NONE)
     images = [Image.fromarray(frame).quantize(palette=first, dither=Image.Dither.NONE) for frame in frames]

@@ -170,7 +170,7 @@ def _sentence(colour: str, shape: str, actions: tuple[str, ...]) -> str:
 
 
 def render_clip(spec: ClipSpec) -> np.ndarray:
-    """Draws a clip: uint8 RGB frames (num_frames, size, size, 3)."""
+    """Draw a clip: uint8 RGB frames (num_frames, size, size, 3)."""
     background = render_background(spec).astype(np.float32)  # (H, W, 3)
     path = spec.path()
     frames = np.empty((spec.num_frames, spec.size, spec.size, 3), dtype=np.uint8)
@@ -189,7 +189,7 @@ def render_clip(spec: ClipSpec) -> np.ndarray:
 
 
 def render_background(spec: ClipSpec) -> np.ndarray:
-    """Draws the background: uint8 (size, size, 3)."""
+    """Draw the background: uint8 (size, size, 3)."""
     rng = np.random.default_rng(spec.background_seed)
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.25, 0.25)
     side = (np.arange(spec.size) + 0.5) / spec.size - 0.5

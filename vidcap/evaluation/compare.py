@@ -26,7 +26,7 @@ class ComparisonError(ValueError):
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Reads a `report.json` of the current schema.
+    """Read a `report.json` of the current schema.
 
     Raises:
         AnnotationError: If the file is not a report, or has another schema.
@@ -58,7 +58,7 @@ def compare_reports(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compares two reports.
+    """Compare two reports.
 
     Args:
         first, second: From [`read_report`].
@@ -131,7 +131,7 @@ class _Pairs:
 
 
 def _pair_clips(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> _Pairs:
-    """Pairs clips; raises `ComparisonError` for repeated names, other references or another tokenizer."""
+    """Pair clips; raise `ComparisonError` for repeated names, other references or another tokenizer."""
     tables = first["per_clip"], second["per_clip"]
     if first.get("scoring", {}).get("tokenizer") != second.get("scoring", {}).get("tokenizer"):
         raise ComparisonError(
@@ -164,7 +164,7 @@ def _compare_values(
     restricted: bool,
     bootstrap: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Compares each score that both have, see [`compare_reports`].
+    """Compare each score that both have, see [`compare_reports`].
 
     Args:
         values: The scores of each report.

@@ -79,7 +79,7 @@ def evaluate_model(
     control_clips: int = CONTROL_CLIPS,
     **generate_kwargs: Any,
 ) -> Evaluation:
-    """Captions clips and scores the captions.
+    """Caption clips and score the captions.
 
     Args:
         captioner: A captioner of any family.
@@ -145,7 +145,7 @@ def evaluate_model(
 def _add_grounding_and_retrieval(
     report: dict[str, Any], captioner: Captioner, clips: ClipDataset, sample: Sequence[int], batch_size: int
 ) -> None:
-    """Adds `grounding`, for the clips of `sample`, and `retrieval`; for other families the reason in `left_out`."""
+    """Add `grounding`, for the clips of `sample`, and `retrieval`; for other families the reason in `left_out`."""
     if captioner.left_out:
         report["left_out"] = dict(captioner.left_out)
         return
@@ -213,7 +213,7 @@ def _add_retrieval(
     clips: ClipDataset,
     batch_size: int,
 ) -> None:
-    """Adds `retrieval`, of clips by first captions and the reverse, to the report and to each kind of clip."""
+    """Add `retrieval`, of clips by first captions and the reverse, to the report and to each kind of clip."""
     captions = [references[0] for references in clips.rows["captions"]]
     video = embed_clips(model, processor, clips, batch_size=batch_size)
     text = embed_texts(model, processor, captions)

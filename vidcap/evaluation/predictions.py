@@ -43,7 +43,7 @@ class References:
     aliases: dict[str, set[str]] = field(default_factory=dict)
 
     def names(self) -> dict[str, str]:
-        """Maps every accepted name to its clip: its own, its aliases, and both without suffix or folder.
+        """Map every accepted name to its clip: its own, its aliases, and both without suffix or folder.
 
         Ambiguous names are not accepted.
         """
@@ -74,7 +74,7 @@ class MatchedCaptions:
 
 
 def read_hypotheses(path: Path) -> list[Hypothesis]:
-    """Reads captions: lines `{"file_name", "hypothesis"}`, or COCO's JSON list `[{"image_id", "caption"}]`.
+    """Read captions: lines `{"file_name", "hypothesis"}`, or COCO's JSON list `[{"image_id", "caption"}]`.
 
     In both, `image_id` or `video_id` may replace `file_name`, and `caption` may replace `hypothesis`; other keys are
     ignored. Empty captions are read.
@@ -94,7 +94,7 @@ def read_hypotheses(path: Path) -> list[Hypothesis]:
 
 
 def read_references(path: Path, *, split: str | None = None) -> References:
-    """Reads true captions: lines `{"file_name", "captions"}`, or the annotations of COCO or MSR-VTT.
+    """Read true captions: lines `{"file_name", "captions"}`, or the annotations of COCO or MSR-VTT.
 
     Args:
         path: `.jsonl`, whose lines may have `caption`, `captions` or `references`; or JSON, recognised by its keys.
@@ -134,7 +134,7 @@ def match_captions(
     limit: int | None = None,
     allow_missing: bool = False,
 ) -> MatchedCaptions:
-    """Pairs the captions of a file with references.
+    """Pair the captions of a file with references.
 
     Args:
         hypotheses_file: See [`read_hypotheses`].
@@ -217,7 +217,7 @@ def _first_value(path: Path, place: str, entry: object, keys: Sequence[str], kin
 
 
 def _encodable(path: Path, place: str, text: str) -> str:
-    """Refuses half of a surrogate pair, which JSON can escape but no file can hold."""
+    """Refuse half of a surrogate pair, which JSON can escape but no file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

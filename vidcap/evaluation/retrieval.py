@@ -40,7 +40,7 @@ def retrieval_scores(
 
 
 def _recalls(similarity: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
-    """Recalls by the rank of each row's best right answer; wrong answers of equal similarity rank above it."""
+    """Recall by the rank of each row's best right answer; wrong answers of equal similarity rank above it."""
     best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # (N, 1)
     ranks = 1 + ((similarity >= best) & ~right).sum(dim=1)  # (N,)
     return {f"r{k}": (ranks <= k).float().mean().item() for k in RANKS} | {

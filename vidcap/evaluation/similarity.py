@@ -89,7 +89,7 @@ class ClipEncoder:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, batch_size: int = 64) -> "ClipEncoder":
-        """Loads a model folder or Hub id, safetensors only. Raises `ValueError` as [`SentenceEncoder`] does."""
+        """Load a model folder or Hub id, safetensors only. Raises `ValueError` as [`SentenceEncoder`] does."""
         from transformers import AutoModel, AutoProcessor
 
         model = _load(AutoModel.from_pretrained, name, use_safetensors=True)

@@ -31,7 +31,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt as in <malloc.h>
 
 
 def use_fast_backbone(model: "Model", processor: "Processor", backend: str = "torch") -> None:
-    """Prepares a captioner for fast inference, in place.
+    """Prepare a captioner for fast inference, in place.
 
     Args:
         model: The captioner, on its device; with OpenVINO, `save_pretrained` refuses it from then on.
@@ -153,7 +153,7 @@ def _compiled_maps(
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc reuse large blocks of memory instead of returning them to the system.
+    """Make glibc reuse large blocks of memory instead of returning them to the system.
 
     The system would clear them anew for every activation, a third of the time on CPU.
     """

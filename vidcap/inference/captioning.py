@@ -60,12 +60,12 @@ class ModelCaptioner:
         return self.model.num_parameters()
 
     def check_options(self, options: Mapping[str, Any], *, prefix: str = "") -> None:
-        """Refuses a prompt, which models of this package do not take."""
+        """Refuse a prompt, which models of this package do not take."""
         if options.get("prompt") is not None:
             raise ValueError(f"{prefix}prompt is for chat models, models of `vidcap train` take none: leave it out")
 
     def configure(self, *, num_frames: int | None = None, prompt: str | None = None) -> None:
-        """Sets the frames read per clip."""
+        """Set the frames read per clip."""
         self.check_options({"prompt": prompt})
         if num_frames is not None:
             self.video_processor.num_frames = num_frames

@@ -34,7 +34,7 @@ def open_clip_cache(
     backend: str = "auto",
     limit: float | None = None,
 ) -> ClipCache:
-    """Opens the part of the cache for this backbone and these options of reading.
+    """Open the part of the cache for this backbone and these options of reading.
 
     Args:
         model: The captioner, on the device for computing features.

@@ -37,7 +37,7 @@ def is_path(name: str) -> bool:
 def load_captioner(
     name: str | os.PathLike[str], *, device: str = "auto"
 ) -> tuple[VideoCaptionForConditionalGeneration, VideoCaptionProcessor]:
-    """Loads a trained model and its processor.
+    """Load a trained model and its processor.
 
     Args:
         name: A model folder, or a Hub id `user/name`; only an id causes requests.
@@ -60,7 +60,7 @@ def load_captioner(
 
 
 def load_any_captioner(name: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto") -> Captioner:
-    """Loads a captioner of any family.
+    """Load a captioner of any family.
 
     Args:
         name: A model folder, or a Hub id `user/name`; only an id causes requests.
@@ -134,7 +134,7 @@ def _read_type(folder: Path) -> str | None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises a `ModelError` unless a folder holds a complete model of this package."""
+    """Raise a `ModelError` unless a folder holds a complete model of this package."""
     _check_type(str(folder), _read_type(folder))
     for file in ("processor_config.json", "tokenizer.json"):
         if not (folder / file).is_file():
@@ -159,7 +159,7 @@ def _check_type(name: str, model_type: str | None) -> None:
 
 
 def check_compares(model: VideoCaptionForConditionalGeneration, name: str) -> None:
-    """Raises a `ModelError` if a captioner cannot compare clips and texts."""
+    """Raise a `ModelError` if a captioner cannot compare clips and texts."""
     if model.config.contrastive_weight == 0:
         raise ModelError(
             f"{name} cannot compare clips and texts, since it was trained with contrastive_weight=0; train with a "

@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 def export_onnx(
     model: VideoCaptionForConditionalGeneration, processor: VideoCaptionProcessor, folder: str | Path
 ) -> Path:
-    """Writes both graphs, the settings and the processor, and compares them with the model.
+    """Write both graphs, the settings and the processor, and compare them with the model.
 
     Args:
         model: The captioner, on the CPU, in fp32.
@@ -211,7 +211,7 @@ class OnnxCaptioner:
     def __call__(
         self, inputs: dict[str, np.ndarray], *, max_words: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Captions B clips.
+        """Caption B clips.
 
         Args:
             inputs: `pixel_values_videos`, `video_mask` and `video_times`, from the processor.
@@ -240,7 +240,7 @@ class OnnxCaptioner:
 
 @torch.no_grad()
 def check(model: VideoCaptionForConditionalGeneration, processor: VideoCaptionProcessor, folder: str | Path) -> None:
-    """Compares an export with its model, on other numbers of clips and frames than in the trace.
+    """Compare an export with its model, on other numbers of clips and frames than in the trace.
 
     Raises:
         RuntimeError: If words differ, or scores by more than `TOLERANCE`.

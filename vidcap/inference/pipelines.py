@@ -32,7 +32,7 @@ class AutoVideoCaptioner:
 
     @classmethod
     def from_pretrained(cls, name: str, **kwargs) -> Any:
-        """Loads a model in the class that captions.
+        """Load a model in the class that captions.
 
         Args:
             name: Folder or Hub id.
@@ -179,6 +179,6 @@ class AdapterPipeline(VideoCaptioningPipeline):
 
 
 def register() -> None:
-    """Registers these classes in place of `VideoCaptioningPipeline`; may be repeated."""
+    """Register these classes in place of `VideoCaptioningPipeline`; may be repeated."""
     task = PIPELINE_REGISTRY.supported_tasks[TASK]
     PIPELINE_REGISTRY.supported_tasks[TASK] = {**task, "impl": CaptioningPipeline, "pt": (AutoVideoCaptioner,)}

@@ -35,7 +35,7 @@ def readable_clips(
     batch_size: int = 1,
     encode: Callable[[Clip], Clip] | None = None,
 ) -> Iterator[Clip]:
-    """Reads clips in threads ahead of their use, and returns them in order.
+    """Read clips in threads ahead of their use, and return them in order.
 
     Unreadable clips are reported and left out. Error or duration are stored in `results`.
 
@@ -75,7 +75,7 @@ def readable_clips(
 
 
 def read_clip(source: object, video_processor: VideoProcessor, *, threads: int | None = None) -> tuple[Clip, float]:
-    """Reads a clip as the video processor does, with its duration, which a processor's output lacks.
+    """Read a clip as the video processor does, with its duration, which a processor's output lacks.
 
     Args:
         source: Path, URL, or any other source for `decode_video`.

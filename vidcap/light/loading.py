@@ -83,7 +83,7 @@ def open_light(arguments: argparse.Namespace) -> "tuple[LightCaptioner, LightPro
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raises a [`NotLightError`] for an option that needs transformers."""
+    """Raise a [`NotLightError`] for an option that needs transformers."""
     _expect(ARGUMENTS, vars(arguments), "option")
     if arguments.backend == "openvino" or arguments.device == "cuda":
         raise NotLightError("option backend or device")
@@ -114,7 +114,7 @@ def read_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raises a [`NotLightError`] for an architecture that needs transformers, or a newer version."""
+    """Raise a [`NotLightError`] for an architecture that needs transformers, or a newer version."""
     from packaging.version import Version
 
     from .efficientnet import VARIANTS
@@ -138,7 +138,7 @@ def _expect(required: Mapping[str, Any], given: Mapping[str, Any], kind: str) ->
 
 
 def _check_weights(folder: Path) -> None:
-    """Compares the weights with the checksum saved with them, if any."""
+    """Compare the weights with the checksum saved with them, if any."""
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         return
@@ -168,7 +168,7 @@ def _load(folder: Path, files: Mapping[str, dict[str, Any]]) -> "tuple[LightCapt
 
 
 def _fill(model: "nn.Module", path: Path) -> None:
-    """Reads the weights; raises a `RuntimeError` unless they are exactly those of the model."""
+    """Read the weights; raise a `RuntimeError` unless they are exactly those of the model."""
     from safetensors.torch import load_file
 
     weights = load_file(path)

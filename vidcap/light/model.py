@@ -41,7 +41,7 @@ class LightDecoder(CaptionDecoding):
         self.add_layers(config)
 
     def forward(self, input_ids: torch.Tensor, clips: EncodedClips) -> torch.Tensor:
-        """Captions `(B, L)` with their clips -> `(B, L, D)`."""
+        """Caption `(B, L)` with their clips -> `(B, L, D)`."""
         hidden_states = self.embed(input_ids)
         positions = torch.arange(input_ids.shape[1]).expand(len(input_ids), -1)
         rotation = self.text_rotation(positions, hidden_states.dtype)
@@ -82,7 +82,7 @@ class LightCaptioner(CaptionScoring):
 
     @torch.inference_mode()
     def generate(self, encoder_outputs: EncodedClips, **changes) -> torch.Tensor:
-        """Captions `(B * num_return_sequences, 1 + L)` of B clips, best first.
+        """Caption `(B * num_return_sequences, 1 + L)` of B clips, best first.
 
         Args:
             encoder_outputs: The encoded clips.

@@ -40,7 +40,7 @@ class LightVideoProcessor:
         return self.size["height"], self.size["width"]
 
     def decode_clip(self, video: object, *, decoding_threads: int | None = None) -> VideoFrames:
-        """Reads a clip, without centring its frames.
+        """Read a clip, without centring its frames.
 
         Raises:
             VideoDecodeError: If it cannot be read.

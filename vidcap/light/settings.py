@@ -25,7 +25,7 @@ class LightConfig(DerivedSizes, SimpleNamespace):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "VideoCaptionConfig":
-        """Builds the config from the content of a config.json; to its readers it is a [`VideoCaptionConfig`]."""
+        """Build the config from the content of a config.json; to its readers it is a [`VideoCaptionConfig`]."""
         backbone = fields["backbone_config"]
         changes = {
             "backbone_config": None if backbone is None else SimpleNamespace(**backbone),

@@ -41,7 +41,7 @@ def most_frequent_caption(captions: Sequence[str]) -> str:
 
 
 def other_clip_indices(references: Sequence[Sequence[str]], *, seed: int = 0) -> list[int]:
-    """Chooses for each clip another one that shares no caption with it.
+    """Choose for each clip another one that shares no caption with it.
 
     Clips are matched one to one, so that each caption is judged once; where captions repeat too often for that, some
     clips are used twice.
@@ -93,7 +93,7 @@ def evaluate_captions(
     kinds: Sequence[str | None] | None = None,
     controls: Collection[str] = tuple(CONTROLS),
 ) -> dict[str, Any]:
-    """Scores captions, with controls and a verdict.
+    """Score captions, with controls and a verdict.
 
     Args:
         hypotheses: The model's caption of each clip.

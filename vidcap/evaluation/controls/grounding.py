@@ -47,7 +47,7 @@ def ground_words(
     *,
     batch_size: int = 16,
 ) -> dict[str, Any]:
-    """Measures how far each content word of the clips' first captions depends on the clip.
+    """Measure how far each content word of the clips' first captions depends on the clip.
 
     Args:
         model, processor: A captioner of this package.

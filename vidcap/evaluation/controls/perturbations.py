@@ -25,14 +25,14 @@ Batch = dict[str, torch.Tensor]
 
 
 def stand_still(batch: Batch) -> Batch:
-    """Shows the middle real frame in place of all frames."""
+    """Show the middle real frame in place of all frames."""
     mask = real_frames(batch)
     middle = (mask.sum(dim=1, keepdim=True) - 1) // 2
     return reorder_frames(batch, middle.expand_as(mask))
 
 
 def cut_in_half(batch: Batch) -> Batch:
-    """Keeps the first half of the real frames, rounded up, and masks the rest.
+    """Keep the first half of the real frames, rounded up, and mask the rest.
 
     Clip encoders see masked frames too: these repeat the last frame of the half.
     """
@@ -47,7 +47,7 @@ def cut_in_half(batch: Batch) -> Batch:
 
 
 def shuffle_frames(batch: Batch, generator: torch.Generator) -> Batch:
-    """Shuffles the real frames of each clip; two or more never keep their order. Times stay in order.
+    """Shuffle the real frames of each clip; two or more never keep their order. Times stay in order.
 
     Args:
         batch: Clips with `video_mask`.
@@ -64,7 +64,7 @@ def shuffle_frames(batch: Batch, generator: torch.Generator) -> Batch:
 
 
 def show_instead(batch: Batch, frames: torch.Tensor) -> Batch:
-    """Replaces each clip's frames `(B, T, ...)` by others `(T', ...)`, repeated if T' < T."""
+    """Replace each clip's frames `(B, T, ...)` by others `(T', ...)`, repeated if T' < T."""
     name = "video_features" if "video_features" in batch else "pixel_values_videos"
     shown = frames[torch.arange(batch[name].shape[1]) % len(frames)]  # (T, ...)
     return {**batch, name: shown.to(batch[name]).expand_as(batch[name])}
@@ -81,7 +81,7 @@ def caption_perturbed(
     seed: int = 0,
     **generate_kwargs: Any,
 ) -> dict[str, list[str]]:
-    """Captions clips once per perturbation.
+    """Caption clips once per perturbation.
 
     Args:
         captioner: A captioner of any family.

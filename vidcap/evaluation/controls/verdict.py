@@ -38,7 +38,7 @@ RIGHT = 0.9  # share of exact captions under a control, at which captions do not
 
 
 def judge(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Judges a captioner.
+    """Judge a captioner.
 
     Args:
         report: `controls` and, if known, `copies`, see [`evaluate_captions`].
@@ -101,7 +101,7 @@ def _ask(question: str, controls: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _why_not(result: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Explains a "no" of a captioner that depends on the clips."""
+    """Explain a "no" of a captioner that depends on the clips."""
     controls = report["controls"]
     if controls[result["control"]].get("exact", 0.0) >= RIGHT:
         return "; these captions do not need it: they remain exactly right"

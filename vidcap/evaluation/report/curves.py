@@ -12,7 +12,7 @@ Panels = list[tuple[str, dict[str, list[tuple[float, float]]]]]
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Draws loss, learning rate and validation scores over training steps into a PNG file.
+    """Draw loss, learning rate and validation scores over training steps into a PNG file.
 
     Args:
         history: `trainer.state.log_history`. Entries without a step and quantities that were not logged are omitted.

@@ -79,7 +79,7 @@ def closest_reference(hypothesis: Sequence[str], references: Sequence[Sequence[s
 
 
 def confusions(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Counts the words that captions use in place of the true ones.
+    """Count the words that captions use in place of the true ones.
 
     Args:
         hypotheses: One caption per clip.
@@ -135,7 +135,7 @@ def word_facts(
     grounding: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
-    Counts the words of training captions and finds words that were not learned.
+    Count the words of training captions and find words that were not learned.
 
     Args:
         train_captions: All captions of the training clips.
@@ -180,7 +180,7 @@ def _first_noun(tokens: Sequence[str]) -> str | None:
 
 
 def group_scores(scores: Mapping[str, Sequence[float]], groups: Sequence[str | None]) -> dict[str, dict[str, float]]:
-    """Averages the scores of each group of clips.
+    """Average the scores of each group of clips.
 
     Unlike scores computed on a group alone, these use the document frequencies of all clips, so that groups compare.
 
@@ -205,7 +205,7 @@ def group_scores(scores: Mapping[str, Sequence[float]], groups: Sequence[str | N
 
 
 def bins(values: Sequence[float], unit: str, *, count: int = _BINS) -> list[str | None]:
-    """Groups values by quantiles, with names such as `2 to 5 words`; fewer groups where values repeat.
+    """Group values by quantiles, with names such as `2 to 5 words`; fewer groups where values repeat.
 
     Args:
         values: At least one.
@@ -247,7 +247,7 @@ def analyse_errors(
     columns: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
     """
-    Finds confused words, and groups of clips with low scores.
+    Find confused words, and groups of clips with low scores.
 
     Args:
         hypotheses: One caption per clip.

@@ -21,7 +21,7 @@ FRAMES, SIZE = 16, (160, 160)
 
 
 def choose_examples(predictions: Sequence[dict[str, Any]], *, seed: int = 0) -> list[int]:
-    """Chooses the clips of lowest and highest CIDEr and some at random, each once.
+    """Choose the clips of lowest and highest CIDEr and some at random, each once.
 
     Ties are broken at random, so that of a hundred exact captions not always the first ones are shown.
 
@@ -69,7 +69,7 @@ def load_examples(
     max_frame_pixels: int | None = None,
     max_clip_frames: int | None = None,
 ) -> list[ReportExample]:
-    """Decodes the clips chosen by [`choose_examples`], small and with at most 16 frames.
+    """Decode the clips chosen by [`choose_examples`], small and with at most 16 frames.
 
     A clip that cannot be decoded is omitted with a warning: the file may have changed since it was captioned.
 

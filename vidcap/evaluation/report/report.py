@@ -32,7 +32,7 @@ def write_report(
     examples: Sequence[ReportExample],
     history: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Writes `report.json` (`schema_version` and `report`) and the page `report.html`.
+    """Write `report.json` (`schema_version` and `report`) and the page `report.html`.
 
     Args:
         directory: Created if necessary; earlier reports in it are replaced.
@@ -78,7 +78,7 @@ def add_details(
     *,
     columns: dict[str, Sequence[Any]] | None = None,
 ) -> None:
-    """Adds `scoring`, `per_clip` and `errors` to a report, and `cider` and `exact` to each prediction.
+    """Add `scoring`, `per_clip` and `errors` to a report, and `cider` and `exact` to each prediction.
 
     Args:
         report: A report with `scores`.

@@ -30,7 +30,7 @@ def paired_bootstrap(
     a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, *, samples: int = 1000, seed: int = 0
 ) -> Difference:
     """
-    Compares two captioners on the same clips (Koehn, 2004, https://aclanthology.org/W04-3250).
+    Compare two captioners on the same clips (Koehn, 2004, https://aclanthology.org/W04-3250).
 
     Clips are drawn with replacement, the same for both captioners; the interval holds percentiles of the difference
     between their mean scores.

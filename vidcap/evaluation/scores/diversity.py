@@ -9,7 +9,7 @@ def caption_diversity(
     captions: Sequence[str], *, train_captions: Sequence[str] | None = None, tokenizer: Tokenizer = "ptb"
 ) -> dict[str, float]:
     """
-    Measures the diversity of captions, without true captions.
+    Measure the diversity of captions, without true captions.
 
     Args:
         captions (`Sequence[str]`): one per clip.

@@ -64,7 +64,7 @@ class MeteorData:
         return word
 
     def paraphrases(self, phrases: Set[str]) -> Paraphrases:
-        """Finds the paraphrases among some phrases, whose words are separated by one space; takes some seconds."""
+        """Find the paraphrases among some phrases, whose words are separated by one space; takes some seconds."""
         lines = {f"{phrase}\n".encode(): phrase for phrase in phrases}
         paraphrases: Paraphrases = {}
         with gzip.open(self._table) as file:

@@ -38,7 +38,7 @@ def count_document_frequencies(
     references: Sequence[Sequence[Tokens]], *, source: str = "the references scored"
 ) -> DocumentFrequencies:
     """
-    Counts the clips whose references contain each n-gram (n = 1 ... 4), for [`cider_d`].
+    Count the clips whose references contain each n-gram (n = 1 ... 4), for [`cider_d`].
 
     Args:
         references (`Sequence[Sequence[Sequence[str]]]`):
@@ -55,7 +55,7 @@ def caption_document_frequencies(
     references: Sequence[Sequence[str]], *, source: str, tokenizer: Tokenizer = "ptb"
 ) -> DocumentFrequencies:
     """
-    Counts document frequencies of captions, such as the training captions, for [`score_captions`].
+    Count document frequencies of captions, such as the training captions, for [`score_captions`].
 
     Args:
         references (`Sequence[Sequence[str]]`): the captions of each clip.
@@ -213,7 +213,7 @@ def score_captions(
     document_frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, float]:
     """
-    Scores captions against true ones, as published caption scores are computed.
+    Score captions against true ones, as published caption scores are computed.
 
     Args:
         hypotheses (`Sequence[str]`):
@@ -263,7 +263,7 @@ def score_each(
     document_frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, np.ndarray]:
     """
-    Scores each caption, with the arguments and errors of [`score_captions`].
+    Score each caption, with the arguments and errors of [`score_captions`].
 
     The mean over clips is the score of the corpus, except for BLEU and METEOR, which the corpus computes from sums of
     counts. `distinct` is 1 over the number of clips with this caption.
@@ -282,7 +282,7 @@ def scoring_facts(
     document_frequencies: DocumentFrequencies | None = None,
 ) -> dict[str, Any]:
     """
-    Describes how [`score_captions`] computes its scores from the same arguments, for a report.
+    Describe how [`score_captions`] computes its scores from the same arguments, for a report.
 
     Returns:
         `dict[str, Any]`: `clips`, `tokenizer`, `references_per_clip` (`{"min", "median", "max"}`) and

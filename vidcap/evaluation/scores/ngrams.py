@@ -54,7 +54,7 @@ class NGramTable(NamedTuple):
 
 
 def count_ngrams(texts: Sequence[Tokens]) -> NGramTable:
-    """Counts the n-grams (n = 1 ... 4) of tokenised texts."""
+    """Count the n-grams (n = 1 ... 4) of tokenised texts."""
     words = list(chain.from_iterable(texts))
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     text_of = np.repeat(np.arange(len(texts)), lengths)  # (words,)

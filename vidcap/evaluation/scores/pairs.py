@@ -15,7 +15,7 @@ TOKENIZER_NAMES = {
 
 
 def check_pairs(hypotheses: Sequence, references: Sequence) -> None:
-    """Raises `ValueError` unless there are hypotheses, each with at least one reference."""
+    """Raise `ValueError` unless there are hypotheses, each with at least one reference."""
     if len(hypotheses) != len(references):
         raise ValueError(
             f"{len(hypotheses)} hypotheses but {len(references)} lists of references: give one list of references "
@@ -29,7 +29,7 @@ def check_pairs(hypotheses: Sequence, references: Sequence) -> None:
 
 
 def check_strings(captions: Sequence[str], what: str) -> None:
-    """Raises `ValueError` unless all captions are strings; `what` with `{}` names one in the message."""
+    """Raise `ValueError` unless all captions are strings; `what` with `{}` names one in the message."""
     for number, caption in enumerate(captions):
         if not isinstance(caption, str):
             raise ValueError(f"{what.format(number)} is of type {type(caption).__name__}: give a string.")
@@ -46,7 +46,7 @@ def tokenize(caption: str, tokenizer: Tokenizer) -> list[str]:
 
 
 def split_tokens(tokens: Tokens) -> list[str]:
-    """Splits tokens held together by a no-break space, such as "1 1/2", as the reference scorer does for n-grams."""
+    """Split tokens held together by a no-break space, such as "1 1/2", as the reference scorer does for n-grams."""
     return " ".join(tokens).split()
 
 
@@ -63,7 +63,7 @@ def tokenize_pairs(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer
 ) -> TokenizedPairs:
     """
-    Checks and tokenises captions.
+    Check and tokenise captions.
 
     Raises:
         `ValueError`: if there are no clips, the two lengths differ, a clip has no reference, a caption is not a

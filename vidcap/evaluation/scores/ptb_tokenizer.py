@@ -259,7 +259,7 @@ def _next_token(text: str, start: int) -> tuple[str, int]:
 
 def ptb_tokenize(text: str) -> list[str]:
     """
-    Splits a caption into the lower-case tokens of published caption scores, without punctuation.
+    Split a caption into the lower-case tokens of published caption scores, without punctuation.
 
     Args:
         text (`str`):
