@@ -41,4 +41,6 @@ def computes_in_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
         return False
-    return any(present for name, present in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+    # Older versions of torch do not tell, and compute in fp32, which every CPU does well.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(there for name, there in capabilities.items() if name.endswith("bf16"))
