@@ -158,7 +158,7 @@ def to_grayscale(frames: torch.Tensor) -> torch.Tensor:
 
 
 def color_histogram(frames: torch.Tensor, grid: int, bins: int) -> torch.Tensor:
-    """Shares of the colours in each cell: pixels `(F, 3, H, W)` from -1 to 1 -> `(F, bins^3, grid, grid)`.
+    """Colour histogram of each cell: pixels `(F, 3, H, W)` from -1 to 1 -> shares `(F, bins^3, grid, grid)`.
 
     A pixel counts towards the neighbouring levels of red, green and blue by its distance to them, so that the
     histogram changes smoothly. Pixels are first counted in `FINE_LEVELS` levels, which makes this cheap. Up to

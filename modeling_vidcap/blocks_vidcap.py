@@ -1,4 +1,4 @@
-"""Building blocks of encoder and decoder in torch alone: positions, attention, layers."""
+"""Building blocks of encoder and decoder in plain torch: positions, attention, layers."""
 
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ def to_sines(angles: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def positions_behind(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Positions `(B, L + 1)` of the real words of `attention_mask` `(B, L)` and of a token right behind them.
+    """Positions `(B, L + 1)` of the real words of `attention_mask` `(B, L)` and of a token right after them.
 
     Either side may be padded.
     """
@@ -219,7 +219,7 @@ class VideoCaptionColors(nn.Module):
         self.config = config
 
     def forward(self, histograms: torch.Tensor) -> torch.Tensor:
-        """`(B, T, N, color_bins^3)` of shares that sum to 1 -> `(B, T, N, D)`, zeros for dropped clips."""
+        """Embed colour histograms: `(B, T, N, color_bins^3)` -> `(B, T, N, D)`, zeros for dropped colours."""
         projected = self.projection(self.norm(histograms ** (1 / 3)) * self.scale)
         rate = self.config.color_dropout
         if self.training and rate:

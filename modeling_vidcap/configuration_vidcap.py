@@ -372,7 +372,7 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
-        """Build the config and check its versions.
+        """Build the config, and check the versions of vidcap and transformers that saved it.
 
         The installed package drops the keys that lead to code inside a model's folder: `pipeline()` would prefer the
         folder's pipeline, which it may not run unasked, to the registered one.

@@ -1,4 +1,4 @@
-"""The decoder of captions, and greedy search one word at a time, in torch alone.
+"""The decoder of captions, and greedy search one word at a time, in plain torch.
 
 For a model of a few million parameters, the work of `generate` around a step (inputs, masks, caches and outputs, all
 made anew) takes longer than the step. [`GreedyWriter`] computes the clip's keys and values and the rotations of all
@@ -43,7 +43,7 @@ class CaptionDecoding(FreezableModule, nn.Module):
     config: Any  # `VideoCaptionConfig`; transformers declares it as `PreTrainedConfig`
 
     def add_layers(self, config: "VideoCaptionConfig") -> None:
-        """Create all modules."""
+        """Build the modules that the config names."""
         size = config.embedding_size or config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, size, config.pad_token_id)
         self.freeze()

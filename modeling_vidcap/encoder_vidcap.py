@@ -139,7 +139,7 @@ def eager_attention_forward(
 
 
 class VideoCaptionAttention(Attention):
-    """Attention by the implementation that the config names, with an optional cache."""
+    """Attention by the implementation named in the config, with an optional cache of keys and values."""
 
     def attend(
         self,

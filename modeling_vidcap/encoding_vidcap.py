@@ -1,4 +1,4 @@
-"""The encoder of clips in torch alone: backbone features -> tokens of a whole clip."""
+"""The encoder of clips in plain torch: backbone features -> tokens of a whole clip."""
 
 from typing import TYPE_CHECKING, Any, Protocol
 

@@ -71,7 +71,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
     ) -> VideoCaptionModelOutput:
         if decoder_input_ids is None:
             raise ValueError(
-                "`decoder_input_ids` or `labels` are needed to score a caption; to write one call `generate`"
+                "`decoder_input_ids` or `labels` are needed to score a caption; to write one, call `generate`"
             )
         recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if encoder_outputs is None:

@@ -1,4 +1,4 @@
-"""The captioner's heads in torch alone: word scores, the shared space of clips and captions, novelty, ranking."""
+"""The captioner's heads in plain torch: word scores, the shared space of clips and captions, novelty, ranking."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -132,7 +132,7 @@ class VideoFrames:
     source: str
 
     def padded(self, length: int) -> "VideoFrames":
-        """The same clip with its last frame and time repeated, masked, up to `length` frames."""
+        """The clip, padded to `length` frames by its last frame and time; the padding is masked."""
         missing = length - len(self.frames)
         if missing <= 0:
             return self

@@ -340,7 +340,9 @@ def _array_to_tensor(array: np.ndarray | torch.Tensor, name: str, options: Decod
     if not channels_first:
         frame = frame.permute(2, 0, 1)
     if frame.shape[0] not in (1, 3, 4) or not frame.numel():
-        raise VideoDecodeError(name, f"frames of shape {tuple(array.shape)} do not have 1, 3 or 4 channels and pixels")
+        raise VideoDecodeError(
+            name, f"frames of shape {tuple(array.shape)} must have 1, 3 or 4 channels, and a height and width above 0"
+        )
 
     if frame.dtype in WIDE:
         frame = frame.to(torch.int64)

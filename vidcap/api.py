@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def caption(clips: object, *, model: str | os.PathLike[str], **options) -> list[CaptionedClip]:
-    """Caption one clip or many, as `vidcap caption`.
+    """Caption one clip or many, as `vidcap caption` does.
 
     Args:
         clips: A path, URL or other source that [`decode_video`] takes, or a list of these.
@@ -64,7 +64,7 @@ def evaluate(
     output: str | os.PathLike[str] | None = None,
     **options,
 ) -> dict[str, Any]:
-    """Evaluate a model on a data set, as `vidcap evaluate`.
+    """Evaluate a model on a data set, as `vidcap evaluate` does.
 
     Args:
         model: Model folder or Hub id, of any family.
@@ -114,7 +114,7 @@ def train(dataset: object, output_dir: str | os.PathLike[str], **options) -> Pat
 def push(
     folder: str | os.PathLike[str], repo_id: str, *, private: bool = False, force: bool = False, **options
 ) -> str:
-    """Upload a trained model to the Hub, as `vidcap push`.
+    """Upload a trained model to the Hub, as `vidcap push` does.
 
     Args:
         folder: Output folder of a training run.

@@ -42,5 +42,5 @@ def computes_in_bf16(device: torch.device) -> bool:
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
         return False
     # Older versions of torch do not tell, and compute in fp32, which every CPU does well.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(there for name, there in capabilities.items() if name.endswith("bf16"))

@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class FillResult(NamedTuple):
-    """The outcome for each clip, by its index."""
+    """The outcome of reading each clip, by the index of the clip."""
 
     digests: dict[int, str]  # content hashes of stored clips
     broken: dict[int, str]  # why other clips cannot be read

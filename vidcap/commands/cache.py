@@ -39,7 +39,7 @@ def add_cache_command(commands: "Subcommands", parser_class: type[argparse.Argum
         "--limit",
         type=at_least_zero,
         metavar="GB",
-        help="size to keep; 0 removes everything that is not in use [$VIDCAP_CACHE_LIMIT]",
+        help="size of the cache to keep, in GB; 0 removes all clips that no process uses [$VIDCAP_CACHE_LIMIT]",
     )
     pruning.set_defaults(run=_prune)
 

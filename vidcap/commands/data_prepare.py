@@ -81,7 +81,7 @@ def add_data_commands(commands: "Subcommands", parser_class: type[argparse.Argum
     shards.add_argument(
         "--license", metavar="ID", help="licence for the card, in the Hub's spelling, such as cc-by-4.0"
     )
-    shards.add_argument("--shard_mb", type=whole, metavar="N", help="megabytes of clips per shard, at most [256]")
+    shards.add_argument("--shard_mb", type=whole, metavar="N", help="maximum size of a shard, in megabytes [256]")
 
     fetching = prepare.add_argument_group("fetching")
     fetching.add_argument("--no_fetch", action="store_true", help="use the clips of --clips alone")
@@ -93,7 +93,7 @@ def add_data_commands(commands: "Subcommands", parser_class: type[argparse.Argum
         "--backoff",
         type=above_zero,
         metavar="S",
-        help="seconds before the first further attempt, doubled for each one after it [1]",
+        help="seconds to wait before the first retry, doubled for each later one [1]",
     )
     fetching.add_argument("--max_bytes", type=whole, metavar="N", help="size limit of a file in bytes [256 MB]")
     fetching.add_argument("--retry_gone", action="store_true", help="request files again that were gone (404, 410)")

@@ -29,7 +29,7 @@ COLOURS = ((220, 40, 40), (40, 60, 220))  # the test clip shows one, then the ot
 
 @dataclass
 class Diagnosis:
-    """The state of an installation.
+    """Versions, decoders, devices and problems of an installation.
 
     Args:
         versions: Versions of Python and packages; `None` for a missing package.

@@ -271,7 +271,9 @@ def _annotation(path: Path, place: str, record: object) -> Annotation:
 def _segment_of_name(path: Path, place: str, name: str) -> tuple[str, float, float]:
     match = re.fullmatch(r"(.+)_(\d+)_(\d+)", name)
     if match is None:
-        raise AnnotationError(path, place, f"{name[:80]!r} does not have the form ID_start_end")
+        raise AnnotationError(
+            path, place, f"{name[:80]!r} does not have the form ID_start_end, with start and end in seconds"
+        )
     return match[1], float(match[2]), float(match[3])
 
 

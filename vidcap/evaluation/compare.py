@@ -82,7 +82,9 @@ def compare_reports(
             f"{pairs.unshared}; --common_clips compares the {len(pairs.shared)} clips that are in both"
         )
     if len(pairs.shared) < 2:
-        raise ComparisonError(f"only {len(pairs.shared)} clips are in both, at least 2 are needed; {pairs.unshared}")
+        raise ComparisonError(
+            f"only {len(pairs.shared)} clips are in both reports, at least 2 are needed; {pairs.unshared}"
+        )
     notes = []
     if pairs.restricted:
         notes.append(f"{pairs.unshared}; the {len(pairs.shared)} clips that are in both are compared")

@@ -274,7 +274,7 @@ def _select_split(path: Path, references: References, splits: dict[str, str], sp
         return references
     if without := [name for name in references.captions if name not in splits]:
         raise AnnotationError(
-            path, without[0], f"has no split, like {len(without)} of the {len(references.captions)} clips; name the "
+            path, without[0], f"has no split ({len(without)} of {len(references.captions)} clips have none); name the "
             "split of all clips, or of none"
         )  # fmt: skip
     chosen_split = split or "test"

@@ -91,7 +91,7 @@ class CaptioningPipeline(VideoCaptioningPipeline):
 
 class AdapterPipeline(VideoCaptioningPipeline):
     """
-    Captions of videos by a model of another family.
+    Captions videos by a model from outside this package, such as GIT or a chat model.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The captioner in torch alone: [`VideoCaptionForConditionalGeneration`] under the same names."""
+"""The captioner in plain torch: [`VideoCaptionForConditionalGeneration`] under the same names."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

@@ -52,7 +52,7 @@ def add_lora(
     for part in parts:
         module: Any = model.model.decoder if part == "decoder" else model.backbone
         if part == "decoder" and not isinstance(module, PretrainedDecoder):
-            raise ValueError("--lora decoder needs a pretrained decoder; add --decoder, or leave it out")
+            raise ValueError("--lora decoder needs a pretrained decoder; add --decoder, or leave --lora out")
         if part == "decoder" and model.config.freeze_decoder:
             raise ValueError("--lora decoder trains what --freeze_decoder keeps fixed; leave one of them out")
         if part == "backbone" and module.frozen:

@@ -29,7 +29,7 @@ PAUSE = 100  # usual durations of a step: the process was stopped, or the machin
 
 
 class TimeBudget(TrainerCallback):
-    """A callback that ends and evaluates training by the clock.
+    """A callback that stops and evaluates a training by the clock.
 
     Args:
         minutes: Time for training.
