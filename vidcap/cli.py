@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
             return train(argv[1:], "vidcap train")
         arguments = build_parser().parse_args(argv)
-        debug |= arguments.debug
+        debug |= getattr(arguments, "debug", False)
         if check := getattr(arguments, "check", None):
             check(arguments)
         if not debug:
