@@ -1,7 +1,7 @@
 """The structure of the source: which room may import which, and how large things are.
 
     python tests/house.py          # sizes, and what breaks the rules
-    python tests/house.py ways     # files that run on the way from a clip to a caption
+    python -m tests.house ways     # files that run from a clip to a caption, and from a folder to the loss
 
 `tests/test_house.py` holds the project to these rules.
 """
@@ -9,6 +9,7 @@
 import ast
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -203,7 +204,43 @@ def files_run_by(work: Callable[[], object]) -> list[str]:
     return list(seen)
 
 
+def ways() -> dict[str, list[str]]:
+    """Files that run while a pipeline captions a clip by beam search, and while the clips of a folder become a loss.
+
+    Models are tiny and have random weights; both are loaded before.
+    """
+    from transformers import pipeline
+
+    from processing.cache.feature_cache import ClipCache
+    from processing.clips.clip_dataset import ClipDataset
+    from processing.clips.collator import VideoCaptionCollator
+    from processing.clips.rows import load_clips
+    from tests.tiny import tiny_model, tiny_processor
+    from vidcap.demo.demo_data import generate_demo_data
+
+    model, processor = tiny_model(), tiny_processor()
+
+    def loss(folder: Path) -> None:
+        clips = ClipDataset(load_clips(folder, "train"), ClipCache(folder / "cache", processor.video_processor))
+        batch = VideoCaptionCollator(processor)([clips[index] for index in range(len(clips))])
+        model(**batch).loss.backward()
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "clips")
+        generate_demo_data(folder, train=2, validation=0, test=0, size=32)
+        clip = next(iter(sorted((folder / "train").glob("*.mp4"))))
+        captioner = pipeline("video-captioning", model=model, processor=processor, device="cpu")
+        return {
+            "from a clip to a caption": files_run_by(lambda: captioner(str(clip), num_beams=2, max_new_tokens=4)),
+            "from a folder to the loss": files_run_by(lambda: loss(folder)),
+        }
+
+
 def main() -> None:
+    if sys.argv[1:] == ["ways"]:
+        for way, files in ways().items():
+            print(f"{way}: {len(files)} files", *files, sep="\n  ")
+        return
     print(f"{sum(map(lines_of, source_files())):,} lines of source in {len(source_files())} files")
     print(f"{len(bare_any_parameters())} parameters of type Any")
     for title, found in (
