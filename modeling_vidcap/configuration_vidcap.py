@@ -23,17 +23,14 @@ if Version(transformers_version) < Version(OLDEST_TRANSFORMERS):  # configs are 
 # The name of the cache among the arguments of transformers' functions and models, which 5.24 changed.
 CACHE = "cache" if Version(transformers_version) >= Version("5.24") else "past_key_values"
 SHARES = (
-    "dropout",
-    "attention_dropout",
-    "stochastic_depth",
-    "frame_dropout",
-    "color_dropout",
-    "video_dropout",
-    "word_dropout",
-    "scheduled_sampling",
-    "label_smoothing",
+    *("dropout", "attention_dropout", "stochastic_depth", "frame_dropout", "color_dropout", "video_dropout"),
+    *("word_dropout", "scheduled_sampling", "label_smoothing"),
 )
 DEFAULT_TYPES = {"backbone_config": "timm_backbone", "decoder_config": "gpt2"}
+POSITIVE = (
+    *("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size"),
+    *("multimodal_layers", "feature_grid", "num_frames", "max_position_embeddings"),
+)
 WEIGHTS = ("caption_weight", "masked_word_weight", "contrastive_weight")
 
 
@@ -131,6 +128,9 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
             for captions that are untrue of the reversed clip.
         projection_dim (`int`): Size of the shared space of clips and captions.
         logit_scale_init_value (`float`): Initial contrastive temperature, as ln(1 / temperature).
+        memory_shape (`list[int]`, *optional*): Captions, tokens per caption, n-grams and vector size of the
+            [`CaptionMemory`] that training fitted; `None` for none.
+        memory_share (`float`): Share of the memory in the embeddings of clips and captions.
         unk_token_id (`int`): Token that replaces dropped words.
         vidcap_version (`str`): Version of vidcap that wrote the checkpoint; not to be set. A version reads the
             checkpoints of all earlier ones and of those with the same first two numbers.
@@ -200,6 +200,8 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
     projection_dim: int = 256
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07), as in CLIP
     initializer_range: float = 0.02
+    memory_shape: list[int] | tuple[int, ...] | None = None
+    memory_share: float = 0.0
 
     pad_token_id: int = 0
     bos_token_id: int | None = 1
@@ -216,7 +218,7 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
             if isinstance(value := getattr(self, name), dict):
                 setattr(self, name, AutoConfig.for_model(**{"model_type": DEFAULT_TYPES[name], **value}))
         super().__post_init__(**kwargs)
-        for name in ("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size"):
+        for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if self.hidden_size % (2 * self.num_attention_heads):
@@ -230,16 +232,10 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
         for name in (*WEIGHTS, "encoder_layers", "text_layers", "caption_queries", "thumbnail_size", "motion_floor"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}")
-        for name in ("multimodal_layers", "feature_grid", "num_frames", "max_position_embeddings"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         if self.encoder_window is not None and self.encoder_window < 1:
             raise ValueError(f"`encoder_window` must be None or at least 1 frame, got {self.encoder_window}")
         if self.color_dropout and not self.color_bins:
-            raise ValueError(
-                f"`color_dropout` {self.color_dropout} needs a colour histogram: set `color_bins` above 0, or "
-                "`color_dropout` to 0"
-            )
+            raise ValueError(f"`color_dropout` {self.color_dropout} needs `color_bins` above 0: set one of them")
         if self.color_bins not in (0, *range(2, 9)):
             raise ValueError(f"`color_bins` must be 0 (no histogram) or between 2 and 8, got {self.color_bins}")
         self._check_space_and_time()
@@ -261,6 +257,14 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
             )
         self._check_backbone()
         self._check_decoder()
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        shape = self.memory_shape
+        if shape is not None and (len(shape) != 4 or min(shape) < 1):
+            raise ValueError(f"`memory_shape` must be four numbers above 0, got {shape}")
+        if not 0 <= self.memory_share <= 1 or (self.memory_share and shape is None):
+            raise ValueError(f"`memory_share` must be from 0 to 1, and 0 without a memory, got {self.memory_share}")
 
     def _check_backbone(self) -> None:
         if self._backbone_type == "cnn":
@@ -291,32 +295,29 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
         decoder: Any = self.decoder_config
         if decoder is None:
             if self.freeze_decoder:
-                raise ValueError(
-                    "`freeze_decoder` True needs a pretrained decoder: set `decoder_config`, or leave it out"
-                )
+                raise ValueError("`freeze_decoder` True needs a `decoder_config`: set it, or leave it out")
             return
         model_type = decoder.model_type
         if model_type not in DECODERS:
             raise ValueError(f"`decoder_config` must be of type {', '.join(DECODERS)}, got {model_type!r}")
         crosses = self.fusion == "cross_attention"
         if crosses and not DECODERS[model_type]:
-            raise ValueError(
-                f"`fusion` 'cross_attention': {model_type} has no cross-attention; set `fusion` to 'joint'"
-            )
+            raise ValueError(f"`fusion` 'cross_attention': {model_type} has none; set `fusion` to 'joint'")
         if bool(getattr(decoder, "add_cross_attention", False)) is not crosses:
             raise ValueError(
                 f"`fusion` {self.fusion!r} needs a `decoder_config` with `add_cross_attention` {crosses}; set it there"
             )
         if decoder.vocab_size != self.vocab_size:
             raise ValueError(
-                f"`vocab_size` must equal that of `decoder_config` ({decoder.vocab_size}), got {self.vocab_size}"
+                f"`vocab_size` must be that of `decoder_config` ({decoder.vocab_size}), got {self.vocab_size}"
             )
         if self.embedding_size is not None or self.masked_word_weight:
             raise ValueError(
                 f"`embedding_size` {self.embedding_size}, `masked_word_weight` {self.masked_word_weight}: a "
                 "pretrained decoder has its own embeddings and sees no words ahead; leave both out"
             )
-        needed = self.max_position_embeddings + 1  # the summary token follows the caption
+        # The summary token follows the caption, the token of the memory the clip.
+        needed = self.max_position_embeddings + 1 + (self.memory_shape is not None)
         if not crosses:
             cells = self.feature_grid**2 if self.spatial_tokens else 1
             needed += self.caption_queries or self.num_frames // self.frame_stride * cells

@@ -31,6 +31,7 @@ class VideoEncoderOutput(ModelOutput):
             levels of the temporal pyramid; with `caption_queries` one token per query.
         attention_mask (`(B, S)`): 1 where a token stands for a real frame.
         token_times (`(B, S)`): Seconds from the clip's start.
+        video_words (`(B, P)`): What the [`CaptionMemory`] predicts of the captions.
         hidden_states (tuple of `(B, T * N, D)`): Input of the first layer and output of each layer, before the last
             norm; with `encoder_attention` `factorized` `(B, T, N, D)`, after a layer over time `(B, N, T, D)`.
         attentions (tuple of `(B, heads, T * N, T * N)`): Weights per layer; with `factorized` alternately
@@ -40,6 +41,7 @@ class VideoEncoderOutput(ModelOutput):
     last_hidden_state: torch.Tensor = None  # type: ignore[assignment]
     attention_mask: torch.Tensor = None  # type: ignore[assignment]
     token_times: torch.Tensor = None  # type: ignore[assignment]
+    video_words: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -249,6 +251,7 @@ class VideoCaptionEncoder(ClipEncoding, VideoCaptionPreTrainedModel):
         video_mask: torch.Tensor | None = None,
         video_times: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
+        video_words: torch.Tensor | None = None,
         *,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -260,8 +263,10 @@ class VideoCaptionEncoder(ClipEncoding, VideoCaptionPreTrainedModel):
         check_recording(self.config, output_attentions)
         if video_features is None:
             video_features = self.extract_features(pixel_values_videos)
-        tokens, mask, times = self.encode(video_features, video_mask, video_times)
-        return VideoEncoderOutput(last_hidden_state=tokens, attention_mask=mask, token_times=times)
+        tokens, mask, times, video_words = self.encode(video_features, video_mask, video_times, video_words)
+        return VideoEncoderOutput(
+            last_hidden_state=tokens, attention_mask=mask, token_times=times, video_words=video_words
+        )
 
     def extract_features(self, pixel_values_videos: torch.Tensor | None) -> torch.Tensor:
         """The backbone's features `(B, T, N, D)` of pixels `(B, T, C, H, W)`."""

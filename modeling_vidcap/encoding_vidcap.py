@@ -18,6 +18,7 @@ from .blocks_vidcap import (
     to_rotation,
     to_sines,
 )
+from .memory_vidcap import CaptionMemory
 
 if TYPE_CHECKING:
     from .configuration_vidcap import VideoCaptionConfig
@@ -30,11 +31,13 @@ class ClipTokens(Protocol):
         last_hidden_state: `(B, S, D)`, the tokens.
         attention_mask: `(B, S)`, 1 where a token stands for a real frame.
         token_times: `(B, S)`, seconds from the clip's start.
+        video_words: `(B, P)`, what the [`CaptionMemory`] predicts; `None` without one.
     """
 
     last_hidden_state: torch.Tensor
     attention_mask: torch.Tensor
     token_times: torch.Tensor
+    video_words: torch.Tensor | None
 
 
 class ClipEncoding(nn.Module):
@@ -68,11 +71,30 @@ class ClipEncoding(nn.Module):
         if config.temporal_pyramid:
             self.level_embeddings = nn.Parameter(torch.zeros(config.temporal_pyramid, config.hidden_size))
         self.caption_pooler = self.pooler_class(config, config.caption_queries) if config.caption_queries else None
+        self.memory: CaptionMemory | None = None
+        self.word_projection: nn.Linear | None = None
+        if config.memory_shape is not None:
+            self.add_memory(config)
+
+    def add_memory(self, config: "VideoCaptionConfig") -> None:
+        """Create the [`CaptionMemory`] of `config.memory_shape`, and the projection of its prediction to a token."""
+        self.memory = CaptionMemory(config)
+        self.word_projection = nn.Linear(len(self.memory.mean), config.hidden_size)
 
     def encode(
-        self, video_features: torch.Tensor, video_mask: torch.Tensor | None, video_times: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Backbone features `(B, T, N, D)` -> the clip's tokens `(B, S, D)`, and their mask and times `(B, S)`."""
+        self,
+        video_features: torch.Tensor,
+        video_mask: torch.Tensor | None,
+        video_times: torch.Tensor | None,
+        video_words: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Backbone features `(B, T, N, D)` -> the clip's tokens `(B, S, D)`, and their mask and times `(B, S)`.
+
+        With a memory, the last token holds its prediction `(B, P)`, which is also returned: `video_words`, by default
+        from the features. In training it comes from a memory that has not seen the clip.
+        """
+        if self.memory is not None and video_words is None:
+            video_words = self.memory.predict(video_features, video_mask)
         batch, steps = video_features.shape[:2]
         shape = tuple(video_features.shape[2:])
         expected = (self.config.feature_grid**2, self.config.cell_features)
@@ -109,7 +131,12 @@ class ClipEncoding(nn.Module):
             hidden_states = self.caption_pooler(hidden_states, self._pooling_mask(hidden_states, video_mask))
             video_mask = video_mask.new_ones(hidden_states.shape[:2])
             video_times = video_times.new_zeros(hidden_states.shape[:2])  # a query summarises the clip, at no moment
-        return hidden_states, video_mask, video_times
+        if self.memory is not None and self.word_projection is not None and video_words is not None:
+            words = self.memory.normalise(video_words).to(hidden_states.dtype)
+            hidden_states = torch.cat([hidden_states, self.word_projection(words).unsqueeze(1)], dim=1)
+            video_mask = torch.cat([video_mask, video_mask.new_ones(batch, 1)], dim=1)
+            video_times = torch.cat([video_times, video_times.new_zeros(batch, 1)], dim=1)
+        return hidden_states, video_mask, video_times, video_words
 
     def _embed(
         self, video_features: torch.Tensor, video_mask: torch.Tensor, video_times: torch.Tensor

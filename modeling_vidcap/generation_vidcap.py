@@ -1,28 +1,24 @@
-"""`generate` beyond that of transformers: ranking by likeness to the clip, guidance, phrases, probabilities.
+"""`generate` beyond that of transformers: ranking by likeness and memory, guidance, probabilities.
 
 Guarantees: guidance works with greedy search, beams, sampling and several captions per clip; probabilities are the
 model's own, whatever guidance, banned words or temperature did to the search. Limitations: the guidance pass without
-video has no cache and reads the caption anew for each word (captions are short, and beams would have to reorder it); a
-phrase is a sequence of tokens, so that with word pieces it may be the beginning of a longer word.
+video has no cache and reads the caption anew for each word (captions are short, and beams would have to reorder it).
 """
 
 import copy
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
-from .configuration_vidcap import CACHE, VideoCaptionConfig
+from .configuration_vidcap import CACHE
 from .decoding_vidcap import is_unmodified, write_greedily
 from .encoder_vidcap import VideoEncoderOutput
 from .losses_vidcap import several_ranks
-from .scoring_vidcap import rank_captions, score_tokens
-from .settings_vidcap import Forms, check_guidance, check_phrases, check_similarity, contains_phrase, phrase_length
+from .scoring_vidcap import Ranking, add_remembered, rank_captions, score_tokens
+from .settings_vidcap import check_guidance, check_memory, check_similarity
 
 if TYPE_CHECKING:
     from .modeling_vidcap import VideoCaptionForConditionalGeneration
@@ -35,8 +31,14 @@ PRIVATE_OVERRIDES = {
     "Pipeline._sanitize_parameters": "abstract; every pipeline has to define it",
     "Pipeline._forward": "abstract; every pipeline has to define it",
 }
-CLIP_INPUTS = ("pixel_values_videos", "video_mask", "video_times", "video_features")
+CLIP_INPUTS = ("pixel_values_videos", "video_mask", "video_times", "video_features", "video_words")
 BEAM_SEARCHES = ("beam_search", "beam_sample")
+REMEMBERING = ("beam_search", "greedy_search")
+# Options that determine words, which remembered captions might not have.
+CONTROLLING = (
+    *("constraints", "custom_generate", "decoder_input_ids", "force_words_ids", "logits_processor"),
+    *("prefix_allowed_tokens_fn", "sequence_bias", "stopping_criteria", "streamer"),
+)
 
 
 class VideoCaptionGenerationMixin(GenerationMixin):
@@ -45,6 +47,10 @@ class VideoCaptionGenerationMixin(GenerationMixin):
     `similarity_weight` w ranks finished beams by log p(caption) / length^`length_penalty` + w s cos(clip, caption),
     with scale s and embeddings of the contrastive loss: the decoder prefers frequent captions even where the
     embeddings know better. 0 ranks them by probability alone.
+
+    `memory_weight` adds the captions that the [`CaptionMemory`] recalls to those that the search wrote, and
+    `memory_weight` times their expected CIDEr / 10 to the rank of all. It is not used when sampling, nor with options
+    that force or forbid words other than `bad_words_ids` and `suppress_tokens`.
 
     transformers recognises models that generate by the name of this class, which has to contain that of its base.
     """
@@ -58,6 +64,7 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         inputs: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         similarity_weight: float | None = None,
+        memory_weight: float | None = None,
         **options,
     ) -> Any:
         """As in transformers, with greedy search by a faster loop and beams ranked by `similarity_weight`.
@@ -79,8 +86,27 @@ class VideoCaptionGenerationMixin(GenerationMixin):
                 "holds the clip's tokens and has to grow; leave it out"
             )
         mode = settings.get_generation_mode(options.get("assistant_model"))
-        if weight and mode in BEAM_SEARCHES:
-            return self._generate_ranked(inputs, generation_config, options, settings, weight)
+        remembering = getattr(settings, "memory_weight", None) if memory_weight is None else memory_weight
+        check_memory(self.config, remembering)
+        if mode not in REMEMBERING or any(options.get(name) is not None for name in CONTROLLING):
+            remembering = 0.0
+        ranking = Ranking(
+            weight if weight and mode in BEAM_SEARCHES else 0.0,
+            remembering or 0.0,
+            1.0 if settings.length_penalty is None else settings.length_penalty,
+        )
+        if ranking.similarity_weight or ranking.memory_weight:
+            return self._generate_ranked(inputs, generation_config, options, settings, ranking)
+        return self._search(inputs, generation_config, options, settings)
+
+    def _search(
+        self,
+        inputs: torch.Tensor | None,
+        generation_config: GenerationConfig | None,
+        options: dict[str, Any],
+        settings: Any,
+    ) -> Any:
+        mode = settings.get_generation_mode(options.get("assistant_model"))
         if mode == "greedy_search" and self._can_write_greedily(settings, options):
             options["custom_generate"] = _greedy_loop
         return super().generate(inputs, generation_config, **options)
@@ -123,9 +149,9 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig | None,
         options: dict[str, Any],
         settings: Any,
-        weight: float,
+        ranking: Ranking,
     ) -> Any:
-        """Beam search, and its captions ranked also by their likeness to the clip."""
+        """A search, its captions and those that the memory recalls, ranked."""
         clips = options.get("encoder_outputs")
         if clips is None:
             clip_inputs = {name: options.pop(name) for name in CLIP_INPUTS if name in options}
@@ -136,25 +162,32 @@ class VideoCaptionGenerationMixin(GenerationMixin):
         options["encoder_outputs"] = type(clips)(**clips)
         count = settings.num_return_sequences or 1
         # All beams are ranked. More captions than beams are refused by transformers.
-        returned = max(settings.num_beams, count)
+        returned = max(settings.num_beams or 1, count)
         if generation_config is None or "num_return_sequences" in options:
             options["num_return_sequences"] = returned
         else:
             generation_config = copy.copy(generation_config)
             generation_config.num_return_sequences = returned
-        searched: Any = super().generate(inputs, generation_config, **options)
+        searched: Any = self._search(inputs, generation_config, options, settings)
         sequences = searched.sequences if settings.return_dict_in_generate else searched
+        model: Any = self
+        if ranking.memory_weight:
+            banned = [*(settings.bad_words_ids or []), *([token] for token in settings.suppress_tokens or [])]
+            limit = settings.max_new_tokens or settings.max_length - 1
+            sequences = add_remembered(model, sequences, clips, max_length=limit, banned=banned)
         # By the probabilities of the search, guidance included.
         scored = self.get_token_log_probabilities(sequences, clips, guidance_scale=settings.guidance_scale)
-        model: Any = self
-        length_penalty = 1.0 if settings.length_penalty is None else settings.length_penalty
-        ranked = rank_captions(model, sequences, *scored, clips, weight, length_penalty)
+        ranked = rank_captions(model, sequences, *scored, clips, ranking)
         rows, longest = ranked.best(count)
         if not settings.return_dict_in_generate:
             return sequences[rows, : 1 + longest]
         searched.sequences = sequences[rows, : 1 + longest]
-        searched.beam_indices = searched.beam_indices[rows, :longest]
-        if searched.sequences_scores is not None:
+        if searched.get("beam_indices") is not None:  # -1 for remembered captions, which no beam wrote
+            beams = searched.beam_indices.unflatten(0, (len(clips.last_hidden_state), -1))
+            missing = (ranked.scores.shape[1] - beams.shape[1], len(sequences[0]) - beams.shape[2])
+            beams = nn.functional.pad(beams, (0, missing[1], 0, missing[0]), value=-1)
+            searched.beam_indices = beams.flatten(0, 1)[rows, :longest]
+        if searched.get("sequences_scores") is not None:
             searched.sequences_scores = ranked.scores.flatten()[rows]
         return searched
 
@@ -266,130 +299,24 @@ class VideoGuidance(LogitsProcessor):
         return guided_by_video(scores, outputs.logits[:, -1].float(), self.guidance_scale)  # (B, V)
 
 
-@torch.no_grad()
-def generate_including(
-    model: "VideoCaptionForConditionalGeneration",
-    inputs: Mapping[str, Any],
-    phrases_ids: Sequence[Forms],
-    **generate_kwargs,
-) -> torch.Tensor:
-    """Write captions that contain given phrases.
-
-    Each clip is captioned as by `generate` first. Then, phrase by phrase, for each position t of the caption the words
-    before t and the phrase are continued greedily, all positions in one batch. Of the continuations that contain this
-    and all earlier phrases, complete captions before truncated ones, the one with the highest mean log-probability per
-    token is kept. A phrase that the caption already contains changes nothing.
-
-    A phrase that the clip does not show is equally improbable everywhere. With a model that can write without video
-    (`video_dropout`), the phrase's own tokens therefore count by the mean of their probabilities with and without
-    video: the phrase goes where the clip shows it or where language expects it.
-
-    Args:
-        inputs: Those of `generate`: a batch of B clips, or their `encoder_outputs`.
-        phrases_ids: The forms of each phrase: ids at the start of a caption and, where they differ, elsewhere.
-        generate_kwargs: For `generate`. Beams serve the first caption only.
-
-    Returns:
-        `(B, 1 + L)`, as `generate` returns captions.
-
-    Raises:
-        ValueError: If several captions per clip or samples are requested, [`check_phrases`] refuses the phrases, or
-            banned words leave no place for one beside the others.
-    """
-    settings = {**model.generation_config.to_dict(), **generate_kwargs}
-    if settings.get("do_sample") or (settings.get("num_return_sequences") or 1) > 1:
-        raise ValueError(
-            "phrases need a search for one caption per clip: set `do_sample` to False and `num_return_sequences` to 1"
-        )
-    banned, limit = settings.get("bad_words_ids") or [], settings.get("max_new_tokens")
-    check_phrases(phrases_ids, banned, limit)
-    encoder_outputs = inputs["encoder_outputs"] if "encoder_outputs" in inputs else model.get_encoder()(**inputs)
-    sequences = model.generate(encoder_outputs=encoder_outputs, **generate_kwargs)  # (B, 1 + L)
-    greedy = {**generate_kwargs, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False}
-    captions = []
-    for index, sequence in enumerate(sequences):
-        clip = _map_clips(encoder_outputs, itemgetter(slice(index, index + 1)))
-        for count in range(1, len(phrases_ids) + 1):
-            # A phrase must end early enough to leave room for those that follow.
-            room = None if limit is None else limit - phrase_length(phrases_ids[count:])
-            words, _ = _words(sequence, model.config)
-            if not _contains(words[:room], phrases_ids[count - 1]):
-                sequence = _insert(model, clip, words, phrases_ids[:count], banned, room, greedy)
-        captions.append(sequence)
-    return nn.utils.rnn.pad_sequence(captions, batch_first=True, padding_value=model.config.pad_token_id)
-
-
 def without_video(encoder_outputs: VideoEncoderOutput) -> VideoEncoderOutput:
-    """Encoded clips whose tokens are zeros at the same times, as `video_dropout` leaves them in training."""
-    hidden_states = torch.zeros_like(encoder_outputs.last_hidden_state)
-    return type(encoder_outputs)(**{**encoder_outputs, "last_hidden_state": hidden_states})
+    """Encoded clips whose tokens are zeros at the same times, as `video_dropout` leaves them in training.
+
+    A memory recalls nothing of them in particular.
+    """
+    names = ("last_hidden_state", "video_words")
+    zeros = {name: encoder_outputs[name].mul(0) for name in names if encoder_outputs.get(name) is not None}
+    return type(encoder_outputs)(**{**encoder_outputs, **zeros})
 
 
 def repeat_clips(encoder_outputs: VideoEncoderOutput, times: int) -> VideoEncoderOutput:
     """A copy with each clip `times` times in a row."""
-    return _map_clips(encoder_outputs, lambda tensor: tensor.repeat_interleave(times, dim=0))
+    return map_clips(encoder_outputs, lambda tensor: tensor.repeat_interleave(times, dim=0))
 
 
-def _map_clips(
+def map_clips(
     encoder_outputs: VideoEncoderOutput, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> VideoEncoderOutput:
     """A copy with each tensor changed, without recorded hidden states and attentions, which no decoder reads."""
     changed: Any = {name: change(value) for name, value in encoder_outputs.items() if isinstance(value, torch.Tensor)}
     return type(encoder_outputs)(**changed)
-
-
-def _insert(
-    model: "VideoCaptionForConditionalGeneration",
-    clip: VideoEncoderOutput,
-    words: list[int],
-    phrases: Sequence[Forms],
-    banned: Sequence[Sequence[int]],
-    room: int | None,
-    generate_kwargs: dict[str, Any],
-) -> torch.Tensor:
-    """The best caption `(1 + L,)` that begins with some of `words` and the last phrase.
-
-    It contains all of `phrases` in its first `room` tokens.
-    """
-    prefixes = [[*words[:t], *phrases[-1][-1 if t else 0]] for t in range(len(words) + 1)]
-    anything = torch.arange(model.config.vocab_size)
-
-    def allowed(row: int, ids: torch.Tensor) -> Any:
-        step = len(ids) - 1  # after the start token
-        return [prefixes[row][step]] if step < len(prefixes[row]) else anything
-
-    repeated = repeat_clips(clip, len(prefixes))
-    sequences = model.generate(encoder_outputs=repeated, prefix_allowed_tokens_fn=allowed, **generate_kwargs)
-    log_probabilities, mask = model.get_token_log_probabilities(sequences, repeated)
-    if model.config.video_dropout > 0:
-        prior, _ = model.get_token_log_probabilities(sequences, without_video(repeated))
-        mixture = torch.logaddexp(log_probabilities, prior) - math.log(2)
-        for t, prefix in enumerate(prefixes):
-            log_probabilities[t, t : len(prefix)] = mixture[t, t : len(prefix)]
-    means = (log_probabilities.sum(dim=1) / mask.sum(dim=1)).tolist()
-    candidates = []
-    for sequence, mean in zip(sequences, means, strict=True):
-        candidate, complete = _words(sequence, model.config)
-        # A prefix and its phrase may form a banned sequence together.
-        if all(_contains(candidate[:room], forms) for forms in phrases) and not any(
-            contains_phrase(candidate, word) for word in banned
-        ):
-            candidates.append((complete, mean, sequence))
-    if not candidates:
-        raise ValueError(
-            f"no caption contains the phrase of ids {list(phrases[-1][-1])} beside the other phrases and without "
-            "banned words: leave some of them out"
-        )
-    return max(candidates, key=itemgetter(0, 1))[2]
-
-
-def _words(sequence: torch.Tensor, config: VideoCaptionConfig) -> tuple[list[int], bool]:
-    """The tokens between the start token and EOS, and whether there is an EOS."""
-    ends = torch.tensor(config.eos_token_id).flatten().tolist()
-    tokens = sequence[1:].tolist()
-    words = list(itertools.takewhile(lambda token: token not in ends, tokens))
-    return words, len(words) < len(tokens)
-
-
-def _contains(words: Sequence[int], forms: Forms) -> bool:
-    return list(words[: len(forms[0])]) == list(forms[0]) or contains_phrase(words, forms[-1])

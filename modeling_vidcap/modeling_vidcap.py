@@ -25,6 +25,7 @@ from .encoder_vidcap import (
 )
 from .generation_vidcap import VideoCaptionGenerationMixin
 from .losses_vidcap import SIGMOID_BIAS, caption_loss, contrastive_loss, play_backwards
+from .memory_vidcap import CaptionMemory
 from .pretrained_decoder_vidcap import PretrainedDecoder
 from .scoring_vidcap import CaptionScoring
 
@@ -61,6 +62,7 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
         video_mask: torch.Tensor | None = None,
         video_times: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
+        video_words: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: VideoEncoderOutput | None = None,
@@ -75,7 +77,9 @@ class VideoCaptionModel(VideoCaptionPreTrainedModel):
             )
         recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(pixel_values_videos, video_mask, video_times, video_features, **recorded)
+            encoder_outputs = self.encoder(
+                pixel_values_videos, video_mask, video_times, video_features, video_words, **recorded
+            )
         if self.training:
             rate = self.config.word_dropout * self.word_dropout_ramp
             decoder_input_ids = drop_words(decoder_input_ids, self.config, rate=rate)
@@ -154,6 +158,9 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
         if module is self.novelty:
             for buffer, value in ((module.mean, 0.0), (module.precision, 0.0), (module.limit, 1.0)):
                 init.constant_(buffer, value)
+        if isinstance(module, CaptionMemory):
+            for buffer in module.buffers():
+                init.zeros_(buffer)
         if module is self:
             init.constant_(self.logit_scale, self.config.logit_scale_init_value)
             if self.logit_bias is not None:
@@ -174,9 +181,12 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
         video_mask: torch.Tensor | None = None,
         video_times: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
+        video_words: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """L2-normalised clip embeddings `(B, projection_dim)`, comparable with [`get_text_features`]."""
-        return self.embed_encoded(self.model.encoder(pixel_values_videos, video_mask, video_times, video_features))
+        return self.embed_encoded(
+            self.model.encoder(pixel_values_videos, video_mask, video_times, video_features, video_words)
+        )
 
     def _pooling_mask(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         return pooling_mask(self.config, hidden_states, attention_mask)
@@ -187,6 +197,7 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
         video_mask: torch.Tensor | None = None,
         video_times: torch.Tensor | None = None,
         video_features: torch.Tensor | None = None,
+        video_words: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: VideoEncoderOutput | None = None,
@@ -206,6 +217,7 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
             video_mask: `(B, T)`, 0 for frames that pad a short clip.
             video_times: `(B, T)`, seconds.
             video_features: `(B, T, N, D)`, the backbone's output, in place of pixels.
+            video_words: `(B, P)`, in place of the prediction of the [`CaptionMemory`].
             decoder_input_ids: `(B, L)`; default: the labels, shifted right behind BOS.
             labels: `(B, L)`, the caption's tokens and EOS, padded with -100.
             near_misses: `(B, K, L)`, captions that nearly fit, as hard negatives of the contrastive loss; a row of
@@ -224,7 +236,7 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
             video_features = self.model.encoder.extract_features(pixel_values_videos)  # once for both directions
         if encoder_outputs is None:
             encoder_outputs = self.model.encoder(
-                pixel_values_videos, video_mask, video_times, video_features, **recorded
+                pixel_values_videos, video_mask, video_times, video_features, video_words, **recorded
             )
         if self.training and decoder_input_ids is not None and self.config.scheduled_sampling * self.loss_ramp:
             decoder_input_ids = self._mix_in_predictions(decoder_input_ids, encoder_outputs)
@@ -248,6 +260,7 @@ class VideoCaptionForConditionalGeneration(CaptionScoring, VideoCaptionPreTraine
                         clips["pixel_values_videos"] = pixel_values_videos
                     else:
                         clips["video_features"] = video_features
+                    clips["video_words"] = video_words
                     present = {name: value for name, value in clips.items() if value is not None}
                     backwards = self.model.encoder(**play_backwards(present))
                 self._add_contrastive_loss(result, labels, near_misses, backwards, num_items_in_batch)

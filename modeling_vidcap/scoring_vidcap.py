@@ -1,6 +1,6 @@
 """The captioner's heads in plain torch: word scores, the shared space of clips and captions, novelty, ranking."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,13 +123,26 @@ class CaptionScoring(nn.Module):
         return self.lm_head(hidden_states if self.head_projection is None else self.head_projection(hidden_states))
 
     def embed_encoded(self, encoder_outputs: ClipTokens) -> torch.Tensor:
-        """L2-normalised embeddings `(B, projection_dim)` of encoded clips."""
-        return nn.functional.normalize(self._video_embeds(encoder_outputs), dim=-1)
+        """L2-normalised embeddings `(B, E)` of encoded clips; E is `projection_dim`, with a memory's share more."""
+        learned = nn.functional.normalize(self._video_embeds(encoder_outputs), dim=-1)
+        if not self.config.memory_share:
+            return learned
+        words: Any = encoder_outputs.video_words
+        return self._with_memory(learned, words)
 
     def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """L2-normalised caption embeddings `(B, projection_dim)` of tokenised text that ends in EOS."""
+        """L2-normalised caption embeddings `(B, E)` of tokenised text that ends in EOS."""
         summary = self.model.decoder.encode_text(input_ids, attention_mask)
-        return nn.functional.normalize(self.text_projection(summary), dim=-1)
+        learned = nn.functional.normalize(self.text_projection(summary), dim=-1)
+        if not self.config.memory_share:
+            return learned
+        return self._with_memory(learned, self.model.encoder.memory.embed(input_ids, end_tokens(self.config)))
+
+    def _with_memory(self, learned: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(B, E)` whose products are a mean of those of the contrastive loss and of the memory."""
+        remembered = self.model.encoder.memory.normalise(vectors).to(learned.dtype) / vectors.shape[-1] ** 0.5
+        share = self.config.memory_share
+        return torch.cat([(1 - share) ** 0.5 * learned, share**0.5 * remembered], dim=-1)
 
     def _video_embeds(self, encoded: ClipTokens) -> torch.Tensor:
         mask = self._pooling_mask(encoded.last_hidden_state, encoded.attention_mask)
@@ -157,6 +170,12 @@ class CaptionScoring(nn.Module):
     def _pooling_mask(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor | None:
         """The mask with which the pooler attends to a clip's tokens `(B, S, D)`."""
         return padding_mask(attention_mask)
+
+
+def end_tokens(config: "VideoCaptionConfig") -> list[int]:
+    """The tokens that end a caption."""
+    ends = config.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def score_tokens(
@@ -192,27 +211,80 @@ class RankedCaptions:
         return rows, int(self.lengths[rows].max())
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """What finished captions are ranked by.
+
+    Attributes:
+        similarity_weight, memory_weight: See [`VideoCaptionGenerationMixin`].
+        length_penalty: Exponent of the length, by which the sum of logarithms is divided.
+    """
+
+    similarity_weight: float = 0.0
+    memory_weight: float = 0.0
+    length_penalty: float = 1.0
+
+
 def rank_captions(
     model: CaptionScoring,
     sequences: torch.Tensor,
     log_probabilities: torch.Tensor,
     mask: torch.Tensor,
     clips: ClipTokens,
-    similarity_weight: float,
-    length_penalty: float,
+    ranking: Ranking,
 ) -> RankedCaptions:
-    """Rank captions by their probability and their likeness to the clip.
+    """Rank captions by their probability, their likeness to the clip, and what the memory expects.
 
     Args:
         sequences: `(B * K, 1 + L)`: the start token, then the caption.
         log_probabilities, mask: `(B * K, L)`, see [`score_tokens`].
         clips: The B encoded clips.
-        similarity_weight: See [`VideoCaptionGenerationMixin`].
-        length_penalty: Exponent of the length, by which the sum of logarithms is divided.
     """
     lengths = mask.sum(dim=1)
-    likely = log_probabilities.sum(dim=1) / lengths**length_penalty
+    batch = len(clips.last_hidden_state)
+    scores = (log_probabilities.sum(dim=1) / lengths**ranking.length_penalty).float().unflatten(0, (batch, -1))
     captions = sequences[:, 1:].masked_fill(~mask, model.config.pad_token_id)
-    texts = model.get_text_features(captions).unflatten(0, (len(clips.last_hidden_state), -1))  # (B, K, P)
-    similar = torch.einsum("bkp,bp->bk", texts, model.embed_encoded(clips)).float()
-    return RankedCaptions(likely.view_as(similar) + similarity_weight * model.logit_scale.exp() * similar, lengths)
+    if ranking.similarity_weight:
+        texts = model.get_text_features(captions).unflatten(0, (batch, -1))  # (B, K, P)
+        similar = torch.einsum("bkp,bp->bk", texts, model.embed_encoded(clips)).float()
+        scores = scores + ranking.similarity_weight * model.logit_scale.exp() * similar
+    if ranking.memory_weight:
+        scores = scores + ranking.memory_weight * remembered_scores(model, captions, clips)
+    # A caption that is written and remembered counts once.
+    rows = captions.unflatten(0, (batch, -1))
+    same = (rows.unsqueeze(1) == rows.unsqueeze(2)).all(dim=-1).tril(diagonal=-1).any(dim=-1)  # (B, K)
+    return RankedCaptions(scores.masked_fill(same, -torch.inf), lengths)
+
+
+def remembered_scores(model: CaptionScoring, captions: torch.Tensor, clips: ClipTokens) -> torch.Tensor:
+    """Expected CIDEr / 10 `(B, K)` of captions `(B * K, L)` of B clips, by the model's memory."""
+    vectors = model.model.encoder.memory.embed(captions, end_tokens(model.config))
+    return torch.einsum("bkp,bp->bk", vectors.unflatten(0, (len(clips.last_hidden_state), -1)), clips.video_words)
+
+
+def add_remembered(
+    model: CaptionScoring,
+    sequences: torch.Tensor,
+    clips: ClipTokens,
+    *,
+    max_length: int,
+    banned: Sequence[Sequence[int]] = (),
+) -> torch.Tensor:
+    """K captions of each clip `(B * K, 1 + L)`, followed by those that its memory recalls: `(B * (K + M), 1 + L')`.
+
+    Args:
+        max_length: Longest caption in tokens, EOS included.
+        banned: Sequences of tokens that no caption may contain.
+    """
+    memory = model.model.encoder.memory
+    recalled = memory.recall(clips.video_words, max_length=max_length, banned=banned)  # (B, M, L)
+    batch, count, length = recalled.shape
+    start = sequences[:1, :1].expand(batch * count, 1)
+    recalled = torch.cat([start, recalled.flatten(0, 1)], dim=1)
+    longest = max(1 + length, sequences.shape[1])
+    pad = model.config.pad_token_id
+    written, recalled = (
+        nn.functional.pad(each, (0, longest - each.shape[1]), value=pad).unflatten(0, (batch, -1))
+        for each in (sequences, recalled)
+    )
+    return torch.cat([written, recalled], dim=1).flatten(0, 1)

@@ -40,6 +40,7 @@ class DerivedSizes:
     decoder_config: Any
     contrastive_weight: float
     video_dropout: float
+    memory_shape: Any
 
     @property
     def thumbnail_features(self) -> int:
@@ -139,6 +140,23 @@ def check_similarity(config: AnyConfig, similarity_weight: float | None) -> None
         raise ValueError(
             f"`similarity_weight` {similarity_weight} needs a model that was trained to compare clips with captions, "
             "and this one has `contrastive_weight` 0: train with contrastive_weight=0.5, or leave it out"
+        )
+
+
+def check_memory(config: AnyConfig, memory_weight: float | None) -> None:
+    """Refuse to rank captions by a memory that does not exist.
+
+    Raises:
+        ValueError: If the weight is negative, or above 0 for a model without memory.
+    """
+    if not memory_weight:
+        return
+    if memory_weight < 0:
+        raise ValueError(f"`memory_weight` must be at least 0 (no memory), got {memory_weight}")
+    if config.memory_shape is None:
+        raise ValueError(
+            f"`memory_weight` {memory_weight} needs a model with a memory of its training captions, which this one "
+            "does not have: train it with a frozen backbone on at least 20 clips, or leave it out"
         )
 
 

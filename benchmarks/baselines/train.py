@@ -65,7 +65,7 @@ def run(
     if sources.test is None:
         raise ValueError(f"--test_split {data.test_split}: no clips to caption; give another split")
     captions = [caption for clip_captions in sources.captions() for caption in clip_captions]
-    ours, processor, model_args = build(model_args, captions, [], given)
+    ours, processor, model_args = build(model_args, captions, [], given, sources.validation)
     if data.streaming or not keeps_features(ours.config):
         raise ValueError(
             "baselines need the cached features of a frozen backbone: omit --streaming, and do not train the backbone"

@@ -81,6 +81,9 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: For training: applied anew at each look at a clip; the cached clip stays as it was.
         mixture: The data sets of rows from [`join_sources`].
 
+    Attributes:
+        video_words: `(N, P)`, predictions of the clips' captions to give with the clips.
+
     Raises:
         ValueError: If `augmentation` needs pixels and the cache keeps features.
     """
@@ -106,6 +109,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self._digests: dict[int, str] = {}  # of stored clips
         self._kept: dict[tuple[int, bool], dict[str, Any]] = {}
         self._kept_bytes = 0
+        self.video_words: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -130,6 +134,8 @@ class ClipDataset(torch.utils.data.Dataset):
                 tensors = cache.load(self.rows[index]["video"])
             texts = self._texts[index]
             clip = {**tensors, "captions": texts["captions"], "file_name": texts["file_name"]}
+            if self.video_words is not None:
+                clip["video_words"] = self.video_words[index]
             size = sum(tensor.nbytes for tensor in tensors.values())
             if self._kept_bytes + size > MAX_KEPT_BYTES:
                 return clip

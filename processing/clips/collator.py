@@ -80,7 +80,10 @@ class VideoCaptionCollator:
         """The batch without labels."""
         names = [name for name in clips[0] if name.startswith(("video_", "pixel_values"))]
         frames = max(clip["video_mask"].shape[0] for clip in clips)
-        batch = {name: torch.stack([_fill(clip[name], frames) for clip in clips]) for name in names}
+        batch = {
+            name: torch.stack([clip[name] if name == "video_words" else _fill(clip[name], frames) for clip in clips])
+            for name in names
+        }
         pixels = batch.get("pixel_values_videos")
         if pixels is not None and pixels.dtype == torch.uint8:
             video_processor = self.processor.video_processor

@@ -9,11 +9,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, pipeline
 
-from modeling_vidcap.generation_vidcap import VideoGuidance, generate_including
+from modeling_vidcap.generation_vidcap import VideoGuidance
 from tests.media import texture, write_video
 from tests.tiny import tiny_clip, tiny_model, tiny_processor
 from vidcap.cli import main
 from vidcap.inference.captioning import ModelCaptioner, ScoredCaption, token_forms
+from vidcap.inference.phrases import generate_including
 from vidcap.inference.subtitles import FORMATS, CaptionedClip
 
 SPECIAL = [0, 1, 3]  # padding, start and unknown: words that a caption never has

@@ -131,7 +131,7 @@ class ModelCaptioner:
             novelty = model.get_novelty(video_features=inputs["video_features"], video_mask=inputs["video_mask"])
             encoded = model.get_encoder()(**inputs)
             if include:
-                from modeling_vidcap.generation_vidcap import generate_including
+                from .phrases import generate_including
 
                 sequences = generate_including(model, {"encoder_outputs": encoded}, include, **generate_kwargs)
             else:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modeling_vidcap.settings_vidcap import VERSION, check_similarity
+from modeling_vidcap.settings_vidcap import VERSION, check_memory, check_similarity
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +56,7 @@ PREPARING = dict.fromkeys(("do_normalize", "do_pad", "do_rescale", "do_resize", 
 # Fields of a generation config that are used, and those that make no difference here.
 SEARCHING = (
     *("decoder_start_token_id", "length_penalty", "max_new_tokens", "num_beams", "pad_token_id"),
-    *("similarity_weight", "suppress_tokens"),
+    *("memory_weight", "similarity_weight", "suppress_tokens"),
 )
 IGNORED = ("bos_token_id", "eos_token_id", "transformers_version", "use_cache", "_from_model_config")
 TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # which add nothing to a tokenizer.json
@@ -192,6 +192,7 @@ def _search_settings(content: Mapping[str, Any], config: "VideoCaptionConfig") -
     if unknown := sorted(set(given) - {*SEARCHING, *IGNORED}):
         raise NotLightError(f"generation config {unknown[0]}")
     check_similarity(config, given.get("similarity_weight"))
+    check_memory(config, given.get("memory_weight"))
     ends = given["eos_token_id"]
     known = {name: given[name] for name in SEARCHING if name in given}
     return SearchSettings(eos_token_ids=[ends] if isinstance(ends, int) else ends, **known)

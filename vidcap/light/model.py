@@ -9,7 +9,7 @@ from torch import nn
 from modeling_vidcap.blocks_vidcap import time_rotation
 from modeling_vidcap.decoding_vidcap import CaptionDecoding, write_greedily
 from modeling_vidcap.encoding_vidcap import ClipEncoding, padding_mask
-from modeling_vidcap.scoring_vidcap import CaptionScoring, rank_captions, score_tokens
+from modeling_vidcap.scoring_vidcap import CaptionScoring, add_remembered, rank_captions, score_tokens
 
 from .beams import search_beams
 from .settings import EncodedClips, SearchSettings
@@ -89,24 +89,25 @@ class LightCaptioner(CaptionScoring):
             changes: Fields of [`SearchSettings`] that replace the model's own.
         """
         settings = replace(self.generation_config, **changes)
+        ranking = settings.ranking
         if settings.num_beams == 1:
-            return self._write_greedily(encoder_outputs, settings)
-        beams = search_beams(self, encoder_outputs, settings)
-        count = settings.num_return_sequences
-        if not settings.similarity_weight:
-            return beams.sequences[:, :count, : 1 + int(beams.lengths[:, :count].max())].flatten(0, 1)
-        sequences = beams.sequences[:, :, : 1 + int(beams.lengths.max())].flatten(0, 1)
-        log_probabilities, mask = self.get_token_log_probabilities(sequences, encoder_outputs)
-        ranked = rank_captions(
-            self,
-            sequences,
-            log_probabilities,
-            mask,
-            encoder_outputs,
-            settings.similarity_weight,
-            settings.length_penalty,
+            sequences = self._write_greedily(encoder_outputs, settings)
+            if not ranking.memory_weight:
+                return sequences
+        else:
+            beams = search_beams(self, encoder_outputs, settings)
+            count = settings.num_return_sequences
+            if not (ranking.memory_weight or ranking.similarity_weight):
+                return beams.sequences[:, :count, : 1 + int(beams.lengths[:, :count].max())].flatten(0, 1)
+            sequences = beams.sequences[:, :, : 1 + int(beams.lengths.max())].flatten(0, 1)
+        if ranking.memory_weight:
+            sequences = add_remembered(
+                self, sequences, encoder_outputs, max_length=settings.max_new_tokens, banned=settings.banned
+            )
+        scored = self.get_token_log_probabilities(sequences, encoder_outputs)
+        rows, longest = rank_captions(self, sequences, *scored, encoder_outputs, ranking).best(
+            settings.num_return_sequences
         )
-        rows, longest = ranked.best(count)
         return sequences[rows, : 1 + longest]
 
     def _write_greedily(self, clips: EncodedClips, settings: SearchSettings) -> torch.Tensor:

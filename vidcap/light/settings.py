@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from modeling_vidcap.scoring_vidcap import Ranking
 from modeling_vidcap.settings_vidcap import DerivedSizes
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class LightConfig(DerivedSizes, SimpleNamespace):
             "backbone_config": None if backbone is None else SimpleNamespace(**backbone),
             "stochastic_depth": 0.0,  # for training only, and would import torchvision
         }
-        return cast("VideoCaptionConfig", cls(**{**fields, **changes}))
+        return cast("VideoCaptionConfig", cls(**{"memory_shape": None, "memory_share": 0.0, **fields, **changes}))
 
 
 @dataclass
@@ -41,7 +42,7 @@ class SearchSettings:
     Attributes:
         eos_token_ids: Tokens that end a caption.
         max_new_tokens: Maximum length of a caption in tokens, EOS included.
-        similarity_weight: See [`VideoCaptionGenerationMixin`].
+        similarity_weight, memory_weight: See [`VideoCaptionGenerationMixin`].
     """
 
     pad_token_id: int
@@ -52,8 +53,19 @@ class SearchSettings:
     num_return_sequences: int = 1
     length_penalty: float = 1.0
     similarity_weight: float | None = None
+    memory_weight: float | None = None
     suppress_tokens: list[int] = field(default_factory=list)
     do_sample: bool = False
+
+    @property
+    def ranking(self) -> Ranking:
+        """Weights of what captions are ranked by."""
+        return Ranking(self.similarity_weight or 0.0, self.memory_weight or 0.0, self.length_penalty)
+
+    @property
+    def banned(self) -> list[list[int]]:
+        """Sequences of tokens that no caption may contain."""
+        return [[token] for token in self.suppress_tokens]
 
     @property
     def max_length(self) -> int:
@@ -77,7 +89,9 @@ class EncodedClips:
     last_hidden_state: torch.Tensor
     attention_mask: torch.Tensor
     token_times: torch.Tensor
+    video_words: torch.Tensor | None = None
 
     def repeat(self, times: int) -> "EncodedClips":
         """Each clip `times` times in a row."""
-        return EncodedClips(*(tensor.repeat_interleave(times, dim=0) for tensor in vars(self).values()))
+        tensors = (None if each is None else each.repeat_interleave(times, dim=0) for each in vars(self).values())
+        return EncodedClips(*tensors)  # type: ignore[arg-type]

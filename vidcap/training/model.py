@@ -5,11 +5,12 @@ import logging
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import datasets
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from modeling_vidcap import VideoCaptionConfig, VideoCaptionForConditionalGeneration
-from modeling_vidcap.pretrained.backbones import Backbone, load_backbone, trained_part
+from modeling_vidcap.pretrained.backbones import EFFICIENTNETS, Backbone, load_backbone, trained_part
 from modeling_vidcap.pretrained.text import (
     LanguageModel,
     check_language_model,
@@ -24,6 +25,7 @@ from processing.clips.tokenizers import load_tokenizer, train_tokenizer
 from ..files import public_name
 from ..inference.loading import load_captioner
 from .arguments.model_arguments import ModelArguments
+from .frame_size import SQUARE, fitting_frame_size
 
 logger = logging.getLogger(__name__)
 MAX_UNKNOWN = 0.3  # share of the words that the tokenizer of a model to continue from may lack
@@ -33,7 +35,7 @@ LOSSES = (
     *("word_dropout", "video_dropout", "frame_dropout", "color_dropout", "scheduled_sampling", "label_smoothing"),
     *("caption_weight", "masked_word_weight", "contrastive_weight", "reversed_negatives"),
 )
-SEARCH = ("num_beams", "similarity_weight", "guidance_scale")
+SEARCH = ("num_beams", "similarity_weight", "memory_weight", "guidance_scale")
 FREEZING = ("freeze_backbone", "trained_backbone_stages", "freeze_decoder")
 
 
@@ -64,7 +66,11 @@ class Text(NamedTuple):
 
 
 def make_captioner(
-    arguments: ModelArguments, captions: list[str], corpus: list[str], given: Collection[str]
+    arguments: ModelArguments,
+    captions: list[str],
+    corpus: list[str],
+    given: Collection[str],
+    clips: datasets.Dataset,
 ) -> Captioner:
     """Make the model and processor that the options ask for.
 
@@ -72,9 +78,10 @@ def make_captioner(
         captions: Training captions.
         corpus: Sentences that the decoder is trained on first.
         given: Names of the options that were given.
+        clips: Rows whose clips show the shape of frames.
     """
     if arguments.model_name_or_path is None:
-        return build(arguments, captions, corpus, given)
+        return build(arguments, captions, corpus, given, clips)
     if corpus:
         raise ValueError("--text_corpus trains a new decoder; leave out --model_name_or_path or --text_corpus")
     return continue_from(arguments, captions, given)
@@ -130,7 +137,13 @@ def _rebuild(model: VideoCaptionForConditionalGeneration) -> VideoCaptionForCond
     return rebuilt
 
 
-def build(arguments: ModelArguments, captions: list[str], corpus: list[str], given: Collection[str]) -> Captioner:
+def build(
+    arguments: ModelArguments,
+    captions: list[str],
+    corpus: list[str],
+    given: Collection[str],
+    clips: datasets.Dataset,
+) -> Captioner:
     """Build a new captioner, with a vocabulary of captions and corpus."""
     backbone = load_backbone(
         arguments.backbone,
@@ -140,10 +153,16 @@ def build(arguments: ModelArguments, captions: list[str], corpus: list[str], giv
         trained_stages=arguments.trained_backbone_stages,
     )
     arguments = _with_backbone_defaults(arguments, backbone, given)
+    if arguments.image_size is None:
+        fitted = arguments.backbone in EFFICIENTNETS and backbone.settings["freeze_backbone"]
+        height, width = fitting_frame_size(clips) if fitted else SQUARE
+        arguments = dataclasses.replace(arguments, image_size=[width, height])
+        logger.info(f"frames: {width} x {height} pixels")
+    width, height = [*(arguments.image_size or ())] * (2 if len(arguments.image_size or ()) == 1 else 1)
     text = _load_text(arguments, captions, corpus, given)
     video_processor = VideoCaptionVideoProcessor(
         num_frames=arguments.num_frames,
-        size={"height": arguments.image_size, "width": arguments.image_size},
+        size={"height": height, "width": width},
         image_mean=list(backbone.pixel_mean),
         image_std=list(backbone.pixel_std),
     )
@@ -164,6 +183,7 @@ def build(arguments: ModelArguments, captions: list[str], corpus: list[str], giv
         max_new_tokens=arguments.max_caption_length,
         num_beams=arguments.num_beams,
         similarity_weight=arguments.similarity_weight,
+        memory_weight=0.0,  # until training has chosen it
         guidance_scale=arguments.guidance_scale if arguments.guidance_scale != 1 else None,
         pad_token_id=config.pad_token_id,
         bos_token_id=config.bos_token_id,
@@ -177,14 +197,16 @@ def build(arguments: ModelArguments, captions: list[str], corpus: list[str], giv
 def _with_backbone_defaults(arguments: ModelArguments, backbone: Backbone, given: Collection[str]) -> ModelArguments:
     """Options with the frames that the backbone was made for, unless others were given."""
     changes: dict[str, Any] = {}
-    for name, value in (("image_size", backbone.image_size), ("num_frames", backbone.num_frames)):
+    size = None if backbone.image_size is None else [backbone.image_size]
+    for name, value in (("image_size", size), ("num_frames", backbone.num_frames)):
         current = getattr(arguments, name)
         if value is None or value == current:
             continue
         if name not in given:
             changes[name] = value
         elif name in backbone.fixed:
-            raise ValueError(f"--{name} {current}: {arguments.backbone} takes {value}; leave --{name} out")
+            shown, taken = (" ".join(map(str, each)) if isinstance(each, list) else each for each in (current, value))
+            raise ValueError(f"--{name} {shown}: {arguments.backbone} takes {taken}; leave --{name} out")
     return dataclasses.replace(arguments, **changes)
 
 

@@ -15,14 +15,17 @@ from processing.clips.streams import StreamedClips
 from vidcap.evaluation import score_captions
 from vidcap.evaluation.report.examples import sample_clips
 from vidcap.evaluation.scores.bootstrap import scores_per_clip
-from vidcap.inference.clip_cache import open_clip_cache
+from vidcap.inference.clip_cache import keeps_features, open_clip_cache
 
 from .arguments.command_line import TrainOptions
+from .blindness import BlindnessCheck
 from .checkpoints import checkpoint_to_resume, mark_finished, read_manifest, run_settings
 from .clips import FrameDraw, TrainingClips, read_augmentation, read_near_misses
 from .data import load_training_data
 from .lora import add_lora, merge_lora
 from .model import make_captioner
+from .objectives.memory_choice import choose_memory_share, choose_memory_weight
+from .objectives.memory_fitting import fit_memory
 from .objectives.novelty_fitting import fit_novelty
 from .objectives.self_critical import CiderReward, SelfCriticalLoss
 from .objectives.text_warmup import read_corpus, warm_up_text
@@ -49,7 +52,10 @@ def train(options: TrainOptions, started: float) -> None:
     validation = run.clips.validation()
     training = run.clips.training(run.processor, run.frames, seed=run.args.draw_seed)
     collator = VideoCaptionCollator(run.processor, max_length=run.model.config.max_position_embeddings)
+    memory_z_score = add_memory(run, collator, training)
     trainer = make_trainer(run, collator, training, validation)
+    check = BlindnessCheck(collator, validation, memory_z_score=memory_z_score, budget=trainer.budget)
+    trainer.add_callback(check)
     logger.info(describe_training(run.args))
     trainer.train(resume_from_checkpoint=run.resume)
     facts = {"train_seconds": trainer.seconds, "steps": trainer.state.global_step}
@@ -57,6 +63,11 @@ def train(options: TrainOptions, started: float) -> None:
     merge_lora(run.adapters)
     if trainer.is_world_process_zero():
         fit_novelty(model, collator, training, validation)
+        choose_memory_share(model, collator, validation)
+        weight = run.model_arguments.memory_weight
+        if weight is None:
+            weight = choose_memory_weight(model, collator, validation)
+        model.generation_config.memory_weight = weight
         # As if an interrupted run had not paused.
         run = dataclasses.replace(run, model=model, started=run.started - trainer.seconds_before)
         finish_run(run, trainer.state.log_history, facts)
@@ -71,7 +82,7 @@ def prepare_run(options: TrainOptions, started: float) -> TrainRun:
     sources = load_training_data(data, args)
     captions = sources.captions()
     flat = list(itertools.chain(*captions))
-    model, processor, model_arguments = make_captioner(model_arguments, flat, corpus, given)
+    model, processor, model_arguments = make_captioner(model_arguments, flat, corpus, given, sources.validation)
     adapters = add_lora(
         model, model_arguments.lora or (), rank=model_arguments.lora_rank, alpha=model_arguments.lora_alpha
     )
@@ -108,6 +119,24 @@ def prepare_run(options: TrainOptions, started: float) -> TrainRun:
         resume=None if resume is None else str(resume),
         started=started,
     )
+
+
+def add_memory(run: TrainRun, collator: VideoCaptionCollator, training: ClipDataset | StreamedClips) -> float | None:
+    """Fit the caption memory, unless it is switched off or features change during training.
+
+    Returns:
+        See [`FittedMemory.z_score`]; `None` without a memory.
+    """
+    if run.model_arguments.memory_weight == 0 or not isinstance(training, ClipDataset):
+        return None
+    if not keeps_features(run.model.config):
+        return None
+    fitted = fit_memory(run.model, collator, training, seed=run.args.draw_seed)
+    if fitted is None:
+        return None
+    training.video_words = fitted.video_words
+    run.model.to(run.args.device)  # type: ignore[arg-type]
+    return fitted.z_score
 
 
 def make_trainer(

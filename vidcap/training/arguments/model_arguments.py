@@ -75,7 +75,11 @@ class ModelArguments:
     freeze_embeddings: bool = option(False, "Keep the pretrained word embeddings fixed")
     max_vocab_size: int = option(10_000, "Vocabulary size of a tokenizer trained on the captions, at most")
     max_caption_length: int = option(64, "Longest caption, in tokens")
-    image_size: int = option(160, "Side in pixels of the square that each frame is fitted into")
+    image_size: list[int] | None = option(
+        None,
+        "Pixels that each frame is fitted into: the side of a square, or width and height [EfficientNet-Lite: the "
+        "shape of the clips, at most 61,440 pixels; others: the backbone's own size, or 160]",
+    )
     num_frames: int = option(16, "Frames per clip, spread evenly over it")
     feature_grid: int = option(3, "Cells per side that a frame's features are averaged into")
     thumbnail_size: int = option(5, "Pixels per side that each cell keeps of the frame itself")
@@ -144,6 +148,11 @@ class ModelArguments:
         "Weight of the similarity to the clip in ranking beams, saved with the model [0.1, or 0 without a contrastive "
         "loss]",
     )
+    memory_weight: float | None = option(
+        None,
+        "Weight of the captions remembered from training in the caption search, saved with the model; 0 for no memory "
+        "[chosen on validation clips]",
+    )
     guidance_scale: float = option(
         1.0,
         "Guidance away from captions written without the video, saved with the model; above 1 needs --video_dropout",
@@ -151,4 +160,9 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         # A caption is at least a word and its end. Sizes of the model are checked with its config.
-        check_least(self, num_beams=1, max_caption_length=2, image_size=1, num_frames=1, lora_rank=1, lora_alpha=1)
+        check_least(self, num_beams=1, max_caption_length=2, num_frames=1, lora_rank=1, lora_alpha=1)
+        if isinstance(self.image_size, int):  # from a recipe
+            self.image_size = [self.image_size]
+        if self.image_size is not None and (len(self.image_size) > 2 or min(self.image_size, default=0) < 1):
+            sides = " ".join(map(str, self.image_size))
+            raise ValueError(f"--image_size {sides} must be one side or width and height, in pixels above 0")

@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, str | None]] = {
         "decoder": "DIR_OR_ID",
         "lora": "PART ...",
         "num_frames": "N",
-        "image_size": "PX",
+        "image_size": "PX ...",
     },
     "training": {
         "output_dir": "DIR",
