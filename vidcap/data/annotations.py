@@ -12,13 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .annotation_files import AnnotationError, csv_rows, get_value, list_entries, parse_json, read_json, text_lines
+from processing.clips.file_names import SPLIT_NAMES
 
-SPLIT_NAMES = {
-    **{name: "train" for name in ("train", "training")},
-    **{name: "validation" for name in ("validation", "validate", "val", "valid", "dev")},
-    **{name: "test" for name in ("test", "testing")},
-}
+from .annotation_files import AnnotationError, csv_rows, get_value, list_entries, parse_json, read_json, text_lines
 
 
 @dataclass(frozen=True)
