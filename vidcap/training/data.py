@@ -15,6 +15,7 @@ from processing.clips.rows import SOURCE_COLUMN, has_split, join_sources, load_c
 from processing.clips.sources import Columns, DatasetError
 
 from ..data.cards import origin
+from ..data.leftovers import describe_unused, unused_files
 from ..files import public_name
 from .arguments.data_arguments import DataArguments
 from .arguments.training_arguments import VideoCaptionTrainingArguments
@@ -90,6 +91,8 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
         mixture = Mixture(tuple(data.dataset), weights)
     train: list[Any] = [_load(data, number, data.train_split) for number in range(len(data.dataset))]
     validation = _load_where_present(data, data.validation_split)
+    test = _load_where_present(data, data.test_split, stream=False)
+    _log_unused(data, {data.train_split: train, data.validation_split: validation, data.test_split: test})
     texts = None
     if data.streaming:
         validation = _take_validation(data, validation)
@@ -108,12 +111,19 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
     rows = _join(validation, mixture)
     if len(rows) > data.max_validation_clips:
         rows = rows.shuffle(seed=args.seed).select(range(data.max_validation_clips))
-    test = _load_where_present(data, data.test_split, stream=False)
     tested = None if all(part is None for part in test) else _join(test, mixture)
     loaded = TrainingData(data, train if data.streaming else _join(train, mixture), rows, tested, mixture, texts)
     if mixture is not None:
         _log_mixture(loaded, mixture)
     return loaded
+
+
+def _log_unused(data: DataArguments, splits: dict[str, list[Any]]) -> None:
+    """One line for each data set with files that no split of the run uses."""
+    for number, name in enumerate(data.dataset):
+        used = {split: rows[number] for split, rows in splits.items() if rows[number] is not None}
+        if items := unused_files(name, used):
+            logger.warning(f"{name}: {describe_unused(name, items)}")
 
 
 def _take_validation(data: DataArguments, streams: list[Any]) -> list[datasets.Dataset | None]:
