@@ -47,10 +47,12 @@ class ClipFolder:
     """
 
     def __init__(self, folder: Path):
+        self.example = ""  # the name of any clip
         self._names: dict[str, set[Path]] = {}
         self._stems: dict[str, set[Path]] = {}
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in CLIPS and path.is_file():
+                self.example = self.example or path.name
                 for name in {path.name, path.relative_to(folder).as_posix()}:
                     self._names.setdefault(name, set()).add(path)
                 self._stems.setdefault(path.stem, set()).add(path)
@@ -75,6 +77,11 @@ def find_clip(annotation: Annotation, folder: ClipFolder) -> tuple[Path, bool] |
         return cut, False
     path = folder.find(file_name_of(annotation))
     return (path, annotation.start is not None) if path else None
+
+
+def names_of(annotation: Annotation) -> list[str]:
+    """The names under which [`find_clip`] looks for a clip; a common suffix may differ or be missing."""
+    return list(dict.fromkeys(name for name in (annotation.clip, file_name_of(annotation)) if name))
 
 
 def file_name_of(annotation: Annotation) -> str:
