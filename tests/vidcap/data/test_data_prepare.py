@@ -233,7 +233,10 @@ def test_what_is_not_fetched(server: ClipServer, tmp_path: Path) -> None:
         ("--format tgif --connections 1.5", "argument --connections: '1.5' is not a whole number of at least 1"),
         ("--format tgif --test 1", "argument --test: '1' is not a share from 0 to below 1"),
         ("--format coco", "--format coco fetches files one by one only with --fetch: name the folder of the clips by"),
-        ("--format coco --clips . --rate 2", "--rate has no effect, since --format coco without --fetch fetches nothing"),
+        (
+            "--format coco --clips . --rate 2",
+            "--rate has no effect, since --format coco without --fetch",
+        ),
         ("--format msvd --clips . --fetch", "--fetch has no effect beside --format msvd"),
         ("--format tgif --keep grammar", "argument --keep: invalid choice: 'grammar'"),
     ],

@@ -1,4 +1,4 @@
-"""What lies in a data set's folder and is not used is named."""
+"""What lies in a data set's folder and is not used is named, and what makes a data set useless."""
 
 import json
 import logging
@@ -92,3 +92,22 @@ def test_training_validates_on_a_split_of_another_name(tmp_path, caplog, name):
     with caplog.at_level(logging.INFO):
         assert train_hf.main([*command, *SMALL]) == 0
     assert not any("not used" in line or "set aside" in line for line in caplog.messages)
+
+
+def test_very_small_data_sets_train_and_one_caption_for_all_is_said(tmp_path, caplog):
+    for name, captions in (("three", ["a cat", "a dog", "a cow"]), ("same", ["a cat"] * 3)):
+        data = tmp_path / name
+        generate_demo_data(data, train=3, validation=0, test=0, size=32)
+        rows = [json.loads(line) for line in (data / "train" / "metadata.jsonl").read_text().splitlines()]
+        lines = [
+            json.dumps({"file_name": row["file_name"], "caption": text})
+            for row, text in zip(rows, captions, strict=True)
+        ]
+        (data / "train" / "metadata.jsonl").write_text("\n".join(lines))
+        command = ["--dataset", str(data), "--output_dir", str(data / "m"), "--feature_cache", str(tmp_path / "c")]
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert train_hf.main([*command, *SMALL]) == 0
+        assert "no validation split: validating on 1 clip set aside from training" in caplog.messages
+        said = [line for line in caplog.messages if line.startswith("all training clips have the caption 'a cat'")]
+        assert len(said) == (name == "same")
