@@ -9,12 +9,13 @@ A folder holds, for each split, one of these:
   `KEY.mp4` beside `KEY.json` or `KEY.txt`), in one piece or in shards.
 
 A split that has none is looked for in the folder itself: in a `metadata.jsonl` (`.csv`, `.tsv`) there, whose rows name
-their split by the first folder of their clips or by a column `split`, and belong to `train` otherwise; or as clips
-with .txt files, all `train`. `val`, `valid` and `dev` mean `validation`, `training` and `testing` mean `train` and
-`test`. One table or shard may stand alone in place of a folder.
+their split by the first folder of their clips or by a column `split`, and belong to `train` otherwise; or as numbered
+tars or clips with .txt files, all `train`. `val`, `valid` and `dev` mean `validation`, `training` and `testing` mean
+`train` and `test`. One table or shard may stand alone in place of a folder.
 """
 
 import glob
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +73,14 @@ def text_pairs(folder: Path) -> list[tuple[Path, Path]]:
     """
     if not folder.is_dir():
         return []
-    texts, clips = {}, {}
+    texts: dict[str, Path] = {}
+    clips: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
+        stem = unicodedata.normalize("NFC", path.stem)
         if path.suffix == ".txt" and path.is_file():
-            texts[path.stem] = path
+            texts[stem] = path
         elif path.suffix.lower() in CLIPS or path.is_dir():
-            clips.setdefault(path.name if path.is_dir() else path.stem, []).append(path)
+            clips.setdefault(stem, []).append(path)
     for stem in texts.keys() & clips.keys():
         if len(clips[stem]) > 1:
             first, second = (path.name for path in clips[stem][:2])
@@ -122,7 +125,11 @@ def _find_in_root(folder: Path, split: str) -> SplitFiles | None:
     if tables := _metadata(folder):
         splits = {split_of_record(record, f"{tables[0]}, {place}") for place, record in read_records(tables[0])}
         return SplitFiles(tables, rows_of=split) if split in splits else None
-    return _pairs(folder) if split == "train" else None
+    if split != "train":
+        return None
+    # The output of video2dataset and img2dataset.
+    numbered = sorted(folder.glob("[0-9]*.tar"))
+    return SplitFiles(numbered) if numbered else _pairs(folder)
 
 
 def _metadata(folder: Path) -> list[Path]:

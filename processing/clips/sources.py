@@ -71,8 +71,10 @@ def to_common_form(
     video = video_column(names, columns, name, features)
     caption = caption_column(names, columns, name, video=video)
     logger.info(f"{name}: clips from column {video!r}, captions from {caption!r}")
-    if isinstance(features.get(video), datasets.Video | datasets.Image):
-        rows = rows.cast_column(video, type(features[video])(decode=False))
+    for column, feature in features.items():
+        # Also those that are not used: `datasets` needs torchcodec to decode them.
+        if isinstance(feature, datasets.Video | datasets.Image | datasets.Audio):
+            rows = rows.cast_column(column, type(feature)(decode=False))
     if isinstance(rows, datasets.IterableDataset):
         rows = rows.decode(False)
 

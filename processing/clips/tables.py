@@ -20,6 +20,7 @@ import datasets
 from .file_names import SPLIT_NAMES
 from .hub_files import resolve_name
 from .sources import (
+    CAPTION_COLUMNS,
     COMMON_FORM,
     HUB,
     PATH_COLUMNS,
@@ -34,7 +35,7 @@ from .sources import (
 
 logger = logging.getLogger(__name__)
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
-DELIMITERS = (",", ";", "\t")  # Excel writes the second in many countries
+DELIMITERS = (",", ";", "\t", "|")  # Excel writes the second in many countries
 _ROWS_AT_ONCE = 20_000  # in memory as objects
 
 
@@ -99,7 +100,7 @@ def read_rows(
             raise DatasetError(f"{where}: {name} is a file on the Hub; name its data set by its Hub id instead")
         fields = record if columns.caption is None else to_fields(record, caption, columns)
         row = caption_row(fields, where, others=columns.others)
-        clip = _existing(os.path.join(folder, name)) if hub is None else f"{folder}/{resolve_name(name, where)}"
+        clip = _existing(folder, name) if hub is None else f"{folder}/{resolve_name(name, where)}"
         count += 1
         yield row | {"video": {"path": clip, "bytes": None}, "file_name": row["file_name"] or clip}
     if not count:
@@ -148,19 +149,20 @@ def _video_column(path: Path, names: list[str], columns: Columns) -> str:
     return "file_name" if own else video_column(names, columns, str(path))
 
 
-def _existing(path: str) -> str:
+def _existing(folder: str, name: str) -> str:
     """The path, in the spelling of accents that the disk has: macOS takes names apart, other systems do not."""
-    if path.isascii() or os.path.exists(path):
+    path = os.path.join(folder, name)
+    if name.isascii() or os.path.exists(path):
         return path
-    spellings = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    spellings = (os.path.join(folder, unicodedata.normalize(form, name)) for form in ("NFC", "NFD"))
     return next((spelling for spelling in spellings if os.path.exists(spelling)), path)
 
 
 def _csv_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    header = text.split("\n", 1)[0]
-    delimiter = "\t" if path.suffix == ".tsv" else max(DELIMITERS, key=header.count)
+    delimiter = "\t" if path.suffix == ".tsv" else _delimiter(text.partition("\n")[0])
     reader = csv.DictReader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for row in reader:
             place = f"line {reader.line_num}"
             if None in row or None in row.values():
@@ -170,6 +172,17 @@ def _csv_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     except csv.Error as error:
         # `line_num` is that of the row before.
         raise DatasetError(f"{path}, line {reader.line_num + 1}: not CSV ({error})") from error
+
+
+def _delimiter(header: str) -> str:
+    """The separator that makes most known columns of a header, then most columns."""
+    known = {*VIDEO_COLUMNS, *PATH_COLUMNS, *CAPTION_COLUMNS}
+
+    def columns(delimiter: str) -> tuple[int, int]:
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        return len(known.intersection(names)), len(names)
+
+    return max(DELIMITERS, key=columns)
 
 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:

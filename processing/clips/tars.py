@@ -60,7 +60,8 @@ def _read(files: list[str], columns: Columns, captions_only: bool, state: str = 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """Key and members, by what follows the key, of consecutive files of one key."""
-    current, members = "", {}
+    current = ""
+    members: dict[str, tarfile.TarInfo] = {}
     for member in tar:
         match = _MEMBER.fullmatch(member.name)
         if match is None or not member.isfile():

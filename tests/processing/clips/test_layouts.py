@@ -5,6 +5,7 @@ import shutil
 import unicodedata
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from processing.clips.rows import has_split, load_clips
@@ -158,6 +159,37 @@ def test_parquet_without_clips_beside_tars_does_not_count(tmp_path):
         load_clips(tmp_path, "train")
 
 
+def test_numbered_tars_of_a_flat_folder_are_the_training_split(tmp_path):
+    from tests.processing.clips.test_tars import write_tar
+
+    write_tar(tmp_path / "00000.tar", [("0.mp4", b"a clip"), ("0.txt", b"a cat")])
+    (tmp_path / "00000.parquet").write_bytes(b"facts")
+    assert [row["captions"] for row in load_clips(tmp_path, "train")] == [["a cat"]]
+    assert not has_split(tmp_path, "validation")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_of_parquet_that_are_not_used_are_not_decoded(tmp_path, streaming):
+    import datasets
+
+    names = {"video": datasets.Video(), "pose": datasets.Video(), "sound": datasets.Audio(), "still": datasets.Image()}
+    features = datasets.Features({**names, "caption": datasets.Value("string")})
+    media = {name: {"bytes": b"nothing to decode", "path": None} for name in names}
+    plain = datasets.Features(
+        {
+            **{name: {"bytes": datasets.Value("binary"), "path": datasets.Value("string")} for name in names},
+            "caption": datasets.Value("string"),
+        }
+    )
+    table = datasets.Dataset.from_list([{**media, "caption": "a cat"}], features=plain).data.table
+    info = {"info": {"features": features.to_dict()}}
+    pyarrow.parquet.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps(info)}), tmp_path / "train.parquet"
+    )
+    (row,) = load_clips(tmp_path, "train", streaming=streaming)
+    assert row["video"]["bytes"] == b"nothing to decode" and row["captions"] == ["a cat"]
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_a_column_of_descriptions_is_taken_and_that_of_paths_never(tmp_path, suffix):
     (clips(tmp_path) / f"train{suffix}").write_text(lines(CAPTIONS, suffix, caption="description"))
@@ -196,6 +228,9 @@ def test_cells_are_text(tmp_path):
     [
         ("file_name;caption\na.mp4;a cat, asleep\n", None),
         ("\ufefffile_name\tcaption\r\na.mp4\ta cat, asleep\r\n", None),
+        ('file_name;"caption, old, odd";caption\na.mp4;no;a cat, asleep\n', None),
+        ("file_name | caption\na.mp4|a cat, asleep\n", None),
+        ('file_name, caption\na.mp4,"a cat, asleep"\n', None),
         (
             "file_name,caption\na.mp4,a cat, asleep\n",
             "line 2: more or fewer fields than the columns file_name, caption",
@@ -230,6 +265,10 @@ def test_encodings(tmp_path, suffix):
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_names_are_found_in_the_other_spelling_of_accents(tmp_path, forms):
     named, stored = (unicodedata.normalize(form, "café.mp4") for form in forms)
-    metadata = clips(tmp_path / "train", [stored]) / "metadata.jsonl"
-    metadata.write_text(lines({named: "a cat"}, ".jsonl"))
-    assert read(tmp_path) == {stored: "a cat"}
+    for folder in (tmp_path / unicodedata.normalize(form, "été") for form in ("NFC", "NFD")):
+        metadata = clips(folder / "train", [stored]) / "metadata.jsonl"
+        metadata.write_text(lines({named: "a cat"}, ".jsonl"))
+        assert read(folder) == {stored: "a cat"}
+        metadata.unlink()
+        (folder / "train" / named).with_suffix(".txt").write_text("a dog")
+        assert read(folder) == {stored: "a dog"}
