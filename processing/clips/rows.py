@@ -1,48 +1,38 @@
-"""A folder or Hub data set of captioned clips -> rows of one form.
+"""A folder, file or Hub data set of captioned clips -> rows of one form.
 
-A row is `{"video": {"path", "bytes"}, "file_name", "captions": [...], "caption_reversed"?, "kind"?}`. A local folder
-holds `train/metadata.jsonl`, `test/metadata.jsonl` and perhaps `validation/metadata.jsonl`, each line with `file_name`
-and `caption`, or a list under `captions` or `references` (the `videofolder` form of `datasets`). Its lines are read
-here, so that errors name file and line. `sources.py` reads the other forms.
+A row is `{"video": {"path", "bytes"}, "file_name", "captions": [...], "caption_reversed"?, "kind"?}`. `layouts.py`
+says where the clips of a local folder lie. A repository on the Hub is read in the folder form, `SPLIT/metadata.jsonl`
+with `file_name` and `caption`, or a list under `captions` or `references`; in other forms by `datasets`.
 """
 
-import json
+import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from pyarrow.parquet import read_schema
 
-from .hub_files import OwnFiles, resolve_name
+from .file_names import SPELLINGS
+from .hub_files import OwnFiles
+from .layouts import SUFFIXES, SplitFiles, describe_missing, find_split, split_of_file
 from .sources import (
-    BUILDERS,
+    COMMON_FORM,
     GUESSED,
     HUB,
     Columns,
     DatasetError,
     Rows,
     caption_columns,
-    caption_row,
-    find_files,
     first_line,
-    load_files,
-    split_of_file,
     to_captions,
     to_common_form,
 )
+from .tables import TABLES, read_rows, read_text_pairs, to_dataset
+from .tars import load_tars
 
 SOURCE_COLUMN = "source"  # number of the data set of a row, in rows of several
-COMMON_FORM = datasets.Features(
-    {
-        "video": {"path": datasets.Value("string"), "bytes": datasets.Value("binary")},
-        "file_name": datasets.Value("string"),
-        "captions": datasets.List(datasets.Value("string")),
-        "caption_reversed": datasets.Value("string"),
-        "kind": datasets.Value("string"),
-    }
-)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
 
 
@@ -57,10 +47,10 @@ def load_clips(
     """Load one split as rows of the form above.
 
     Args:
-        dataset: A local folder, a file that `sources.py` reads, or a Hub id; only an id touches the network.
+        dataset: A local folder, a table or shard, or a Hub id; only an id touches the network.
         split: `train`, `validation` or `test`.
         streaming: Return an `IterableDataset`, whose clips may be files on the Hub, see [`fetch_clip`].
-        columns: The columns to use; in the folder form they are fixed, except for those to keep.
+        columns: The columns to use; by default recognised.
         captions_only: Return a stream of rows with `captions` alone, in the same order, also after the same shuffle.
             No clip is fetched or, from Parquet, read.
 
@@ -73,24 +63,13 @@ def load_clips(
 
 
 def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns, captions_only: bool = False) -> Rows:
-    folder = Path(dataset)
-    if folder.is_dir():
-        if not (folder / split / "metadata.jsonl").is_file() and (files := find_files(folder, split)):
-            return load_files(files, streaming=streaming, columns=columns, captions_only=captions_only)
-        rows = datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others)))
-        return rows.to_iterable_dataset() if streaming else rows
-    if files := find_files(folder, split):
-        return load_files(files, streaming=streaming, columns=columns, captions_only=captions_only)
-    if folder.is_file() and folder.suffix in BUILDERS:
-        raise DatasetError(f"{dataset}: the name of this file makes it the split {split_of_file(folder)}, not {split}")
-    if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
-        raise DatasetError(
-            f"{dataset}: no such folder; give a folder with {split}/metadata.jsonl, a file ({', '.join(BUILDERS)}), "
-            "or a Hub id like user/name"
-        )
+    path = Path(dataset)
+    if path.exists() or not HUB_ID.fullmatch(str(dataset)):
+        files = _find_local(path, split)
+        return _load_files(files, streaming=streaming, columns=columns, captions_only=captions_only)
     try:
-        if _is_hub_folder(str(dataset), split):
-            return _load_hub_folder(str(dataset), split, streaming=streaming, columns=columns)
+        if name := _hub_folder(str(dataset), split):
+            return _load_hub_folder(str(dataset), name, streaming=streaming, columns=columns)
         rows = datasets.load_dataset(str(dataset), split=split, streaming=streaming)
         if captions_only and rows.info.builder_name == "parquet":
             needed = caption_columns(list(rows.column_names), columns, str(dataset))
@@ -106,13 +85,11 @@ def _open(dataset: str | Path, split: str, *, streaming: bool, columns: Columns,
 
 def has_split(dataset: str | Path, split: str) -> bool:
     """Whether a data set has a split."""
-    folder = Path(dataset)
-    if folder.is_dir():
-        return (folder / split / "metadata.jsonl").is_file() or bool(find_files(folder, split))
-    if folder.exists() or not HUB_ID.fullmatch(str(dataset)):
-        return bool(find_files(folder, split))
+    path = Path(dataset)
+    if path.exists() or not HUB_ID.fullmatch(str(dataset)):
+        return find_split(path, split) is not None
     try:
-        if _is_hub_folder(str(dataset), split):
+        if _hub_folder(str(dataset), split):
             return True
         files = HfApi().list_repo_files(str(dataset), repo_type="dataset")
         if any(name.endswith("/metadata.jsonl") for name in files):
@@ -127,53 +104,81 @@ def _out_of_reach(dataset: str | Path, error: Exception) -> DatasetError:
     return DatasetError(f"{dataset}: neither a local folder nor a Hub data set in reach ({first_line(error)})")
 
 
-def _is_hub_folder(dataset: str, split: str) -> bool:
-    return HfApi().file_exists(dataset, f"{split}/metadata.jsonl", repo_type="dataset")
+def _find_local(path: Path, split: str) -> SplitFiles:
+    if files := find_split(path, split):
+        return files
+    if path.is_dir():
+        raise DatasetError(describe_missing(path, split))
+    if path.is_file() and path.suffix in SUFFIXES:
+        raise DatasetError(f"{path}: the name of this file makes it the split {split_of_file(path)}, not {split}")
+    problem = f"files of type {path.suffix!r} are not read" if path.is_file() else "no such folder"
+    raise DatasetError(
+        f"{path}: {problem}; give a folder with {split}/metadata.jsonl, a file ({', '.join(SUFFIXES)}), or a Hub id "
+        "like user/name"
+    )
 
 
-def _load_hub_folder(dataset: str, split: str, *, streaming: bool, columns: Columns) -> Rows:
+def _load_files(found: SplitFiles, *, streaming: bool, columns: Columns, captions_only: bool = False) -> Rows:
+    """Rows of the common form from the files of a split; shards of a stream stay shards.
+
+    Raises:
+        DatasetError: If they cannot be read, or lack a column.
+    """
+    files = found.files
+    if found.clips is not None or files[0].suffix in TABLES:
+        # They name clips but hold none, and are read at once.
+        if found.clips is not None:
+            rows = read_text_pairs(zip(found.clips, files, strict=True))
+        else:
+            rows = (row for path in files for row in read_rows(path, columns, split=found.rows_of))
+        loaded = to_dataset(rows, columns.others)
+        return loaded.to_iterable_dataset() if streaming else loaded
+    try:
+        return _load_shards(files, streaming=streaming, columns=columns, captions_only=captions_only)
+    except DatasetError:
+        raise
+    except Exception as error:  # of the library that reads the format, which does not name the file
+        raise DatasetError(f"{files[0]}: {first_line(error.__cause__ or error)}") from error
+
+
+def _load_shards(files: list[Path], *, streaming: bool, columns: Columns, captions_only: bool) -> Rows:
+    """Rows of Parquet files or tars; with `captions_only` the clips are not even read."""
+    if files[0].suffix == ".tar":
+        return load_tars(files, streaming=streaming, columns=columns, captions_only=captions_only)
+    name, options = str(files[0]), {}
+    if captions_only:
+        options["columns"] = caption_columns(read_schema(files[0]).names, columns, name)
+    rows = datasets.load_dataset(
+        "parquet",
+        data_files={"rows": [glob.escape(str(path)) for path in files]},  # taken for patterns
+        split="rows",
+        streaming=streaming,
+        **options,
+    )
+    if captions_only:
+        return to_captions(rows, name, columns=columns)
+    return to_common_form(rows, name, columns=columns, folder=files[0].parent)
+
+
+def _hub_folder(dataset: str, split: str) -> str | None:
+    """The folder of a split in a Hub repository of the folder form; `None` if there is none."""
+    names = SPELLINGS.get(split, (split,))
+    exists = HfApi().file_exists
+    # The name that the project uses first: each question is a request.
+    for name in sorted(names, key=lambda name: name != split):
+        if exists(dataset, f"{name}/metadata.jsonl", repo_type="dataset"):
+            return name
+    return None
+
+
+def _load_hub_folder(dataset: str, name: str, *, streaming: bool, columns: Columns) -> Rows:
     """Load a Hub repository in the folder form; `datasets` itself would leave out its GIF and WebP files."""
     if not streaming:
-        folder = Path(snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{split}/*"))
-        return datasets.Dataset.from_list(list(_read_metadata(folder, split, columns.others, hub=str(folder))))
-    folder = Path(hf_hub_download(dataset, f"{split}/metadata.jsonl", repo_type="dataset")).parents[1]
-    hub = f"{HUB}datasets/{dataset}@{folder.name}"  # the commit of the metadata
-    return datasets.Dataset.from_list(
-        list(_read_metadata(folder, split, columns.others, hub=hub))
-    ).to_iterable_dataset()
-
-
-def _read_metadata(
-    folder: Path, split: str, others: tuple[str, ...] = (), *, hub: str | None = None
-) -> Iterator[dict[str, Any]]:
-    """The rows of a split; `hub` is the path of a Hub data set, which may name files inside of it only."""
-    path = folder / split / "metadata.jsonl"
-    if not path.is_file():
-        present = sorted(str(other.relative_to(folder)) for other in folder.glob("*/metadata.jsonl"))
-        raise DatasetError(
-            f"{folder}: no {split}/metadata.jsonl (present: {', '.join(present) or 'none'}); add one whose lines hold "
-            f'a "file_name" and a "caption", or add {split}.csv, {split}.jsonl, {split}*.parquet or {split}*.tar'
-        )
-    count = 0
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DatasetError(f"{where}: not JSON ({error.msg})") from error
-            if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
-                raise DatasetError(f'{where}: no "file_name"; each line names the file of a clip')
-            row = caption_row(record, where, others=others)
-            name = record["file_name"]
-            clip = str(path.parent / name) if hub is None else f"{hub}/{split}/{resolve_name(name, where)}"
-            row["video"] = {"path": clip, "bytes": None}
-            count += 1
-            yield row
-    if not count:
-        raise DatasetError(f"{path}: the file lists no clips")
+        folder = Path(snapshot_download(dataset, repo_type="dataset", allow_patterns=f"{name}/*"))
+        return to_dataset(read_rows(folder / name / "metadata.jsonl", columns, hub=str(folder)), columns.others)
+    metadata = Path(hf_hub_download(dataset, f"{name}/metadata.jsonl", repo_type="dataset"))
+    hub = f"{HUB}datasets/{dataset}@{metadata.parents[1].name}"  # the commit of the metadata
+    return to_dataset(read_rows(metadata, columns, hub=hub), columns.others).to_iterable_dataset()
 
 
 def split_off_validation(

@@ -1,12 +1,8 @@
-"""Tables and shards of captioned clips, beside the folder form of `processing.clips.rows`.
+"""Records of any origin -> rows of the common form: the columns of clips and captions, and what is wrong with them.
 
-A folder may hold, for each split, `SPLIT.csv`, `SPLIT.tsv` or `SPLIT.jsonl` that name files relative to themselves,
-Parquet files with the clips inside (`SPLIT-*.parquet`, also under `data/`), or WebDataset tars (`SPLIT-*.tar`:
-`KEY.mp4` beside `KEY.json` or `KEY.txt`), in one piece or in shards. One such file may stand alone in place of a
-folder. Columns are recognised by name and type, which the log tells, or given.
+Columns are recognised by name and type, which the log tells, or given.
 """
 
-import glob
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +11,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
-from pyarrow.parquet import read_schema
 
 logger = logging.getLogger(__name__)
-CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence", "txt")
+CAPTION_COLUMNS = ("captions", "references", "caption", "text", "sentence", "txt", "description", "descriptions")
 VIDEO_COLUMNS = ("video", "mp4", "gif", "webm", "mkv", "mov", "avi", "webp", "png", "clip")
 PATH_COLUMNS = ("path", "video_path", "file", "filename", "file_name")
 OPTIONAL_COLUMNS = ("caption_reversed", "kind")
-TABLES = (".csv", ".tsv", ".jsonl")
 HUB = "hf://"  # start of the paths of files on the Hub
-BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".parquet": "parquet", ".tar": "webdataset"}
+COMMON_FORM = datasets.Features(
+    {
+        "video": {"path": datasets.Value("string"), "bytes": datasets.Value("binary")},
+        "file_name": datasets.Value("string"),
+        "captions": datasets.List(datasets.Value("string")),
+        "caption_reversed": datasets.Value("string"),
+        "kind": datasets.Value("string"),
+    }
+)
 
 
 class DatasetError(ValueError):
@@ -42,68 +44,6 @@ class Columns:
 
 GUESSED = Columns()
 Rows: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
-
-
-def find_files(folder: Path, split: str) -> list[Path]:
-    """The table or shards of a split in a local folder, or the single file; none if it has no form above.
-
-    Raises:
-        DatasetError: If the split has two forms.
-    """
-    if folder.is_file():
-        return [folder] if folder.suffix in BUILDERS and split == split_of_file(folder, split) else []
-    by_suffix: dict[str, list[Path]] = {}
-    split = glob.escape(split)
-    for suffix in BUILDERS:
-        # Tables beside the clips of a split may hold anything.
-        inside = () if suffix in TABLES else (f"data/{split}-*{suffix}", f"{split}/*{suffix}")
-        patterns = (f"{split}{suffix}", f"{split}-*{suffix}", *inside)
-        if shards := sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-            by_suffix[suffix] = shards
-    if len(by_suffix) > 1:
-        raise DatasetError(f"{folder}: {split} exists as {' and as '.join(sorted(by_suffix))}; keep one of them")
-    return next(iter(by_suffix.values()), [])
-
-
-def split_of_file(file: Path, split: str = "train") -> str:
-    """The split of a single file: the one that its name begins with, as those of shards do, otherwise `train`."""
-    beginning = file.stem.split("-")[0]
-    return beginning if beginning in (split, "validation", "test") else "train"
-
-
-def load_files(files: list[Path], *, streaming: bool, columns: Columns, captions_only: bool = False) -> Rows:
-    """Load rows of the common form from a table or shards; shards of a stream stay shards.
-
-    Args:
-        files: From [`find_files`].
-        streaming: Return an `IterableDataset`.
-        columns: The columns to use.
-        captions_only: For a stream: leave the clips out; those in Parquet are not even read.
-
-    Raises:
-        DatasetError: If they cannot be read, or lack a column.
-    """
-    suffix = files[0].suffix
-    options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
-    try:
-        if captions_only and suffix == ".parquet":
-            options["columns"] = caption_columns(read_schema(files[0]).names, columns, str(files[0]))
-        rows = datasets.load_dataset(
-            BUILDERS[suffix],
-            data_files={"rows": [glob.escape(str(path)) for path in files]},  # taken for patterns
-            split="rows",
-            streaming=streaming and suffix not in TABLES,
-            **options,
-        )
-        if captions_only and suffix not in TABLES:
-            return to_captions(rows, str(files[0]), columns=columns)
-        rows = to_common_form(rows, str(files[0]), columns=columns, folder=files[0].parent)
-        # A table names clips but holds none: it is read at once.
-        return rows.to_iterable_dataset() if streaming and suffix in TABLES else rows
-    except DatasetError:
-        raise
-    except Exception as error:  # of the library that reads the format, which does not name the file
-        raise DatasetError(f"{files[0]}: {first_line(error.__cause__ or error)}") from error
 
 
 def to_common_form(
@@ -128,17 +68,19 @@ def to_common_form(
     """
     names = list(rows.column_names or next(iter(rows)))
     features = rows.features or {}
-    video = _choose(columns.video, names, _video_columns(names, features), name, "video_column", "clips")
-    caption = caption_column(names, columns, name)
+    video = video_column(names, columns, name, features)
+    caption = caption_column(names, columns, name, video=video)
     logger.info(f"{name}: clips from column {video!r}, captions from {caption!r}")
-    if isinstance(features.get(video), datasets.Video | datasets.Image):
-        rows = rows.cast_column(video, type(features[video])(decode=False))
+    for column, feature in features.items():
+        # Also those that are not used: `datasets` needs torchcodec to decode them.
+        if isinstance(feature, datasets.Video | datasets.Image | datasets.Audio):
+            rows = rows.cast_column(column, type(feature)(decode=False))
     if isinstance(rows, datasets.IterableDataset):
         rows = rows.decode(False)
 
     def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
         where = f"{name}, row {index}"
-        row = caption_row(_fields(record, caption, columns), where, others=columns.others)
+        row = caption_row(to_fields(record, caption, columns), where, others=columns.others)
         row["video"] = _clip(record[video], folder, where)
         if row["video"]["bytes"] is None:
             path = row["video"]["path"]
@@ -158,21 +100,34 @@ def to_captions(rows: datasets.IterableDataset, name: str, *, columns: Columns) 
     caption = caption_column(names, columns, name)
 
     def convert(record: dict[str, Any], index: int) -> dict[str, Any]:
-        return {"captions": caption_row(_fields(record, caption, columns), f"{name}, row {index}")["captions"]}
+        return {"captions": caption_row(to_fields(record, caption, columns), f"{name}, row {index}")["captions"]}
 
     return rows.decode(False).map(
         convert, with_indices=True, remove_columns=[column for column in names if column != "captions"]
     )
 
 
-def caption_column(names: list[str], columns: Columns, name: str) -> str:
-    """The column that holds the captions, `json` if they are inside of it.
+def video_column(names: list[str], columns: Columns, name: str, features: Mapping[str, object] | None = None) -> str:
+    """The column that holds the clips, or their paths.
 
     Raises:
         DatasetError: If none is recognised.
     """
-    known = [column for column in CAPTION_COLUMNS if column in names] or ["json"] * ("json" in names)
-    return _choose(columns.caption, names, known, name, "caption_column", "captions")
+    typed = [column for column in names if isinstance((features or {}).get(column), datasets.Video)]
+    known = typed or [column for column in (*VIDEO_COLUMNS, *PATH_COLUMNS) if column in names]
+    return choose(columns.video, names, known, name, "video_column", "clips")
+
+
+def caption_column(names: list[str], columns: Columns, name: str, *, video: str | None = None) -> str:
+    """The column that holds the captions, `json` if they are inside of it; never `video`, that of the clips.
+
+    Raises:
+        DatasetError: If none is recognised.
+    """
+    others = [column for column in names if column != video]
+    known = [column for column in CAPTION_COLUMNS if column in others] or ["json"] * ("json" in others)
+    offered = [column for column in others if column not in (*VIDEO_COLUMNS, *PATH_COLUMNS)]
+    return choose(columns.caption, names, known, name, "caption_column", "captions", offered)
 
 
 def caption_columns(names: list[str], columns: Columns, name: str) -> list[str]:
@@ -181,7 +136,7 @@ def caption_columns(names: list[str], columns: Columns, name: str) -> list[str]:
     return [column for column in names if column == caption or column in CAPTION_COLUMNS]
 
 
-def _fields(record: dict[str, Any], caption: str, columns: Columns) -> dict[str, Any]:
+def to_fields(record: dict[str, Any], caption: str, columns: Columns) -> dict[str, Any]:
     """The fields of a record, its captions under the name that `CAPTION_COLUMNS` prefers."""
     if caption == "json" and columns.caption is None:
         return {**record, **record["json"]}
@@ -218,19 +173,22 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _video_columns(names: list[str], features: Mapping[str, object]) -> list[str]:
-    typed = [column for column in names if isinstance(features.get(column), datasets.Video)]
-    return typed or [column for column in (*VIDEO_COLUMNS, *PATH_COLUMNS) if column in names]
-
-
-def _choose(
-    given: str | None, names: Sequence[str], known: Sequence[str], name: str, parameter: str, content: str
+def choose(
+    given: str | None,
+    names: Sequence[str],
+    known: Sequence[str],
+    name: str,
+    parameter: str,
+    content: str,
+    offered: Sequence[str] | None = None,
 ) -> str:
-    """The column that was given, otherwise the first known one."""
+    """The column that was given, otherwise the first known one; `offered` are those that an error lists."""
     if given is not None and given not in names:
         raise DatasetError(f"{name}: {parameter}={given} is not a column; the columns are {', '.join(names)}")
     if given is None and not known:
-        columns = ", ".join(names)
+        if not (offered := names if offered is None else offered):
+            raise DatasetError(f"{name}: no column of {content}; the columns are {', '.join(names)}")
+        columns = ", ".join(offered)
         raise DatasetError(f"{name}: no column of {content} recognised; pass {parameter}=NAME, one of {columns}")
     return given if given is not None else known[0]
 

@@ -62,10 +62,12 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
 
     from ..data.contact_sheets import draw_clips, save_contact_sheet
     from ..data.inspecting import find_leaks, inspect_rows, summarise
+    from ..data.leftovers import unused_files
     from ..files import write_atomically
 
     columns = Columns(arguments.video_column, arguments.caption_column)
-    splits = arguments.splits or [split for split in SPLITS if has_split(arguments.dataset, split)]
+    present = [split for split in SPLITS if has_split(arguments.dataset, split)]
+    splits = arguments.splits or present
     # All are opened before a clip is read. If there is none, the error of `load_clips` says what it looked for.
     opened = {split: load_clips(arguments.dataset, split, columns=columns) for split in splits or SPLITS[:1]}
     if empty := [split for split, rows in opened.items() if not len(rows)]:
@@ -81,7 +83,12 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         if folder is not None and readable:
             shown = [part[index] for index in draw_clips(readable)]
             save_contact_sheet(shown, folder / f"contact_sheet-{split}.png")
-    inspection = {"dataset": str(arguments.dataset), "splits": summaries, "leakage": find_leaks(clips)}
+    inspection = {
+        "dataset": str(arguments.dataset),
+        "not_used": unused_files(arguments.dataset, dict.fromkeys(present) | opened),
+        "splits": summaries,
+        "leakage": find_leaks(clips),
+    }
     if folder is not None:
         text = json.dumps(inspection, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(folder / "inspection.json", text + "\n")
@@ -110,7 +117,11 @@ def find_faults(inspection: dict[str, Any]) -> list[str]:
 
 def describe_inspection(inspection: dict[str, Any]) -> str:
     """The inspection as text, with the first items of long lists."""
-    lines = [f"{inspection['dataset']}"]
+    from ..data.leftovers import describe_unused
+
+    lines = [inspection["dataset"]]
+    if inspection["not_used"]:
+        lines.append(describe_unused(inspection["dataset"], inspection["not_used"]))
     for split, summary in inspection["splits"].items():
         lines += ["", *_describe_split(split, summary)]
     leakage = inspection["leakage"]

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..data.annotations import READERS, SPLIT_FORMATS, URL_FORMATS
+from ..data.annotations import ARCHIVED_FORMATS, READERS, SPLIT_FORMATS, URL_FORMATS
 from ..data.cleaning import RULES
 from .data_filter import add_filter_command
 from .data_inspect import add_inspect_command
@@ -36,7 +36,12 @@ def add_data_commands(commands: "Subcommands", parser_class: type[argparse.Argum
         "hashes), refused.jsonl (clips left out, with reasons) and a card. The same command, given again, continues "
         "where it stopped and fetches what is missing.",
     )
-    prepare.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="caption file, as published")
+    prepare.add_argument(
+        "annotations",
+        type=Path,
+        metavar="ANNOTATIONS",
+        help="caption file, as published; of MSVD also the folder of sents_train_lc_nopunc.txt and others",
+    )
     prepare.add_argument("--format", required=True, choices=tuple(READERS), help="format of the caption file")
     # Not `output`, which is a file in other commands.
     prepare.add_argument(
@@ -85,6 +90,11 @@ def add_data_commands(commands: "Subcommands", parser_class: type[argparse.Argum
 
     fetching = prepare.add_argument_group("fetching")
     fetching.add_argument("--no_fetch", action="store_true", help="use the clips of --clips alone")
+    fetching.add_argument(
+        "--fetch",
+        action="store_true",
+        help=f"fetch each file by itself, although {' and '.join(ARCHIVED_FORMATS)} offers archives of them",
+    )
     fetching.add_argument("--connections", type=whole, metavar="N", help="parallel downloads [4]")
     fetching.add_argument("--rate", type=above_zero, metavar="X", help="requests per second to one host, at most [4]")
     fetching.add_argument("--timeout", type=above_zero, metavar="S", help="seconds that a server may stay silent [30]")
@@ -112,7 +122,7 @@ def _run_prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     from ..data.preparing import PrepareOptions, prepare
 
     fetch = None
-    if not arguments.no_fetch and arguments.format in URL_FORMATS:
+    if _fetches(arguments):
         chosen = {name: getattr(arguments, name) for name in FETCH_OPTIONS if getattr(arguments, name) is not None}
         fetch = FetchOptions(**chosen, retry_gone=arguments.retry_gone)
     options = PrepareOptions(
@@ -141,6 +151,8 @@ def describe_manifest(manifest: dict[str, Any], folder: Path) -> str:
     for split, counts in manifest["splits"].items():
         if counts["annotated"]:
             lines.append(f"  {split}: {counts['kept']} of {counts['annotated']} ({counts['coverage']:.1%})")
+    if manifest["missing_example"]:
+        lines.append(f"missing, such as: {manifest['missing_example']}")
     captions = manifest["captions"]
     lines.append(f"captions: kept {captions['kept']} of {captions['annotated']}")
     if refused:
@@ -150,14 +162,20 @@ def describe_manifest(manifest: dict[str, Any], folder: Path) -> str:
 
 def _check_prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Refuse options that contradict each other, and files that do not exist."""
-    fetches = not arguments.no_fetch and arguments.format in URL_FORMATS
+    fetches = _fetches(arguments)
+    if arguments.fetch and not fetches:
+        reason = "--no_fetch" if arguments.no_fetch else f"--format {arguments.format}"
+        parser.error(f"--fetch has no effect beside {reason}; leave one of them out")
     if arguments.clips is None and not fetches:
         reason = "--no_fetch" if arguments.no_fetch else f"--format {arguments.format} names no files to fetch"
+        if arguments.format in ARCHIVED_FORMATS and not arguments.no_fetch:
+            reason = f"--format {arguments.format} fetches files one by one only with --fetch"
         parser.error(f"{reason}: name the folder of the clips by --clips")
     given = [name for name in FETCH_OPTIONS if getattr(arguments, name) is not None]
     given += ["retry_gone"] if arguments.retry_gone else []
     if given and not fetches:
-        reason = "--no_fetch" if arguments.no_fetch else f"--format {arguments.format}"
+        unasked = " without --fetch" if arguments.format in ARCHIVED_FORMATS else ""
+        reason = "--no_fetch" if arguments.no_fetch else f"--format {arguments.format}{unasked}"
         parser.error(f"--{given[0]} has no effect, since {reason} fetches nothing; leave one of them out")
     sources = [f"--format {arguments.format}"] if arguments.format in SPLIT_FORMATS else []
     sources += [f"--split {arguments.split}"] if arguments.split else []
@@ -172,10 +190,16 @@ def _check_prepare(parser: argparse.ArgumentParser, arguments: argparse.Namespac
     if arguments.clips is not None and not arguments.clips.is_dir():
         parser.error(f"--clips {arguments.clips}: no such folder")
     for path in (arguments.annotations, *arguments.split_lists):
-        if not path.is_file():
+        folder_of_lists = arguments.format == "msvd" and path == arguments.annotations and path.is_dir()
+        if not path.is_file() and not folder_of_lists:
             parser.error(f"{path}: no such file")
     if arguments.output_folder.exists() and not arguments.output_folder.is_dir():
         parser.error(f"--output {arguments.output_folder} is a file; name a folder")
+
+
+def _fetches(arguments: argparse.Namespace) -> bool:
+    asked = arguments.fetch or arguments.format not in ARCHIVED_FORMATS
+    return asked and not arguments.no_fetch and arguments.format in URL_FORMATS
 
 
 def _given(arguments: argparse.Namespace, name: str, default: Value) -> Value:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 
@@ -13,14 +14,45 @@ class AnnotationError(ValueError):
 
     def __init__(self, path: Path, place: str, mistake: str):
         super().__init__(f"{path}, {place}: {' '.join(mistake.split())}" if place else f"{path}: {mistake}")
+        self.place = place
 
 
-def text_lines(path: Path) -> Iterator[tuple[str, str]]:
+class BadRows:
+    """Takes up the mistakes of single rows, so that the others can be used; as a context, that of one row.
+
+    Args:
+        strict: Leave mistakes to the caller instead.
+
+    Attributes:
+        mistakes: In the order of the file.
+    """
+
+    def __init__(self, *, strict: bool = False):
+        self.strict = strict
+        self.mistakes: list[AnnotationError] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self.strict or not isinstance(error, AnnotationError):
+            return False
+        self.mistakes.append(error)
+        return True
+
+
+STRICT = BadRows(strict=True)
+
+
+def text_lines(path: Path, bad: BadRows = STRICT) -> Iterator[tuple[str, str]]:
     """Place and text of each line that is not blank."""
     with path.open("rb") as file:  # text mode would report an invalid byte without its line
         for number, line in enumerate(file, start=1):
-            place = f"line {number}"
-            text = _decode(path, place, line).rstrip("\r\n")
+            place, text = f"line {number}", ""
+            with bad:
+                text = _decode(path, place, line).rstrip("\r\n")
             if text.strip():
                 yield place, text
 
@@ -35,7 +67,7 @@ def _decode(path: Path, place: str, data: bytes) -> str:
         ) from error
 
 
-def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(path: Path, columns: tuple[str, ...], bad: BadRows) -> Iterator[tuple[str, dict[str, str]]]:
     """Place and fields of each row; the first line names the columns, which must include `columns`."""
     reader = csv.DictReader(StringIO(_decode(path, "", path.read_bytes()), newline=""), strict=True)
     names = list(reader.fieldnames or ())
@@ -45,9 +77,11 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[s
     try:
         for row in reader:
             place = f"line {reader.line_num}"
-            if None in row or None in row.values():
+            if None not in row and None not in row.values():
+                yield place, row
+                continue
+            with bad:
                 raise AnnotationError(path, place, f"more or fewer fields than the {len(names)} columns of line 1")
-            yield place, row
     except csv.Error as error:
         # `line_num` is that of the row before, so an open quotation mark is reported where it begins.
         raise AnnotationError(path, f"line {reader.line_num + 1}", f"not CSV ({error})") from error

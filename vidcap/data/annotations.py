@@ -1,7 +1,8 @@
 """Readers of published caption files, one per format.
 
-Guarantees: a mistake in a file is an [`AnnotationError`] that names file and line or entry; nothing is skipped.
-Captions are returned unchanged, empty ones too; `cleaning.py` cleans and counts them.
+Guarantees: a mistake in a file is an [`AnnotationError`] that names file and line or entry. That of a single row is
+kept in [`BadRows`], and leaves out this row alone; nothing is skipped in silence. Captions are returned unchanged,
+empty ones too; `cleaning.py` cleans and counts them.
 
 Limitations: of VATEX the English captions only; other contents of the files are ignored.
 """
@@ -12,13 +13,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .annotation_files import AnnotationError, csv_rows, get_value, list_entries, parse_json, read_json, text_lines
+from processing.clips.file_names import SPLIT_NAMES
 
-SPLIT_NAMES = {
-    **{name: "train" for name in ("train", "training")},
-    **{name: "validation" for name in ("validation", "validate", "val", "valid", "dev")},
-    **{name: "test" for name in ("test", "testing")},
-}
+from .annotation_files import (
+    STRICT,
+    AnnotationError,
+    BadRows,
+    csv_rows,
+    get_value,
+    list_entries,
+    parse_json,
+    read_json,
+    text_lines,
+)
+
+MSVD_NAMES = "youtube_mapping.txt"
 
 
 @dataclass(frozen=True)
@@ -49,42 +58,42 @@ class Annotation:
         return re.match(r"https?://", self.source, re.IGNORECASE) is not None
 
 
-def read_annotations(path: Path, format: str) -> list[Annotation]:
+def read_annotations(path: Path, format: str, bad: BadRows = STRICT) -> list[Annotation]:
     """Read a caption file, and merge the captions of the same part of the same video.
 
     Args:
         path: The file.
         format: A key of `READERS`.
+        bad: Takes up the mistakes of single rows, such as a clip in two splits; by default the first one is raised.
 
     Returns:
         One annotation per clip, in the order of first appearance.
 
     Raises:
-        AnnotationError: For a mistake in the file, a file without captions, or a clip in two splits.
+        AnnotationError: For a mistake in the file as a whole, or a file without a usable caption.
         OSError: If the file cannot be read.
     """
     merged: dict[tuple[Any, ...], Annotation] = {}
-    for annotation in READERS[format](path):
-        _check_segment(path, annotation)
+    for annotation in READERS[format](path, bad):
         key = (annotation.source, annotation.clip, annotation.start, annotation.end)
-        known = merged.get(key)
-        if known is not None and known.split != annotation.split:
-            mistake = (
-                f"{annotation.source} is in the split {annotation.split} here, but in {known.split} at {known.place}; "
-                "keep one of them"
-            )
-            raise AnnotationError(path, annotation.place, mistake)
-        merged[key] = annotation if known is None else replace(known, captions=known.captions + annotation.captions)
+        with bad:
+            _check_segment(path, annotation)
+            _check_split(path, annotation, merged.get(key, annotation))
+            known = merged.get(key)
+            captions = annotation.captions if known is None else known.captions + annotation.captions
+            merged[key] = replace(known or annotation, captions=captions)
     if not merged:
-        raise AnnotationError(path, "", "contains no captions")
+        raise bad.mistakes[0] if bad.mistakes else AnnotationError(path, "", "contains no captions")
     return list(merged.values())
 
 
 def read_split_lists(paths: Sequence[Path]) -> dict[str, str]:
     """Read lists of sources, one per line, such as TGIF's `train.txt`, `val.txt`, `test.txt`.
 
+    A list may also be named `train_list.txt`, or be one of MSVD's files `sents_train_lc_nopunc.txt`.
+
     Returns:
-        The split of each source.
+        The split of each source, or of each clip with just an annotated part.
 
     Raises:
         AnnotationError: If a list is not named after a split, or a source is in two lists.
@@ -92,12 +101,31 @@ def read_split_lists(paths: Sequence[Path]) -> dict[str, str]:
     """
     splits: dict[str, str] = {}
     for path in paths:
-        split = _split(path, "", path.stem)
+        split = split_of_name(path) or _split(path, "", path.stem)
+        names = read_msvd_names(path.parent)
         for place, line in text_lines(path):
-            if splits.setdefault(line.strip(), split) != split:
-                other = splits[line.strip()]
-                raise AnnotationError(path, place, f"{line.strip()} is in the list of {other} too; keep one of them")
+            source = line.partition("\t")[0].strip()
+            source = names.get(source, source)
+            if splits.setdefault(source, split) != split:
+                raise AnnotationError(
+                    path, place, f"{source} is in the list of {splits[source]} too; keep one of them"
+                )
     return splits
+
+
+def split_of_name(path: Path) -> str | None:
+    """The split that a word of a file's name names; `None` if none or several do."""
+    splits = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", path.stem.lower()) if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _check_split(path: Path, annotation: Annotation, known: Annotation) -> None:
+    if known.split != annotation.split:
+        mistake = (
+            f"{annotation.source} is in the split {annotation.split} here, but in {known.split} at {known.place}; "
+            "keep one of them"
+        )
+        raise AnnotationError(path, annotation.place, mistake)
 
 
 def _check_segment(path: Path, annotation: Annotation) -> None:
@@ -108,16 +136,17 @@ def _check_segment(path: Path, annotation: Annotation) -> None:
         raise AnnotationError(path, annotation.place, f"the part from {start} to {end} seconds is empty or invalid")
 
 
-def read_tgif(path: Path) -> Iterator[Annotation]:
+def read_tgif(path: Path, bad: BadRows) -> Iterator[Annotation]:
     """Lines `url TAB caption` (https://github.com/raingo/TGIF-Release)."""
-    for place, line in text_lines(path):
-        url, tab, caption = line.partition("\t")
-        if not tab or not url.strip():
-            raise AnnotationError(path, place, f"not `URL TAB caption`: {line[:80]!r}")
-        yield Annotation(url.strip(), (caption,), place=place)
+    for place, line in text_lines(path, bad):
+        with bad:
+            url, tab, caption = line.partition("\t")
+            if not tab or not url.strip():
+                raise AnnotationError(path, place, f"not `URL TAB caption`: {line[:80]!r}")
+            yield Annotation(url.strip(), (caption,), place=place)
 
 
-def read_msrvtt(path: Path) -> Iterator[Annotation]:
+def read_msrvtt(path: Path, bad: BadRows) -> Iterator[Annotation]:
     """`videos` and `sentences`, joined by `video_id`.
 
     Clips are files named by that id, already cut; the URLs are pages of a video site and not fetched.
@@ -125,108 +154,167 @@ def read_msrvtt(path: Path) -> Iterator[Annotation]:
     content = read_json(path)
     sentences: dict[str, list[str]] = {}
     for place, entry in list_entries(path, get_value(path, "", content, "sentences", list), "sentences"):
-        caption = get_value(path, place, entry, "caption", str)
-        sentences.setdefault(get_value(path, place, entry, "video_id", str), []).append(caption)
+        with bad:
+            caption = get_value(path, place, entry, "caption", str)
+            sentences.setdefault(get_value(path, place, entry, "video_id", str), []).append(caption)
     for place, entry in list_entries(path, get_value(path, "", content, "videos", list), "videos"):
-        name = get_value(path, place, entry, "video_id", str)
-        if name not in sentences:
-            raise AnnotationError(path, place, f"{name} has no sentence")
-        start, end = (float(get_value(path, place, entry, key, (int, float))) for key in ("start time", "end time"))
-        split = _split(path, place, get_value(path, place, entry, "split", str))
-        yield Annotation(name, tuple(sentences.pop(name)), split, start, end, clip=name, place=place)
-    if sentences:
-        raise AnnotationError(path, "sentences", f"{next(iter(sentences))} is not among the videos, or occurs twice")
+        with bad:
+            name = get_value(path, place, entry, "video_id", str)
+            captions = tuple(sentences.pop(name, ()))
+            if not captions:
+                raise AnnotationError(path, place, f"{name} has no sentence")
+            start, end = (
+                float(get_value(path, place, entry, f"{side} time", (int, float))) for side in ("start", "end")
+            )
+            split = _split(path, place, get_value(path, place, entry, "split", str))
+            yield Annotation(name, captions, split, start, end, clip=name, place=place)
+    for name in sentences:
+        with bad:
+            raise AnnotationError(path, "sentences", f"{name} is not among the videos, or occurs twice")
 
 
-def read_msvd(path: Path) -> Iterator[Annotation]:
-    """`AllVideoDescriptions.txt`: lines `ID_start_end caption`; lines that begin with # are comments."""
-    for place, line in text_lines(path):
+def read_msvd(path: Path, bad: BadRows) -> Iterator[Annotation]:
+    """MSVD in either form.
+
+    `AllVideoDescriptions.txt`: lines `ID_start_end caption`; lines that begin with # are comments. Files such as
+    `sents_train_lc_nopunc.txt`, or a folder of them: lines `vidN TAB caption`. Their name gives the split, and
+    `youtube_mapping.txt` beside them, if it exists, the `ID_start_end` of each `vidN`.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("sents_*.txt"))
+        if not files:
+            raise AnnotationError(path, "", "holds no sents_*.txt; name a file")
+        for file in files:
+            yield from (replace(found, place=f"{file.name}, {found.place}") for found in read_msvd(file, bad))
+        return
+    names = read_msvd_names(path.parent)
+    for place, line in text_lines(path, bad):
         if line.startswith("#"):
             continue
-        name, _, caption = line.partition(" ")
-        source, start, end = _segment_of_name(path, place, name)
-        yield Annotation(source, (caption,), None, start, end, clip=name, place=place)
+        with bad:
+            if (numbered := re.fullmatch(r"(vid\d+)\t(.*)", line)) is None:
+                name, _, caption = line.partition(" ")
+                source, start, end = _segment_of_name(path, place, name)
+                yield Annotation(source, (caption,), None, start, end, clip=name, place=place)
+            elif not names:
+                yield Annotation(numbered[1], (numbered[2],), split_of_name(path), place=place)
+            elif numbered[1] not in names:
+                raise AnnotationError(path, place, f"{numbered[1]} is not in {MSVD_NAMES}")
+            else:
+                name = names[numbered[1]]
+                source, start, end = _segment_of_name(path, place, name)
+                yield Annotation(source, (numbered[2],), split_of_name(path), start, end, clip=name, place=place)
 
 
-def read_vatex(path: Path) -> Iterator[Annotation]:
+def read_msvd_names(folder: Path) -> dict[str, str]:
+    """`ID_start_end` of each `vidN` of MSVD; empty if the folder does not hold the file of these names."""
+    path = folder / MSVD_NAMES
+    names = {}
+    for place, line in text_lines(path) if path.is_file() else ():
+        clip, _, number = line.partition(" ")
+        if not number.strip():
+            raise AnnotationError(path, place, f"not `ID_start_end vidN`: {line[:80]!r}")
+        names[number.strip()] = clip
+    return names
+
+
+def read_vatex(path: Path, bad: BadRows) -> Iterator[Annotation]:
     """A list of `{"videoID": "ID_start_end", "enCap": [...]}`."""
     for place, entry in list_entries(path, read_json(path), ""):
-        name = get_value(path, place, entry, "videoID", str)
-        source, start, end = _segment_of_name(path, place, name)
-        captions = _texts(path, place, get_value(path, place, entry, "enCap", list))
-        yield Annotation(source, captions, None, start, end, clip=name, place=place)
+        with bad:
+            name = get_value(path, place, entry, "videoID", str)
+            source, start, end = _segment_of_name(path, place, name)
+            captions = _texts(path, place, get_value(path, place, entry, "enCap", list))
+            yield Annotation(source, captions, None, start, end, clip=name, place=place)
 
 
-def read_activitynet(path: Path) -> Iterator[Annotation]:
-    """`{ID: {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}`: one annotation per part."""
+def read_activitynet(path: Path, bad: BadRows) -> Iterator[Annotation]:
+    """`{ID: {"duration", "timestamps": [[start, end], ...], "sentences": [...]}}`: one annotation per part.
+
+    YouCook2 is published in this form too.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise AnnotationError(path, "", "not a JSON object with one key per video")
     for name, entry in content.items():
-        times = get_value(path, name, entry, "timestamps", list)
-        sentences = _texts(path, name, get_value(path, name, entry, "sentences", list))
-        if len(times) != len(sentences):
-            raise AnnotationError(path, name, f"{len(times)} timestamps for {len(sentences)} sentences")
-        for number, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
-            place = f"{name}, part {number}"
+        with bad:
+            times = get_value(path, name, entry, "timestamps", list)
+            sentences = get_value(path, name, entry, "sentences", list)
+            if len(times) != len(sentences):
+                raise AnnotationError(path, name, f"{len(times)} timestamps for {len(sentences)} sentences")
+            yield from _activitynet_parts(path, name, times, sentences, bad)
+
+
+def _activitynet_parts(
+    path: Path, name: str, times: list[Any], sentences: list[Any], bad: BadRows
+) -> Iterator[Annotation]:
+    for number, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
+        place = f"{name}, part {number}"
+        with bad:
             if not (isinstance(span, list) and len(span) == 2 and all(isinstance(t, (int, float)) for t in span)):
                 raise AnnotationError(path, place, f"timestamp {span!r} is not [start, end]")
             start, end = sorted(float(time) for time in span)  # some published ones are reversed
-            yield Annotation(name, (sentence,), None, start, end, place=place)
+            yield Annotation(name, _texts(path, place, [sentence]), None, start, end, place=place)
 
 
-def read_charades(path: Path) -> Iterator[Annotation]:
+def read_charades(path: Path, bad: BadRows) -> Iterator[Annotation]:
     """CSV with `id` and `descriptions`, separated by `;`."""
-    for place, row in csv_rows(path, ("id", "descriptions")):
+    for place, row in csv_rows(path, ("id", "descriptions"), bad):
         yield Annotation(row["id"], tuple(row["descriptions"].split(";")), place=place)
 
 
-def read_coco(path: Path) -> Iterator[Annotation]:
+def read_coco(path: Path, bad: BadRows) -> Iterator[Annotation]:
     """`images` and `annotations`, joined by the image's id: clips of one frame."""
     content = read_json(path)
     captions: dict[Any, list[str]] = {}
     for place, entry in list_entries(path, get_value(path, "", content, "annotations", list), "annotations"):
-        caption = get_value(path, place, entry, "caption", str)
-        captions.setdefault(get_value(path, place, entry, "image_id", (int, str)), []).append(caption)
+        with bad:
+            caption = get_value(path, place, entry, "caption", str)
+            captions.setdefault(get_value(path, place, entry, "image_id", (int, str)), []).append(caption)
     for place, entry in list_entries(path, get_value(path, "", content, "images", list), "images"):
-        number, name = get_value(path, place, entry, "id", (int, str)), get_value(path, place, entry, "file_name", str)
-        if number not in captions:
-            raise AnnotationError(path, place, f"image {number} has no caption")
-        yield Annotation(entry.get("coco_url") or name, tuple(captions.pop(number)), clip=name, place=place)
-    if captions:
-        raise AnnotationError(
-            path, "annotations", f"image {next(iter(captions))} is not among the images, or occurs twice"
-        )
+        with bad:
+            number = get_value(path, place, entry, "id", (int, str))
+            texts = tuple(captions.pop(number, ()))
+            if not texts:
+                raise AnnotationError(path, place, f"image {number} has no caption")
+            name = get_value(path, place, entry, "file_name", str)
+            yield Annotation(entry.get("coco_url") or name, texts, clip=name, place=place)
+    for number in captions:
+        with bad:
+            raise AnnotationError(path, "annotations", f"image {number} is not among the images, or occurs twice")
 
 
-def read_flickr30k(path: Path) -> Iterator[Annotation]:
-    """Lines `name.jpg#0 TAB caption`: clips of one frame."""
-    for place, line in text_lines(path):
-        match = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line)
-        if match is None:
-            raise AnnotationError(path, place, f"not `NAME#NUMBER TAB caption`: {line[:80]!r}")
-        yield Annotation(match[1], (match[2],), place=place)
+def read_flickr30k(path: Path, bad: BadRows) -> Iterator[Annotation]:
+    """Lines `name.jpg#0 TAB caption`: clips of one frame. Flickr8k is published in this form too."""
+    for place, line in text_lines(path, bad):
+        with bad:
+            match = re.fullmatch(r"([^\t]+)#\d+\t(.*)", line)
+            if match is None:
+                raise AnnotationError(path, place, f"not `NAME#NUMBER TAB caption`: {line[:80]!r}")
+            # One image of Flickr8k bears the name of a second download in one of its five lines: `X.jpg.1`.
+            name = re.sub(r"(\.jpe?g)\.\d+$", r"\1", match[1])
+            yield Annotation(name, (match[2],), place=place)
 
 
-def read_jsonl(path: Path) -> Iterator[Annotation]:
+def read_jsonl(path: Path, bad: BadRows) -> Iterator[Annotation]:
     """Lines with `file_name` or `url`, `caption` or `captions`, optionally `split`, `start` and `end` in seconds."""
-    for place, line in text_lines(path):
-        yield _annotation(path, place, parse_json(path, place, line))
+    for place, line in text_lines(path, bad):
+        with bad:
+            yield _annotation(path, place, parse_json(path, place, line))
 
 
-def read_csv(path: Path) -> Iterator[Annotation]:
+def read_csv(path: Path, bad: BadRows) -> Iterator[Annotation]:
     """CSV whose columns are the keys of `read_jsonl`; `captions` contains a JSON list."""
-    for place, row in csv_rows(path, ()):
+    for place, row in csv_rows(path, (), bad):
         record: dict[str, Any] = {key: value for key, value in row.items() if value or key == "caption"}
-        if "captions" in record:
-            record["captions"] = parse_json(path, place, record["captions"])
-        for key in ("start", "end"):
-            if key in record:
-                record[key] = parse_json(path, place, record[key])
-        yield _annotation(path, place, record)
+        with bad:
+            for key in ("captions", "start", "end"):
+                if key in record:
+                    record[key] = parse_json(path, place, record[key])
+            yield _annotation(path, place, record)
 
 
-READERS: dict[str, Callable[[Path], Iterator[Annotation]]] = {
+READERS: dict[str, Callable[[Path, BadRows], Iterator[Annotation]]] = {
     "tgif": read_tgif,
     "msrvtt": read_msrvtt,
     "msvd": read_msvd,
@@ -240,6 +328,7 @@ READERS: dict[str, Callable[[Path], Iterator[Annotation]]] = {
 }
 STILL_FORMATS = ("coco", "flickr30k")  # their clips are images
 URL_FORMATS = ("tgif", "coco", "jsonl", "csv")  # may contain URLs of files; the others only file names or ids
+ARCHIVED_FORMATS = ("coco",)  # published with archives of their files, so URLs are fetched only if that is asked for
 SPLIT_FORMATS = ("msrvtt",)  # name the split of every clip
 
 

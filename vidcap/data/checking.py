@@ -21,6 +21,7 @@ import torch
 from av.stream import Disposition
 
 from modeling_vidcap.saving_vidcap import sha256_of
+from processing.clips.file_names import CLIPS
 from processing.support.progress import track
 from processing.video_frames_vidcap import DecodeOptions, VideoDecodeError
 from processing.video_io_vidcap import decode_video
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.video.stream import VideoStream
 
-MOVING = (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
-SUFFIXES = (*MOVING, ".bmp", ".jpeg", ".jpg", ".png", ".webp")
 RULES_VERSION = 1  # raise with every change of the checks, so that older notes are ignored
 SIDE = 96  # frames are compared at this size
 NOISE = 8  # of 255; changes up to this size come from compression alone and cannot be seen
@@ -48,10 +47,12 @@ class ClipFolder:
     """
 
     def __init__(self, folder: Path):
+        self.example = ""  # the name of any clip
         self._names: dict[str, set[Path]] = {}
         self._stems: dict[str, set[Path]] = {}
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.is_file():
+            if path.suffix.lower() in CLIPS and path.is_file():
+                self.example = self.example or path.name
                 for name in {path.name, path.relative_to(folder).as_posix()}:
                     self._names.setdefault(name, set()).add(path)
                 self._stems.setdefault(path.stem, set()).add(path)
@@ -62,7 +63,7 @@ class ClipFolder:
         Raises:
             ValueError: If several clips match.
         """
-        stem = name[: name.rfind(".")] if Path(name).suffix.lower() in SUFFIXES else name
+        stem = name[: name.rfind(".")] if Path(name).suffix.lower() in CLIPS else name
         paths = sorted(self._names.get(name) or self._stems.get(stem) or ())
         if len(paths) > 1:
             raise ValueError(f"{name!r} matches both {paths[0]} and {paths[1]}; rename or remove one of them")
@@ -76,6 +77,11 @@ def find_clip(annotation: Annotation, folder: ClipFolder) -> tuple[Path, bool] |
         return cut, False
     path = folder.find(file_name_of(annotation))
     return (path, annotation.start is not None) if path else None
+
+
+def names_of(annotation: Annotation) -> list[str]:
+    """The names under which [`find_clip`] looks for a clip; a common suffix may differ or be missing."""
+    return list(dict.fromkeys(name for name in (annotation.clip, file_name_of(annotation)) if name))
 
 
 def file_name_of(annotation: Annotation) -> str:

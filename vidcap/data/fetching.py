@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processing.downloads_vidcap import DownloadError, download, make_client
-from processing.support.progress import track
+from processing.support.progress import Progress
 
 from ..files import read_notes
 
@@ -111,12 +111,24 @@ def fetch_all(urls: Iterable[str], folder: Path, options: FetchOptions) -> dict[
     if not missing:
         return results
     fetcher = _Fetcher(folder, options)
-    with fetcher.client, ThreadPoolExecutor(options.connections) as pool, memory.open("a", encoding="utf-8") as notes:
+    failed = 0
+    with (
+        fetcher.client,
+        ThreadPoolExecutor(options.connections) as pool,
+        memory.open("a", encoding="utf-8") as notes,
+        Progress("fetching", total=len(missing), unit="file") as progress,
+    ):
         try:
             futures = {pool.submit(fetcher, url): url for url in missing}
-            for future in track(as_completed(futures), "fetching", total=len(futures), unit="file"):
+            for future in as_completed(futures):
                 url = futures[future]
                 results[url] = future.result()
+                if results[url].path is None:
+                    failed += 1
+                    progress.total = len(futures) - failed  # of files that can still come
+                    progress.update(0, failed=failed)
+                else:
+                    progress.update()
                 if results[url].gone:
                     notes.write(json.dumps({"url": url, "reason": results[url].failure}) + "\n")
                     notes.flush()

@@ -1,14 +1,15 @@
 """Prepares a data set: from annotations to usable clips, shards, a manifest, and a list of refused clips.
 
-Guarantees: nothing is dropped silently; every annotation is a kept clip or a line of `refused.jsonl`, and the manifest
-counts both. A second run fetches, decodes and writes only what is missing, and ends with the same manifest, which
-contains no times.
+Guarantees: nothing is dropped silently; every annotation is a kept clip or a line of `refused.jsonl` (a broken row
+under its place in the file), and the manifest counts both. A second run fetches, decodes and writes only what is
+missing, and ends with the same manifest, which contains no times.
 
 Limitations: duplicates and placeholders are recognised by equal bytes only.
 """
 
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
-from .annotations import STILL_FORMATS, Annotation, read_annotations, read_split_lists
+from .annotation_files import BadRows
+from .annotations import STILL_FORMATS, Annotation, read_annotations, read_split_lists, split_of_name
 from .cards import MANIFEST, write_card
-from .checking import Check, ClipFolder, Task, check_all, file_name_of, find_clip
+from .checking import Check, ClipFolder, Task, check_all, file_name_of, find_clip, names_of
 from .cleaning import CaptionCleaner, drop_repeated
 from .fetching import FetchOptions, fetch_all
 from .sharding import SPLITS, Clip, are_intact, write_shards
 
+logger = logging.getLogger(__name__)
 REASONS = {
+    "annotation": "its row in the annotations is broken",
     "no_split": "no split list contains it",
     "no_caption": "cleaning left no caption",
     "missing": "its file does not exist",
@@ -36,7 +40,7 @@ REASONS = {
     "placeholder": "the same content under three or more sources with different captions",
     "duplicate": "the same content as another clip, which now has its captions",
 }
-WITHOUT_FILE = ("no_split", "no_caption", "missing", "gone", "not_fetched")
+WITHOUT_FILE = ("annotation", "no_split", "no_caption", "missing", "gone", "not_fetched")
 PLACEHOLDER_SOURCES = 3
 
 
@@ -105,17 +109,19 @@ def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[st
         The manifest, as written to `manifest.json`.
 
     Raises:
-        AnnotationError: For a mistake in the caption file or a split list.
+        AnnotationError: For a mistake in the caption file as a whole, or in a split list.
         PrepareError: If `output` contains other files, a file matches two clips, or no clip can be used.
         OSError: If a file cannot be read or written.
     """
     if output.is_dir() and any(output.iterdir()) and not (output / "checks.jsonl").is_file():
         raise PrepareError(f"{output} contains files of something else; empty it or give another folder")
     cleaner = CaptionCleaner(options.keep)
-    clips = read_annotations(annotations, options.format)
+    bad = BadRows()
+    clips = read_annotations(annotations, options.format, bad)
     if options.split_lists:
         lists = read_split_lists(options.split_lists)
         clips = [replace(clip, split=lists.get(clip.source) or lists.get(clip.clip or "")) for clip in clips]
+    _report_hashed_splits(annotations, clips, options)
     items = [_Item(clip, cleaner(clip.captions), split_of(clip, options)) for clip in clips]
     output.mkdir(parents=True, exist_ok=True)
     (output / "checks.jsonl").touch()
@@ -124,10 +130,14 @@ def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[st
             item.refuse("no_split")
         elif not item.captions:
             item.refuse("no_caption")
+    for mistake in bad.mistakes:
+        items.append(_Item(Annotation(mistake.place, ()), [], ""))
+        items[-1].refuse("annotation", str(mistake))
     _check(items, _locate(items, output, options), output, options)
     _refuse_placeholders(items)
     repeated = _merge_duplicates(items, options)
     kept = [item for item in items if not item.refused]
+    missing = next((item.detail for item in items if item.refused == "missing"), None)
     lines = [json.dumps(_refusal(item), ensure_ascii=False) for item in items if item.refused]
     write_atomically(output / "refused.jsonl", "".join(f"{line}\n" for line in lines))
     if not kept:
@@ -135,11 +145,13 @@ def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[st
         listed = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
         raise PrepareError(
             f"none of the {len(items)} clips can be used ({listed}); {output / 'refused.jsonl'} lists them"
+            + (f"; {missing}" if missing else "")
         )
     files = [_clip(item) for item in kept]
     manifest = {
         "format": options.format,
         **_counts(items),
+        "missing_example": missing,
         "captions": _caption_counts(items, repeated),
         "cleaning": cleaner.as_dict(),
         "splits": {split: _counts([item for item in items if item.split == split]) for split in SPLITS},
@@ -152,6 +164,15 @@ def prepare(annotations: Path, output: Path, options: PrepareOptions) -> dict[st
     write_atomically(output / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     write_card(output, manifest, REASONS, options.license)
     return manifest
+
+
+def _report_hashed_splits(annotations: Path, clips: Sequence[Annotation], options: PrepareOptions) -> None:
+    if options.split or options.split_lists or not any(clip.split is None for clip in clips):
+        return
+    shares = f"{options.validation:.0%} of the clips to validation and {options.test:.0%} to test"
+    own = split_of_name(annotations)
+    hint = f"its name says {own}: if all are, pass --split {own}" if own else "if all are of one split, pass --split"
+    logger.warning(f"{annotations} names no split: a hash of their source deals {shares}; {hint}")
 
 
 def split_of(annotation: Annotation, options: PrepareOptions) -> str:
@@ -185,7 +206,7 @@ def _locate(items: Sequence[_Item], output: Path, options: PrepareOptions) -> di
         elif clip.is_url and options.fetch:
             urls[index] = clip.source
         else:
-            item.refuse("missing")
+            item.refuse("missing", _missing(clip, options.clips, folder))
     if options.fetch and urls:
         fetched = fetch_all(urls.values(), output / "fetched", options.fetch)
         for index, url in urls.items():
@@ -195,6 +216,14 @@ def _locate(items: Sequence[_Item], output: Path, options: PrepareOptions) -> di
             else:
                 tasks[index] = Task(result.path, clip.start, clip.end, stills)
     return tasks
+
+
+def _missing(clip: Annotation, clips: Path | None, folder: ClipFolder | None) -> str:
+    """Why a clip has no file, with the names that were looked for; empty without a folder to look in."""
+    if folder is None:
+        return ""
+    present = f"; it holds files such as {folder.example}" if folder.example else "; it holds no clips"
+    return f"{clips} holds no {' or '.join(names_of(clip))}, with any common suffix{present}"
 
 
 def _check(items: Sequence[_Item], tasks: dict[int, Task], output: Path, options: PrepareOptions) -> None:

@@ -13,8 +13,10 @@ from processing.clips.hub_files import fetch_clip
 from processing.clips.mixtures import Mixture
 from processing.clips.rows import SOURCE_COLUMN, has_split, join_sources, load_clips, split_off_validation
 from processing.clips.sources import Columns, DatasetError
+from processing.support.progress import plural
 
 from ..data.cards import origin
+from ..data.leftovers import describe_unused, unused_files
 from ..files import public_name
 from .arguments.data_arguments import DataArguments
 from .arguments.training_arguments import VideoCaptionTrainingArguments
@@ -90,6 +92,8 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
         mixture = Mixture(tuple(data.dataset), weights)
     train: list[Any] = [_load(data, number, data.train_split) for number in range(len(data.dataset))]
     validation = _load_where_present(data, data.validation_split)
+    test = _load_where_present(data, data.test_split, stream=False)
+    _log_unused(data, {data.train_split: train, data.validation_split: validation, data.test_split: test})
     texts = None
     if data.streaming:
         validation = _take_validation(data, validation)
@@ -104,16 +108,36 @@ def load_training_data(data: DataArguments, args: VideoCaptionTrainingArguments)
         parts = [_split_off(name, rows, args.seed) for name, rows in zip(data.dataset, train, strict=True)]
         train, validation = [part[0] for part in parts], [part[1] for part in parts]
         count = sum(map(len, validation))
-        logger.info(f"no {data.validation_split} split: validating on {count} clips set aside from training")
+        clips = f"{count} {plural('clip', count)}"
+        logger.info(f"no {data.validation_split} split: validating on {clips} set aside from training")
     rows = _join(validation, mixture)
     if len(rows) > data.max_validation_clips:
         rows = rows.shuffle(seed=args.seed).select(range(data.max_validation_clips))
-    test = _load_where_present(data, data.test_split, stream=False)
     tested = None if all(part is None for part in test) else _join(test, mixture)
+    if not data.streaming and (caption := _only_caption(train)) is not None:
+        logger.warning(
+            f"all training clips have the caption {caption!r:.100}: there is nothing to learn from them; name another "
+            "--caption_column, or write what happens in each"
+        )
     loaded = TrainingData(data, train if data.streaming else _join(train, mixture), rows, tested, mixture, texts)
     if mixture is not None:
         _log_mixture(loaded, mixture)
     return loaded
+
+
+def _log_unused(data: DataArguments, splits: dict[str, list[Any]]) -> None:
+    """One line for each data set with files that no split of the run uses."""
+    for number, name in enumerate(data.dataset):
+        used = {split: rows[number] for split, rows in splits.items() if rows[number] is not None}
+        if items := unused_files(name, used):
+            logger.warning(f"{name}: {describe_unused(name, items)}")
+
+
+def _only_caption(parts: list[datasets.Dataset]) -> str | None:
+    """The caption that all clips have, if there is but one."""
+    captions = (caption for rows in parts for row in rows.select_columns(["captions"]) for caption in row["captions"])
+    first = next(captions)
+    return first if all(caption == first for caption in captions) else None
 
 
 def _take_validation(data: DataArguments, streams: list[Any]) -> list[datasets.Dataset | None]:

@@ -150,14 +150,17 @@ def test_a_local_data_set_fetches_nothing_from_the_hub(tmp_path: Path) -> None:
 
 
 def test_a_stream_fetches_a_clip_when_it_is_needed(tmp_path: Path) -> None:
-    """Neither for captions, nor to fill the shuffle buffer, nor to come back to where reading stopped."""
-    for split, count in (("train", 30), ("validation", 3)):
+    """Neither for captions, nor to fill the shuffle buffer, nor to come back to where reading stopped.
+
+    The validation split is the folder `val`.
+    """
+    for split, count in (("train", 30), ("val", 3)):
         (tmp_path / "clips" / split).mkdir(parents=True)
         rows = []
         for number in range(count):
             write_video(tmp_path / "clips" / split / f"{number}.mp4", shades(2))
             rows.append(json.dumps({"file_name": f"{number}.mp4", "caption": f"{split} {number}"}))
-        if split == "validation":
+        if split == "val":
             rows.insert(1, json.dumps({"file_name": "gone.mp4", "caption": "x"}))
         (tmp_path / "clips" / split / "metadata.jsonl").write_text("\n".join(rows))
     with HubServer() as hub:
@@ -170,8 +173,6 @@ def test_a_stream_fetches_a_clip_when_it_is_needed(tmp_path: Path) -> None:
     captions, rest, refused, missing = json.loads(run.stdout.splitlines()[-1])
     assert set(captions) == {f"train {number}" for number in range(30)}
     assert rest == captions[10:12]  # which are sampled in the order of the stream
-    fetched = {
-        split: [each for each in gets if f"/{split}/" in each and ".mp4" in each] for split in ("train", "validation")
-    }
+    fetched = {split: [each for each in gets if f"/{split}/" in each and ".mp4" in each] for split in ("train", "val")}
     assert "gone.mp4: no such file on the Hub" in refused and [name for name, _ in missing] == ["gone.mp4"]
-    assert len(set(fetched["validation"])) == 2 and 2 <= len(fetched["train"]) <= 2 + AHEAD
+    assert len(set(fetched["val"])) == 2 and 2 <= len(fetched["train"]) <= 2 + AHEAD

@@ -265,7 +265,7 @@ def test_card_of_hub_data_sets():
             1,
             "clips.csv: the name of this file makes it the split train, ",
         ),
-        (["--caption_column", "says"], 1, "--caption_column says is not a column; the columns are video, caption"),
+        (["--caption_column", "says"], 1, "--caption_column says is not a column; the columns are file_name, caption"),
     ],
 )
 def test_mistakes_are_named(sources, tmp_path, capsys, options, status, message):

@@ -195,7 +195,7 @@ def test_columns_can_be_given_and_what_is_missing_is_named(plain, tmp_path, caps
 
 def test_mistakes_are_named(plain, tmp_path):
     (tmp_path / "train.csv").write_text("path,caption\nx.mp4,a cat\ny.mp4,\n")
-    with pytest.raises(DatasetError, match="train.csv.*row 1: no caption"):
+    with pytest.raises(DatasetError, match="train.csv, line 3: caption '' is empty"):
         load_clips(tmp_path, "train")
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DatasetError, match="train exists as .csv and as .parquet"):

@@ -160,7 +160,7 @@ def done(folder, model, tmp_path_factory):
         (["--length_penalty", "2"], "length_penalty None, now 2.0"),
         (["--num_frames", "3"], "num_frames None, now 3"),
         (["--max_clip_frames", "9999"], "max_clip_frames None, now 9999"),
-        (["--caption_column", "text"], "caption_column None, now 'text'"),
+        (["--caption_column", "caption"], "caption_column None, now 'caption'"),
         (["--shard_size", "3"], "shard_size 2, now 3"),
     ],
 )

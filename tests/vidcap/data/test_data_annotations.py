@@ -1,12 +1,14 @@
 """Each published format on a small file of its own form; mistakes are named by file and line or entry."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vidcap.data.annotations import READERS, Annotation, read_annotations
+from vidcap.data.annotation_files import BadRows
+from vidcap.data.annotations import READERS, Annotation, read_annotations, read_split_lists
 
 
 def read(folder: Path, format: str, content: str | bytes | dict | list) -> list[Annotation]:
@@ -131,6 +133,155 @@ def test_our_own_forms(tmp_path: Path) -> None:
     )
     assert read(tmp_path, "csv", rows) == expected
     assert read(tmp_path, "csv", 'file_name,captions\na.gif,"[""a, b"", ""c""]"\n')[0].captions == ("a, b", "c")
+
+
+SENTS = {
+    "train": "vid1\ta squirrel is eating\nvid2\ta man cooks\nvid1\ta chipmunk\n",
+    "val": "vid3\ta dog\n",
+    "test": "vid4\ta cat\n",
+}
+VIDEOS = "-4wsuPCjDBc_5_15 vid1\n-7KMZQEsJW4_205_208 vid2\na_b_1_2 vid3\n-8y1Q0rA3n8_95_102 vid4\n"
+
+
+def write_msvd(folder: Path) -> list[Path]:
+    (folder / "youtube_mapping.txt").write_text(VIDEOS)
+    files = [folder / f"sents_{split}_lc_nopunc.txt" for split in SENTS]
+    for file, lines in zip(files, SENTS.values(), strict=True):
+        file.write_text(lines)
+    return files
+
+
+def test_msvd_in_the_files_of_its_splits(tmp_path: Path) -> None:
+    train, *_ = write_msvd(tmp_path)
+    first = Annotation(
+        "-4wsuPCjDBc", ("a squirrel is eating", "a chipmunk"), "train", 5.0, 15.0, clip="-4wsuPCjDBc_5_15"
+    )
+    second = Annotation("-7KMZQEsJW4", ("a man cooks",), "train", 205.0, 208.0, clip="-7KMZQEsJW4_205_208")
+    assert read_annotations(train, "msvd") == [first, second]
+    whole = read_annotations(tmp_path, "msvd")
+    assert {clip.clip: clip.split for clip in whole} == {
+        "-4wsuPCjDBc_5_15": "train",
+        "-7KMZQEsJW4_205_208": "train",
+        "a_b_1_2": "validation",
+        "-8y1Q0rA3n8_95_102": "test",
+    }
+    train.write_text("vid1\ta squirrel\nvid9\ta cow\n")
+    bad = BadRows()
+    assert len(read_annotations(train, "msvd", bad)) == 1
+    assert [str(mistake) for mistake in bad.mistakes] == [f"{train}, line 2: vid9 is not in youtube_mapping.txt"]
+    (tmp_path / "youtube_mapping.txt").unlink()
+    assert read_annotations(train, "msvd")[1] == Annotation("vid9", ("a cow",), "train")
+    with pytest.raises(ValueError, match="holds no sents_"):
+        read_annotations(tmp_path.parent, "msvd")
+
+
+def test_split_lists_by_their_usual_names(tmp_path: Path) -> None:
+    lists = write_msvd(tmp_path)
+    assert read_split_lists(lists)["-8y1Q0rA3n8_95_102"] == "test"
+    assert set(read_split_lists(lists).values()) == {"train", "validation", "test"}
+    names = tmp_path / "val_list.txt"
+    names.write_text("-4wsuPCjDBc_5_15\n")
+    assert read_split_lists([names]) == {"-4wsuPCjDBc_5_15": "validation"}
+    with pytest.raises(ValueError, match="-4wsuPCjDBc_5_15 is in the list of train too"):
+        read_split_lists([*lists, names])
+    with pytest.raises(ValueError, match="unknown split 'train_val'"):
+        read_split_lists([names.rename(tmp_path / "train_val.txt")])
+
+
+def test_an_image_of_flickr8k_under_the_name_of_a_second_download(tmp_path: Path) -> None:
+    lines = "2258277193_5.jpg.1#0\tpeople waiting\n2258277193_5.jpg#1\tSome people .\n"
+    assert read(tmp_path, "flickr30k", lines) == [Annotation("2258277193_5.jpg", ("people waiting", "Some people ."))]
+
+
+@pytest.mark.parametrize(
+    ("format", "content", "mistakes", "clips"),
+    [
+        ("tgif", b"http://a/b.gif\tone\nhttp://a/c.gif two\nhttp://a/d.gif\t\xe9\nhttp://a/e.gif\tsix\n", [2, 3], 2),
+        ("activitynet", {"v": {"timestamps": [[0, 1], [3, 3], [1]], "sentences": ["a", "b", "c"]}}, [1, 2], 1),
+        ("activitynet", {"v": {"timestamps": [[0, 1]], "sentences": ["a"]}, "w": {"timestamps": []}}, ["w"], 1),
+        ("msvd", "a_1_2 a cat\na_3_3 a dog\nb a cow\n", [2, 3], 1),
+        ("charades", "id,descriptions\r\n1,a;b\r\n3\r\n4,c\r\n", [3], 2),
+        ("flickr30k", "a.jpg#0\tone\na.jpg\ttwo\n", [2], 1),
+        ("vatex", [{"videoID": "a_1_2", "enCap": ["x"]}, {"videoID": "a_1_2"}], [1], 1),
+        ("msrvtt", "videos/1/split", ["videos entry 1"], 1),
+        ("msrvtt", "sentences/1/video_id", ["videos entry 1", "sentences"], 1),
+        (
+            "coco",
+            {
+                "images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "b"}],
+                "annotations": [{"image_id": 1, "caption": "x"}, {"image_id": 3, "caption": "y"}, {"image_id": 1}],
+            },
+            ["annotations entry 2", "images entry 1", "annotations"],
+            1,
+        ),
+        ("jsonl", '{"file_name": "a", "caption": "b"}\n{"caption": "c"}\n{\n', [2, 3], 1),
+        ("csv", "file_name,caption,start,end\na,b,,\nc,d,2,1\ne,f,x,\n", [3, 4], 1),
+        (
+            "jsonl",
+            '{"url": "a", "caption": "b", "split": "train"}\n{"url": "a", "caption": "c", "split": "test"}',
+            [2],
+            1,
+        ),
+    ],
+)
+def test_bad_rows_leave_the_others(
+    tmp_path: Path, format: str, content: Any, mistakes: list[int | str], clips: int
+) -> None:
+    if format == "msrvtt":
+        content = changed(content, "all")
+    path = tmp_path / "captions"
+    path.write_bytes(content if isinstance(content, bytes) else b"")
+    if not isinstance(content, bytes):
+        path.write_text(content if isinstance(content, str) else json.dumps(content), newline="")
+    bad = BadRows()
+    assert len(read_annotations(path, format, bad)) == clips
+    places = [str(mistake.place) for mistake in bad.mistakes]
+    assert len(places) == len(mistakes), places
+    assert all(str(part) in place for part, place in zip(mistakes, places, strict=True)), places
+    assert all(str(mistake).startswith(f"{path}, {mistake.place}: ") for mistake in bad.mistakes)
+
+
+PUBLISHED = Path(os.environ.get("VIDCAP_ANNOTATIONS", ""))
+
+
+@pytest.mark.skipif("VIDCAP_ANNOTATIONS" not in os.environ, reason="needs VIDCAP_ANNOTATIONS, a folder of the files")
+@pytest.mark.parametrize(
+    ("name", "format", "clips", "captions", "refused", "split"),
+    [
+        ("activitynet/train.json", "activitynet", 37_419, 37_419, 2, None),
+        ("activitynet/val_1.json", "activitynet", 17_505, 17_505, 0, None),
+        ("charades/Charades_v1_train.csv", "charades", 7_985, 11_593, 0, None),
+        ("coco/captions_val2017.json", "coco", 5_000, 25_014, 0, None),
+        ("flickr8k/Flickr8k.token.txt", "flickr30k", 8_092, 40_460, 0, None),
+        ("msrvtt/test_videodatainfo.json", "msrvtt", 2_990, 59_800, 0, "test"),
+        ("msvd/AllVideoDescriptions.txt", "msvd", 1_970, 80_827, 0, None),
+        ("msvd/sents_train_lc_nopunc.txt", "msvd", 1_200, 48_774, 0, "train"),
+        ("msvd/sents_val_lc_nopunc.txt", "msvd", 100, 4_290, 0, "validation"),
+        ("msvd/sents_test_lc_nopunc.txt", "msvd", 670, 27_763, 0, "test"),
+        ("tgif/results-lstm-cnn-finetune-cvpr16.tsv", "tgif", 11_360, 11_360, 0, None),
+        ("youcook2/yc2_train.json", "activitynet", 10_337, 10_337, 0, None),
+    ],
+)
+def test_published_files_are_read_whole(
+    name: str, format: str, clips: int, captions: int, refused: int, split: str | None
+) -> None:
+    bad = BadRows()
+    found = read_annotations(PUBLISHED / name, format, bad)
+    assert (len(found), sum(len(clip.captions) for clip in found), len(bad.mistakes)) == (clips, captions, refused)
+    assert {clip.split for clip in found} == {split}
+
+
+@pytest.mark.skipif("VIDCAP_ANNOTATIONS" not in os.environ, reason="needs VIDCAP_ANNOTATIONS, a folder of the files")
+def test_published_split_lists_name_every_clip() -> None:
+    sents = [PUBLISHED / "msvd" / f"sents_{split}_lc_nopunc.txt" for split in ("train", "val", "test")]
+    lists = read_split_lists(sents)
+    assert len(lists) == 1_970
+    assert {clip.clip for clip in read_annotations(PUBLISHED / "msvd" / "AllVideoDescriptions.txt", "msvd")} == set(
+        lists
+    )
+    tgif = read_split_lists([PUBLISHED / "tgif" / name for name in ("val.txt", "test.txt")])
+    results = read_annotations(PUBLISHED / "tgif" / "results-lstm-cnn-finetune-cvpr16.tsv", "tgif")
+    assert {tgif.get(clip.source) for clip in results} == {"test"}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

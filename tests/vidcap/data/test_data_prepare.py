@@ -232,6 +232,12 @@ def test_what_is_not_fetched(server: ClipServer, tmp_path: Path) -> None:
         ("--format tgif --rate 0", "argument --rate: '0' is not a number above 0"),
         ("--format tgif --connections 1.5", "argument --connections: '1.5' is not a whole number of at least 1"),
         ("--format tgif --test 1", "argument --test: '1' is not a share from 0 to below 1"),
+        ("--format coco", "--format coco fetches files one by one only with --fetch: name the folder of the clips by"),
+        (
+            "--format coco --clips . --rate 2",
+            "--rate has no effect, since --format coco without --fetch",
+        ),
+        ("--format msvd --clips . --fetch", "--fetch has no effect beside --format msvd"),
         ("--format tgif --keep grammar", "argument --keep: invalid choice: 'grammar'"),
     ],
 )
@@ -240,6 +246,81 @@ def test_wrong_combinations_are_refused_first(options: str, message: str, capsys
         run(["captions.tsv", "--output", "data", *options.split()])
     error = capsys.readouterr().err
     assert caught.value.code == 2 and f"vidcap data prepare: error: {message}" in error and error.count("\n") == 1
+
+
+def test_bad_rows_are_counted_and_listed_and_the_others_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "v_a.gif").write_bytes(gif(1))
+    annotations = tmp_path / "train.json"
+    entry = {"timestamps": [[0, 0.2], [3, 3]], "sentences": ["a square moves", "it rests"]}
+    annotations.write_text(json.dumps({"v_a": entry, "v_b": {"timestamps": [[0, 1]], "sentences": ["a man"]}}))
+    command = [str(annotations), "--format", "activitynet", "--clips", str(clips), "--split", "train"]
+    assert run([*command, "--output", str(tmp_path / "data")]) == 0
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert {reason: count for reason, count in manifest["refused"].items() if count} == {"annotation": 1, "missing": 1}
+    assert (manifest["annotated"], manifest["found"], manifest["kept"]) == (3, 1, 1)
+    missing, broken = refused_clips(tmp_path / "data")
+    assert broken["source"] == "v_a, part 1" and broken["reason"] == "annotation"
+    assert broken["detail"] == f"{annotations}, v_a, part 1: the part from 3.0 to 3.0 seconds is empty or invalid"
+    detail = f"{clips} holds no v_b, with any common suffix; it holds files such as v_a.gif"
+    assert missing["source"] == "v_b" and missing["detail"] == detail
+    output = capsys.readouterr().out
+    assert "refused: 1 annotation, 1 missing" in output and f"missing, such as: {detail}\n" in output
+    (clips / "v_a.gif").unlink()
+    with pytest.raises(PrepareError, match=r"2 missing, 1 annotation.*holds no v_a, .*; it holds no clips"):
+        run([*command, "--output", str(tmp_path / "other")])
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "said"),
+    [
+        ("val_1.json", [], "5% of the clips to validation and 0% to test; its name says validation: if all are, pass"),
+        ("captions.json", [], "if all are of one split, pass --split"),
+        ("val_1.json", ["--split", "validation"], None),
+    ],
+)
+def test_a_hash_that_deals_out_clips_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, option: list[str], said: str | None
+) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "v_a.gif").write_bytes(gif(1))
+    (tmp_path / name).write_text(json.dumps({"v_a": {"timestamps": [[0, 0.2]], "sentences": ["a square moves"]}}))
+    command = [str(tmp_path / name), "--format", "activitynet", "--clips", str(tmp_path / "clips"), *option]
+    command += [] if option else ["--test", "0"]
+    assert run([*command, "--output", str(tmp_path / "data")]) == 0
+    lines = [line for line in caplog.messages if "hash" in line]
+    assert len(lines) == (said is not None) and all(said and said in line for line in lines)
+
+
+def test_images_of_coco_are_fetched_only_if_that_is_asked_for(server: ClipServer, tmp_path: Path) -> None:
+    images = [{"id": n, "file_name": f"{n}.gif", "coco_url": f"{server.url}/{n}.gif"} for n in range(2)]
+    captions = [{"image_id": n, "caption": f"a square, the {n}th"} for n in range(2)]
+    annotations = tmp_path / "captions.json"
+    annotations.write_text(json.dumps({"images": images, "annotations": captions}))
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "0.gif").write_bytes(gif(0))
+    command = [str(annotations), "--format", "coco", "--split", "train", "--output", str(tmp_path / "data")]
+    assert run([*command, "--clips", str(tmp_path / "clips")]) == 0
+    assert not server.asked and [each["reason"] for each in refused_clips(tmp_path / "data")] == ["missing"]
+    assert run([*command, "--fetch", "--rate", "1000"]) == 0
+    assert server.asked == {"/0.gif": 1, "/1.gif": 1} and not refused_clips(tmp_path / "data")
+
+
+def test_failures_are_not_progress(server: ClipServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[fetching.Progress] = []
+
+    class Recorded(fetching.Progress):
+        def close(self) -> None:
+            shown.append(self)
+            super().close()
+
+    monkeypatch.setattr(fetching, "Progress", Recorded)
+    server.dead = set(range(4))
+    fetch_all([f"{server.url}/{number}.gif" for number in range(10)], tmp_path / "fetched", FAST)
+    assert (shown[0].count, shown[0].total) == (6, 6) and shown[0].line().endswith("failed 4")
 
 
 def test_a_folder_of_other_things_is_left_alone(server: ClipServer, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Parsing of a training's command line, preset and recipe."""
 
+import difflib
 import sysconfig
 from argparse import Namespace
 from pathlib import Path
@@ -31,6 +32,25 @@ _NEEDS = {
     "decoder_learning_rate": ("decoder", "model_name_or_path"),
     "lora_rank": ("lora",),
     "lora_alpha": ("lora",),
+}
+# Names of options in other trainers, without separators.
+_ELSEWHERE = {
+    "num_train_epochs": ("epoch", "epochs", "maxepochs", "numepochs"),
+    "max_steps": ("steps", "iterations", "iters", "maxiters", "numsteps", "maxtrainsteps"),
+    "per_device_train_batch_size": ("batch", "batchsize", "bs", "trainbatchsize"),
+    "learning_rate": ("lr", "lr0"),
+    "weight_decay": ("wd",),
+    "dataset": ("data", "datadir", "dataroot", "datapath", "datasetname", "traindatadir"),
+    "output_dir": ("out", "output", "outdir", "savedir"),
+    "model_name_or_path": ("model", "pretrained", "weights", "pretrainedmodelnameorpath"),
+    "decoding_workers": ("workers", "numworkers"),
+    "image_size": ("imgsz", "resolution"),
+    "num_frames": ("frames", "nframes"),
+    "resume_from_checkpoint": ("resume",),
+    "lr_scheduler_type": ("scheduler", "lrscheduler"),
+    "warmup_steps": ("warmup",),
+    "early_stopping_patience": ("patience",),
+    "optim": ("optimizer",),
 }
 # Options without effect beside others.
 _EXCLUDES = {"max_vocab_size": ("tokenizer", "text_embeddings", "decoder")}
@@ -84,11 +104,21 @@ def parse(argv: list[str], program: str = "train_hf.py") -> TrainOptions:
     except ValueError as error:
         parser.error(str(error))
     if unknown:
-        parser.error(f"unknown option: {' '.join(unknown)}")
+        parser.error(f"unknown option: {' '.join(unknown)}{_suggestion(parser, unknown)}")
     options = TrainOptions(data, model, training, frozenset(_given(parser, argv)))
     if mistake := _contradiction(options):
         parser.error(mistake)
     return options
+
+
+def _suggestion(parser: HfArgumentParser, unknown: list[str]) -> str:
+    """A question for the option that the first unknown one may stand for; empty if none is near."""
+    name = unknown[0].partition("=")[0].lstrip("-").replace("-", "_")
+    letters = name.replace("_", "").lower()
+    options = [action.dest for action in parser._actions]
+    meant = [option for option, names in _ELSEWHERE.items() if letters in names]
+    near = meant or difflib.get_close_matches(name.lower(), options, n=1, cutoff=0.75)
+    return f"; did you mean --{near[0]}?" if near else ""
 
 
 def _with_recipe_and_preset(parser: HfArgumentParser, argv: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from transformers import Seq2SeqTrainingArguments
 
 from modeling_vidcap import VideoCaptionConfig
-from vidcap.training.arguments.command_line import RECIPES, parse
+from vidcap.training.arguments.command_line import _ELSEWHERE, RECIPES, parse
 from vidcap.training.arguments.data_arguments import DataArguments
 from vidcap.training.arguments.model_arguments import ModelArguments
 from vidcap.training.arguments.short_help import ALL_OPTIONS, GROUPS
@@ -61,6 +61,33 @@ def test_a_push_goes_to_the_name_of_the_folder_unless_it_is_told_another(tmp_pat
     for output in (".", "../" + tmp_path.name, str(tmp_path) + "/"):
         assert VideoCaptionTrainingArguments(output_dir=output).repository == tmp_path.name
     assert VideoCaptionTrainingArguments(output_dir=".", hub_model_id="user/name").repository == "user/name"
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--epochs", "num_train_epochs"),
+        ("--batch-size=4", "per_device_train_batch_size"),
+        ("--lr", "learning_rate"),
+        ("--data_dir", "dataset"),
+        ("--learning_rat", "learning_rate"),
+        ("--num_train_epoch", "num_train_epochs"),
+        ("--quixotic", None),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_is_meant(capsys, option, meant):
+    with pytest.raises(SystemExit):
+        parse(["--dataset", "clips", "--output_dir", "model", option, "2"])
+    error = capsys.readouterr().err
+    assert f"unknown option: {option} 2" in error
+    assert f"did you mean --{meant}?" in error if meant else "did you mean" not in error
+
+
+def test_names_in_other_trainers_stand_for_options_and_are_none():
+    kinds = (DataArguments, ModelArguments, VideoCaptionTrainingArguments)
+    options = {option.name for kind in kinds for option in dataclasses.fields(kind)}
+    assert set(_ELSEWHERE) <= options
+    assert not {name.replace("_", "") for name in options} & {name for names in _ELSEWHERE.values() for name in names}
 
 
 def test_help_shows_the_options_people_use_and_help_all_the_rest(capsys):
