@@ -110,6 +110,12 @@ def compare(clips: Path, cache: Path, folder: Path, seeds: list[int]) -> dict[st
     ridge = regressions(clips, cache)
     references = ridge["references"]
     of_ridge = scores_per_clip(ridge["captions"], references)["cider"]
+    lines = [
+        json.dumps({"file_name": name, "hypothesis": caption, "references": truths}) + "\n"
+        for name, caption, truths in zip(ridge["file_names"], ridge["captions"], references, strict=True)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "ridge.jsonl", "".join(lines))
     runs = [train_ours(clips, cache, folder / f"seed{seed}", seed) for seed in seeds]
     per_clip = []
     results: dict[str, Any] = {

@@ -235,7 +235,7 @@ class VideoCaptionConfig(DerivedSizes, PreTrainedConfig):
         if self.encoder_window is not None and self.encoder_window < 1:
             raise ValueError(f"`encoder_window` must be None or at least 1 frame, got {self.encoder_window}")
         if self.color_dropout and not self.color_bins:
-            raise ValueError(f"`color_dropout` {self.color_dropout} needs `color_bins` above 0: set one of them")
+            raise ValueError(f"`color_dropout` {self.color_dropout} needs a histogram: set `color_bins` above 0")
         if self.color_bins not in (0, *range(2, 9)):
             raise ValueError(f"`color_bins` must be 0 (no histogram) or between 2 and 8, got {self.color_bins}")
         self._check_space_and_time()

@@ -113,7 +113,7 @@ class VideoCaptioningPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         reading_names = sorted(self.clip_reader.valid_kwargs.__annotations__)
         reading, generation = sort_options(
-            options, generate_kwargs, [*vars(GenerationConfig()), "similarity_weight"], reading_names
+            options, generate_kwargs, [*vars(GenerationConfig()), "memory_weight", "similarity_weight"], reading_names
         )
         check_guidance(self.model.config, generation.get("guidance_scale"))
         if "generation_config" not in generation:

@@ -122,7 +122,6 @@ LOADS_WITHOUT_SAYING = {
     ("vidcap/inference/pipelines.py", "**options"): "what the caller of `pipeline` says",
     ("vidcap/inference/pipelines.py", "for key in location"): "what the caller of `pipeline` says",
     ("processing/clips/rows.py", "load_dataset("): "`datasets` 4 and later run no code of data sets",
-    ("processing/clips/sources.py", "load_dataset("): "`datasets` 4 and later run no code of data sets",
 }
 SAFE_LOADERS = ("load_pretrained", "_load", "super().from_pretrained")  # these state it, or are told
 

@@ -172,7 +172,7 @@ def test_a_folder_of_it_loads_without_this_package(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("kind", "fusion", "changes", "message"),
     [
-        ("llama", "cross_attention", {}, "llama has none"),
+        ("llama", "cross_attention", {}, "llama has no cross-attention"),
         ("bert", "joint", {}, "type bert.*gpt2, llama, qwen2, qwen3"),
     ],
 )
@@ -209,7 +209,7 @@ def test_training_with_a_language_model(tmp_path: Path, capsys: pytest.CaptureFi
     source = save_language_model(tmp_path / "lm", "llama")
     options = ["--decoder", source, "--output_dir", str(tmp_path / "model")]
     assert train_hf.main([*arguments, *options]) == 1
-    assert "llama has none" in capsys.readouterr().err
+    assert "llama has no cross-attention" in capsys.readouterr().err
     assert train_hf.main([*arguments, *options, "--fusion", "joint", "--freeze_decoder", "True"]) == 0
     model, tokenizer = AutoModel.from_pretrained(tmp_path / "model"), AutoTokenizer.from_pretrained(tmp_path / "model")
     original = AutoModel.from_pretrained(source)

@@ -1,7 +1,6 @@
 """Adapters for other families: frames of a clip -> model inputs, and inputs of many clips -> captions.
 
-Clips are read by this package and sampled uniformly over time; the model's own processor does all else, on frames of
-the clip's own size.
+Clips are read and sampled uniformly over time by this package; the model's own processor does the rest.
 
 Guarantees: captions are searched for and reproducible, whatever the model's generation config, unless `do_sample` is
 set. Limitations: no embeddings, guidance or required phrases, which are refused by name.
@@ -90,10 +89,11 @@ class CaptionAdapter(ABC):
     separate_processor: ClassVar[bool] = False
     gives_features = False
 
-    # Options for models of `vidcap train` only, by their names in Python and on the command line.
+    # Options for models of `vidcap train` only.
     refused: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
             "similarity_weight": "compares captions with clips, which this family cannot do",
+            "memory_weight": "ranks captions remembered from training, which this family does not keep",
             "guidance_scale": "compares with captions written without video, which this family never learnt",
             "include": "needs a search that only models of `vidcap train` have",
             "size": "is set by the model's own processor",

@@ -97,6 +97,12 @@ def add_caption_command(
         help="weight of the similarity to the clip in ranking beams [the model's own]",
     )
     search_group.add_argument(
+        "--memory_weight",
+        type=number("a number of at least 0", lambda value: value >= 0),
+        metavar="W",
+        help="weight of captions remembered from training; 0 for none [the model's own]",
+    )
+    search_group.add_argument(
         "--guidance_scale",
         type=number("a number of at least 1", lambda value: value >= 1),
         metavar="S",
@@ -156,7 +162,7 @@ def _check_search(arguments: argparse.Namespace, parser: argparse.ArgumentParser
     if arguments.sample:
         if beams is not None and beams > 1:
             parser.error(f"--num_beams {beams} searches, but --sample draws; leave one of them out")
-        for name in ("length_penalty", "similarity_weight"):
+        for name in ("length_penalty", "similarity_weight", "memory_weight"):
             if (value := getattr(arguments, name)) is not None:
                 parser.error(f"--{name} {value} ranks beams, but --sample draws; leave one of them out")
         if arguments.include:

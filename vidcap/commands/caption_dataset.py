@@ -35,7 +35,7 @@ OPTIONS = (  # those that influence the captions, or the file that they are in
     *("split", "shard_size", "video_column", "caption_column", "num_frames", "max_frame_pixels", "max_clip_frames"),
     *("snap_to_keyframes", "skip_loop_filter"),
     *("captions", "num_beams", "max_new_tokens", "sample", "temperature", "top_p", "length_penalty"),
-    *("similarity_weight", "guidance_scale", "ban", "include", "prompt", "dtype"),
+    *("similarity_weight", "memory_weight", "guidance_scale", "ban", "include", "prompt", "dtype"),
 )
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from modeling_vidcap.settings_vidcap import check_guidance, check_phrases, check_similarity
+from modeling_vidcap.settings_vidcap import check_guidance, check_memory, check_phrases, check_similarity
 
 from ..light.loading import open_light
 
@@ -76,10 +76,11 @@ def caption_options(arguments: argparse.Namespace, captioner: "Captioner") -> di
     """
     from ..inference.captioning import token_forms
 
-    names = ("guidance_scale", "length_penalty", "similarity_weight", "temperature", "top_p")
+    names = ("guidance_scale", "length_penalty", "similarity_weight", "memory_weight", "temperature", "top_p")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_guidance(captioner.config, arguments.guidance_scale)
     check_similarity(captioner.config, arguments.similarity_weight)
+    check_memory(captioner.config, arguments.memory_weight)
     beams = arguments.num_beams or max(captioner.generation_config.num_beams or 1, arguments.captions)
     if arguments.sample:
         # transformers would sample from the 50 likeliest tokens; here `top_p` alone decides.

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from modeling_vidcap.modeling_vidcap import shift_right
 from processing.clips.clip_dataset import ClipDataset
 from processing.clips.collator import IGNORED, VideoCaptionCollator
 
@@ -53,10 +54,10 @@ class BlindnessCheck(TrainerCallback):
         if self.checked or progress < (CHECKED_WITHOUT_MEMORY if self.memory_z_score is None else CHECKED_AT):
             return
         self.checked = True
-        if (self.memory_z_score or 0.0) >= SIGNIFICANT or not state.is_world_process_zero:
+        if (self.memory_z_score or 0.0) >= SIGNIFICANT:
             return
-        gap = gap_to_other_clips(model, self.collator, self.validation)
-        if gap is not None and gap < SIGNIFICANT:
+        gap = gap_to_other_clips(model, self.collator, self.validation)  # on all processes, for FSDP
+        if gap is not None and gap < SIGNIFICANT and state.is_world_process_zero:
             logger.warning(
                 f"after {state.global_step} steps the clip's own frames make no difference: captions are hardly "
                 f"likelier beside their own clip than beside another ({gap:.1f} standard errors). Check that they "
@@ -92,8 +93,8 @@ def gap_to_other_clips(model: Any, collator: VideoCaptionCollator, clips: ClipDa
 def _log_likelihoods(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean log-probability of the tokens of each caption `(B,)`."""
     inputs = {name: value.to(model.device) for name, value in batch.items()}
-    labels = inputs["labels"]
-    logits = model(**inputs).logits.float()
+    labels = inputs.pop("labels")  # with them the clips of all processes would be compared
+    logits = model(**inputs, decoder_input_ids=shift_right(labels, model.config), use_cache=False).logits.float()
     of_labels = logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     real = labels != IGNORED
     return ((of_labels * real).sum(dim=1) / real.sum(dim=1)).cpu()
