@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from modeling_vidcap import VideoCaptionForConditionalGeneration
+
 from ..evaluation.evaluate import Evaluation, coverage_of, evaluate_model, peak_rss_mb
 from ..evaluation.report.clip_pictures import ReportExample
 from ..evaluation.report.curves import plot_history
@@ -52,9 +54,19 @@ def report_of_run(run: TrainRun, evaluation: Evaluation, facts: dict[str, Any]) 
         "skipped_clips": run.clips.skipped,
         "data_sets": run.clips.sources.facts(),
         "words": words,
+        "memory": memory_facts(run.model),
         "arguments": arguments,
         **run_facts(run.given, arguments, processes=run.args.world_size),
     }
+
+
+def memory_facts(model: VideoCaptionForConditionalGeneration) -> dict[str, float] | None:
+    """Number of remembered captions, and the part that they play; `None` without a memory."""
+    config, search = model.config, model.generation_config
+    if config.memory_shape is None:
+        return None
+    weight: float = getattr(search, "memory_weight", None) or 0.0
+    return {"captions": config.memory_shape[0], "weight": weight, "share": config.memory_share}
 
 
 def shareable_arguments(run: TrainRun) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from .data import load_training_data
 from .lora import add_lora, merge_lora
 from .model import make_captioner
 from .objectives.memory_choice import choose_memory_share, choose_memory_weight
-from .objectives.memory_fitting import fit_memory
+from .objectives.memory_fitting import FittedMemory, fit_memory
 from .objectives.novelty_fitting import fit_novelty
 from .objectives.self_critical import CiderReward, SelfCriticalLoss
 from .objectives.text_warmup import read_corpus, warm_up_text
@@ -52,9 +52,10 @@ def train(options: TrainOptions, started: float) -> None:
     validation = run.clips.validation()
     training = run.clips.training(run.processor, run.frames, seed=run.args.draw_seed)
     collator = VideoCaptionCollator(run.processor, max_length=run.model.config.max_position_embeddings)
-    memory_z_score = add_memory(run, collator, training)
+    memory = add_memory(run, collator, training)
     trainer = make_trainer(run, collator, training, validation)
-    check = BlindnessCheck(collator, validation, memory_z_score=memory_z_score, budget=trainer.budget)
+    z_score = None if memory is None else memory.z_score
+    check = BlindnessCheck(collator, validation, memory_z_score=z_score, budget=trainer.budget)
     trainer.add_callback(check)
     logger.info(describe_training(run.args))
     trainer.train(resume_from_checkpoint=run.resume)
@@ -66,7 +67,7 @@ def train(options: TrainOptions, started: float) -> None:
         choose_memory_share(model, collator, validation)
         weight = run.model_arguments.memory_weight
         if weight is None:
-            weight = choose_memory_weight(model, collator, validation)
+            weight = choose_memory_weight(model, collator, validation, None if memory is None else memory.ciders)
         model.generation_config.memory_weight = weight
         # As if an interrupted run had not paused.
         run = dataclasses.replace(run, model=model, started=run.started - trainer.seconds_before)
@@ -121,22 +122,19 @@ def prepare_run(options: TrainOptions, started: float) -> TrainRun:
     )
 
 
-def add_memory(run: TrainRun, collator: VideoCaptionCollator, training: ClipDataset | StreamedClips) -> float | None:
-    """Fit the caption memory, unless it is switched off or features change during training.
-
-    Returns:
-        See [`FittedMemory.z_score`]; `None` without a memory.
-    """
+def add_memory(
+    run: TrainRun, collator: VideoCaptionCollator, training: ClipDataset | StreamedClips
+) -> FittedMemory | None:
+    """Fit the caption memory, unless it is switched off or features change in training; `None` without one."""
     if run.model_arguments.memory_weight == 0 or not isinstance(training, ClipDataset):
         return None
     if not keeps_features(run.model.config):
         return None
     fitted = fit_memory(run.model, collator, training, seed=run.args.draw_seed)
-    if fitted is None:
-        return None
-    training.video_words = fitted.video_words
-    run.model.to(run.args.device)  # type: ignore[arg-type]
-    return fitted.z_score
+    if fitted is not None:
+        training.video_words = fitted.video_words
+        run.model.to(run.args.device)  # type: ignore[arg-type]
+    return fitted
 
 
 def make_trainer(

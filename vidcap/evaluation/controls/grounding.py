@@ -20,6 +20,7 @@ import torch
 from modeling_vidcap.modeling_vidcap import shift_right
 from processing.clips.clip_dataset import ClipDataset
 from processing.clips.collator import IGNORED, VideoCaptionCollator
+from vidcap.evaluation.scores.bootstrap import paired_bootstrap
 from vidcap.inference.captioning import map_batches
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def ground_words(
 
     Returns:
         `words`: for each content word (all but English [`FUNCTION_WORDS`]) its `count`, its mean `probability` with
-        its own clip and `without_video`, and the `fall` between them, largest fall first; `fall`, the mean over all
+        its own clip and `without_video`, the `fall` between them and its 95 % `interval` over occurrences (`None` for
+        one occurrence), largest fall first; `fall`, the mean over all
         occurrences; `clips`, `unknown` and `withheld`, the meaning of "without video".
 
     Raises:
@@ -109,6 +111,7 @@ def ground_words(
             "probability": probability,
             "without_video": without_video,
             "fall": probability - without_video,
+            "interval": _interval(pairs),
         }
     falls = [probability - without for pairs in occurrences.values() for probability, without in pairs]
     return {
@@ -118,6 +121,14 @@ def ground_words(
         "unknown": unknown,
         "withheld": WITHHELD,
     }
+
+
+def _interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    if len(pairs) < 2:
+        return None
+    own, other = zip(*pairs, strict=True)
+    gap = paired_bootstrap(other, own)
+    return gap.low, gap.high
 
 
 def word_tokens(tokenizer: "PreTrainedTokenizerBase", caption: str, *, limit: int) -> list[tuple[str, list[int]]]:

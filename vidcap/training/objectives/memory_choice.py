@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from modeling_vidcap import VideoCaptionForConditionalGeneration
@@ -13,9 +14,8 @@ from processing.clips.collator import IGNORED, VideoCaptionCollator
 from vidcap.evaluation.scores.bootstrap import scores_per_clip
 
 logger = logging.getLogger(__name__)
-# 0: the decoder alone; at 100 its probabilities hardly count.
-WEIGHTS = (0.0, 3.0, 10.0, 30.0, 100.0)
-USUAL_WEIGHT = 30.0  # which few validation clips are not to change by chance
+USUAL_WEIGHT = 30.0  # with which the decoder only chooses among captions of about the same expected CIDEr
+WEIGHTS = (0.0, USUAL_WEIGHT)
 SHARES = (0.0, 0.35, 0.65, 0.9)  # of the memory in embeddings
 SAMPLE = 200  # validation clips, at most
 BATCH = 64
@@ -26,17 +26,20 @@ def choose_memory_weight(
     model: VideoCaptionForConditionalGeneration,
     collator: VideoCaptionCollator,
     validation: ClipDataset,
+    recalled: np.ndarray | None,
 ) -> float:
-    """[`USUAL_WEIGHT`], or the best of [`WEIGHTS`] if its CIDEr is higher by more than a standard error.
+    """[`USUAL_WEIGHT`], or 0 where the decoder alone is better; 0 if there is no memory.
 
-    0 if there is no memory.
+    A few dozen validation clips decide little. The decoder alone has to be better than with the memory on these clips,
+    and better there than remembered captions are on the training clips, each by more than a standard error.
 
     Args:
         model: Is left in evaluation mode.
         collator: Collator of clips without drawing.
         validation: Clips of which at most [`SAMPLE`] are captioned.
+        recalled: CIDEr of remembered captions, see [`FittedMemory`].
     """
-    if model.model.encoder.memory is None:
+    if model.model.encoder.memory is None or recalled is None:
         return 0.0
     model.eval()
     step = max(1, -(-len(validation) // SAMPLE))
@@ -48,13 +51,16 @@ def choose_memory_weight(
         for weight, captions in _captions(model, inputs).items():
             written[weight] += collator.processor.post_process_generation(captions)
     references: Sequence[Sequence[str]] = [validation.rows["captions"][index] for index in indices]
-    scores = {weight: scores_per_clip(captions, references)["cider"] for weight, captions in written.items()}
-    best = max(WEIGHTS, key=lambda weight: scores[weight].mean())  # the first of several
-    gains = scores[best] - scores[USUAL_WEIGHT]
-    if gains.mean() <= gains.std() / len(gains) ** 0.5:
-        best = USUAL_WEIGHT
-    shown = ", ".join(f"{weight:g}: {values.mean():.1f}" for weight, values in scores.items())
-    logger.info(f"memory weight {best:g}, by CIDEr on {len(indices)} validation clips ({shown})")
+    alone, beside = (scores_per_clip(written[weight], references)["cider"] for weight in WEIGHTS)
+    gains = alone - beside
+    lead = alone.mean() - recalled.mean()
+    errors = [values.std() / len(values) ** 0.5 for values in (gains, alone, recalled)]
+    better = gains.mean() > errors[0] and lead > (errors[1] ** 2 + errors[2] ** 2) ** 0.5
+    best = 0.0 if better else USUAL_WEIGHT
+    logger.info(
+        f"memory weight {best:g}, by CIDEr: {alone.mean():.1f} without memory and {beside.mean():.1f} with it on "
+        f"{len(indices)} validation clips, {recalled.mean():.1f} by remembered captions alone on training clips"
+    )
     return best
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from modeling_vidcap import VideoCaptionForConditionalGeneration
@@ -16,6 +17,7 @@ from modeling_vidcap.memory_vidcap import CaptionMemory, count_grams, scale_orde
 from modeling_vidcap.scoring_vidcap import end_tokens
 from processing.clips.clip_dataset import ClipDataset
 from processing.clips.collator import VideoCaptionCollator
+from vidcap.evaluation.scores.bootstrap import scores_per_clip
 
 logger = logging.getLogger(__name__)
 MIN_CLIPS = 20  # fewer determine no regression
@@ -34,11 +36,14 @@ class FittedMemory:
     Attributes:
         video_words: `(N, P)`, predicted vectors of all training clips, each by a regression without the clip and those
             that look alike.
+        ciders: `(n,)`, CIDEr of the captions that these predictions recall, by document frequencies of the training
+            captions; captions of clips that look alike are not recalled.
         z_score: How far the predictions are from chance, in standard errors: the mean likeness of a clip's prediction
             to its own caption, less that to the captions of other clips.
     """
 
     video_words: torch.Tensor
+    ciders: np.ndarray
     z_score: float
 
 
@@ -87,21 +92,21 @@ def fit_memory(
     weight, bias = _regress(summaries, targets, channels=channels)
     memory.weight.copy_(weight)
     memory.bias.copy_(bias)
-    predicted = _predict_unseen(summaries, targets, channels=channels, seed=seed)
-    video_words = torch.empty(len(training), predicted.shape[1])
-    video_words[indices] = predicted
-    others = sorted({*range(len(training))} - {*indices})  # which the regression has not seen
-    for start in range(0, len(others), BATCH):
-        batch = others[start : start + BATCH]
-        video_words[batch] = torch.nn.functional.linear(
-            _summaries(training, batch, collator, channels=channels), weight, bias
-        )
+    folds = _folds(summaries[:, :channels], seed=seed)
+    predicted = _predict_unseen(summaries, targets, folds, channels=channels)
+    video_words = _predict_all(memory, predicted, training, indices, collator)
     z_score = _z_score(predicted - targets.mean(dim=0), targets - targets.mean(dim=0))
     logger.info(
         f"caption memory: {len(captions):,} captions of {len(indices):,} clips; their features tell unseen clips' "
         f"captions apart at {z_score:.1f} standard errors"
     )
-    return FittedMemory(video_words, z_score)
+    texts_of = {row: text for text, row in token_ids.items()}
+    folds_of: dict[str, set[int]] = {}
+    for fold, each in zip(folds.tolist(), texts, strict=True):
+        for text in each:
+            folds_of.setdefault(texts_of[token_ids[text]], set()).add(fold)
+    recalled = _recall_unseen(memory, predicted, folds, [texts_of[row] for row in captions], folds_of)
+    return FittedMemory(video_words, scores_per_clip(recalled, texts)["cider"], z_score)
 
 
 def _common_grams(per_clip: Sequence[Sequence[Sequence[int]]]) -> dict[int, int]:
@@ -186,13 +191,28 @@ def _regress(summaries: torch.Tensor, targets: torch.Tensor, *, channels: int) -
     return weight.float(), (mean - weight @ centre).float()
 
 
-def _predict_unseen(summaries: torch.Tensor, targets: torch.Tensor, *, channels: int, seed: int) -> torch.Tensor:
-    """The prediction `(n, P)` for each clip by a regression on the clips of other folds.
+def _predict_all(
+    memory: CaptionMemory,
+    predicted: torch.Tensor,
+    training: ClipDataset,
+    indices: Sequence[int],
+    collator: VideoCaptionCollator,
+) -> torch.Tensor:
+    """Predictions `(N, P)` for all training clips: those given for `indices`, and the memory's for others."""
+    video_words = torch.empty(len(training), predicted.shape[1])
+    video_words[indices] = predicted
+    others = sorted({*range(len(training))} - {*indices})  # which the regression has not seen
+    for start in range(0, len(others), BATCH):
+        batch = others[start : start + BATCH]
+        summaries = _summaries(training, batch, collator, channels=memory.channels)
+        video_words[batch] = torch.nn.functional.linear(summaries, memory.weight, memory.bias)
+    return video_words
 
-    Clips that look alike, such as those of one place and day, share a fold: the clips that a captioner meets later are
-    less alike than those.
-    """
-    folds = _folds(summaries[:, :channels], seed=seed)
+
+def _predict_unseen(
+    summaries: torch.Tensor, targets: torch.Tensor, folds: torch.Tensor, *, channels: int
+) -> torch.Tensor:
+    """The prediction `(n, P)` for each clip by a regression on the clips of other folds."""
     predicted = torch.empty_like(targets)
     for fold in range(FOLDS):
         held_out = folds == fold
@@ -201,8 +221,33 @@ def _predict_unseen(summaries: torch.Tensor, targets: torch.Tensor, *, channels:
     return predicted
 
 
+def _recall_unseen(
+    memory: CaptionMemory,
+    predicted: torch.Tensor,
+    folds: torch.Tensor,
+    captions: Sequence[str],
+    folds_of: dict[str, set[int]],
+) -> list[str]:
+    """The caption that each clip recalls from other folds.
+
+    Args:
+        predicted: `(n, P)`, see [`_predict_unseen`].
+        captions: Those of the memory, in its order.
+        folds_of: The folds in which each caption occurs.
+    """
+    likely = predicted @ memory.keys.T  # (n, N)
+    for fold in range(FOLDS):
+        hidden = torch.tensor([folds_of[caption] == {fold} for caption in captions])
+        likely[(folds == fold)[:, None] & hidden] = -torch.inf
+    return [captions[index] for index in likely.argmax(dim=1).tolist()]
+
+
 def _folds(features: torch.Tensor, *, seed: int, iterations: int = 20) -> torch.Tensor:
-    """A fold `(n,)` for each clip, by k-means of its features `(n, D)`; folds are of nearly the same size."""
+    """A fold `(n,)` for each clip, by k-means of its features `(n, D)`; folds are of nearly the same size.
+
+    Clips that look alike, such as those of one place and day, share a fold: the clips that a captioner meets later are
+    less alike than those.
+    """
     generator = torch.Generator().manual_seed(seed)
     deviation = features.std(dim=0, correction=0)
     features = (features - features.mean(dim=0)) / (deviation + 0.1 * deviation.mean()).clamp(min=1e-12)
