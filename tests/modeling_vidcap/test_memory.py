@@ -2,15 +2,23 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from modeling_vidcap import VideoCaptionForConditionalGeneration
 from modeling_vidcap.memory_vidcap import RECALLED, summarise_clip, words_of
+from modeling_vidcap.scoring_vidcap import Ranking, rank_captions
 from processing.clips.collator import VideoCaptionCollator
+from tests.media import texture, write_video
 from tests.tiny import tiny_config, tiny_model, tiny_processor
+from vidcap.cli import main
+from vidcap.commands import captioner_options
 from vidcap.evaluation.scores.metrics import cider_d, count_document_frequencies
 from vidcap.inference.captioning import ModelCaptioner
+from vidcap.light.loading import open_light
+from vidcap.training.objectives import memory_choice
+from vidcap.training.objectives.memory_choice import USUAL_WEIGHT
 from vidcap.training.objectives.memory_fitting import fit_memory
 
 THINGS = [
@@ -130,6 +138,16 @@ def test_several_captions_differ(known, inputs):
         assert len(set(texts(model, sequences[4 * clip : 4 * clip + 4]))) == 4
 
 
+def test_a_caption_that_is_written_and_remembered_counts_once(known, inputs):
+    model, _, _ = known
+    clips = model.get_encoder()(**inputs)
+    written = model.generate(encoder_outputs=clips, **GREEDY)
+    twice = written.repeat_interleave(2, dim=0)
+    scored = model.get_token_log_probabilities(twice, clips)
+    scores = rank_captions(model, twice, *scored, clips, Ranking(memory_weight=30.0)).scores
+    assert scores[:, 0].isfinite().all() and (scores[:, 1] == -torch.inf).all()
+
+
 def test_a_memory_keeps_out_where_words_are_determined(known, inputs):
     model, _, _ = known
     only = {"prefix_allowed_tokens_fn": lambda row, ids: [2] if len(ids) > 2 else [9]}
@@ -179,6 +197,37 @@ def test_it_is_saved_and_loaded_with_transformers_and_without(known, inputs, tmp
         loaded.generate(**inputs, **GREEDY, memory_weight=1000.0),
         model.generate(**inputs, **GREEDY, memory_weight=1000.0),
     )
+
+
+@pytest.mark.parametrize("weight", ["0", "3", "1000"])
+def test_captions_without_transformers_are_the_same(tmp_path, capsys, monkeypatch, weight):
+    """`vidcap caption` with torch alone, and by transformers."""
+    clip = write_video(tmp_path / "clip.mp4", texture(20, 32, 32))
+    model, _, _ = remembering(Clips())
+    model.generation_config.update(max_new_tokens=8, num_beams=3, suppress_tokens=[3, 1], memory_weight=5.0)
+    model.save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    command = ["caption", str(clip), "--model", str(tmp_path / "model"), "--captions", "3", "--memory_weight", weight]
+    written = []
+    for open_model in (open_light, lambda arguments: None):
+        monkeypatch.setattr(captioner_options, "open_light", open_model)
+        assert main(command) == 0
+        written.append(capsys.readouterr().out)
+    assert written[0] == written[1] and len(set(written[0].splitlines())) == 3
+    if weight != "3":
+        assert any(sentence in written[0] for sentence in SENTENCES) == (weight == "1000")
+
+
+@pytest.mark.parametrize(("recalled", "expected"), [(0.0, 0.0), (2000.0, USUAL_WEIGHT)])
+def test_the_decoder_alone_has_to_be_better_than_remembered_captions(monkeypatch, recalled, expected):
+    """With captions of the decoder that are all true, and those with the memory all wrong."""
+    model, collator, _ = remembering(Clips())
+    truths = collator.labels(SENTENCES).clamp(min=0)
+    start = torch.ones(len(truths), 1, dtype=torch.long)
+    chosen = {0.0: torch.cat([start, truths], dim=1), USUAL_WEIGHT: torch.cat([start, truths.flip(0)], dim=1)}
+    monkeypatch.setattr(memory_choice, "_captions", lambda model, inputs: chosen)
+    weight = memory_choice.choose_memory_weight(model, collator, Clips(seed=1), np.full(36, recalled))
+    assert weight == expected
 
 
 def test_a_summary_ignores_masked_frames():
