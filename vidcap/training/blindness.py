@@ -17,6 +17,7 @@ CHECKED_AT = 0.15  # of the run
 CHECKED_WITHOUT_MEMORY = 0.5  # where all has to be learnt step by step
 SIGNIFICANT = 3.0  # standard errors
 SAMPLE = 200  # validation clips, at most
+ENOUGH = 20  # validation clips; fewer cannot tell a blind run from one that sees
 BATCH = 64
 
 
@@ -70,10 +71,10 @@ class BlindnessCheck(TrainerCallback):
 def gap_to_other_clips(model: Any, collator: VideoCaptionCollator, clips: ClipDataset) -> float | None:
     """How much likelier captions are beside their own clip than beside another, in standard errors.
 
-    The mode of the model is left as it was. `None` for fewer than 3 clips.
+    The mode of the model is left as it was. `None` for fewer than [`ENOUGH`] clips.
     """
     indices = range(0, len(clips), max(1, -(-len(clips) // SAMPLE)))
-    if len(indices) < 3:
+    if len(indices) < ENOUGH:
         return None
     training = model.training
     model.eval()
