@@ -30,6 +30,7 @@ SMALL = (
 KINDS = {
     "map-style": ["--dataloader_num_workers", "2", "--augment", "crop,color,speed"],
     "streaming": ["--streaming", "True", "--augment", "crop,color,speed"],
+    "memory": ["--freeze_backbone", "True", "--augment", "speed"],
 }
 
 
