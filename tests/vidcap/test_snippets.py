@@ -53,6 +53,9 @@ NOT_RUN = {
     "accelerate launch --config_file recipes/accelerate/one-machine.yaml --num_processes 4 train_hf.py --dataset "
     "my-clips ...": "needs four GPUs; tests/vidcap/training/test_processes.py runs several processes on CPUs",
     "python benchmarks/ablations.py demo --max_train_minutes 1 --jobs 2": "takes hours",
+    "python -m benchmarks.filmed CLIPS": "takes minutes and filmed clips",
+    "python -m benchmarks.gallery CLIPS --ours outputs/filmed/all/seed0/predictions.jsonl --baseline "
+    "outputs/filmed/all/ridge.jsonl": "needs what the command before it writes",
     "python benchmarks/ablations.py my-clips --table backbones --max_train_minutes 6 --jobs 2 --hold_out 160 --kind "
     "action": "takes hours",
     "python -m benchmarks.baselines.compare demo --max_train_minutes 2 --seeds 0 1 2 --jobs 2": "the same",
