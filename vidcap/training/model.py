@@ -158,7 +158,8 @@ def build(
         height, width = fitting_frame_size(clips) if fitted else SQUARE
         arguments = dataclasses.replace(arguments, image_size=[width, height])
         logger.info(f"frames: {width} x {height} pixels")
-    width, height = [*(arguments.image_size or ())] * (2 if len(arguments.image_size or ()) == 1 else 1)
+    sides = arguments.image_size or [*SQUARE]
+    width, height = sides[0], sides[-1]  # one number is both
     text = _load_text(arguments, captions, corpus, given)
     video_processor = VideoCaptionVideoProcessor(
         num_frames=arguments.num_frames,

@@ -53,6 +53,11 @@ def train(options: TrainOptions, started: float) -> None:
     training = run.clips.training(run.processor, run.frames, seed=run.args.draw_seed)
     collator = VideoCaptionCollator(run.processor, max_length=run.model.config.max_position_embeddings)
     memory = add_memory(run, collator, training)
+    if memory is None and run.model_arguments.memory_weight:
+        raise ValueError(
+            f"--memory_weight {run.model_arguments.memory_weight:g} needs a memory, which only a frozen backbone that "
+            "sees single frames, 20 clips or more and no --streaming give; leave it out"
+        )
     trainer = make_trainer(run, collator, training, validation)
     z_score = None if memory is None else memory.z_score
     check = BlindnessCheck(collator, validation, memory_z_score=z_score, budget=trainer.budget)
